@@ -1,0 +1,308 @@
+"""HeadScores: what one scoring run found, for every attention head, with labels, errors and where it came from."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+RETRIEVAL_THRESHOLD = 0.1  # the paper's r: a head is a retrieval head when its mean score is strictly above it
+
+NLL_CLASSES = ("nll", "nll_novel", "nll_echo", "nll_first")
+TEXT_COLUMNS = ("id", "family", "variant", "needle_id")
+INTEGER_COLUMNS = ("seed", "length", "distance", "interference", "n_answer")
+REAL_COLUMNS = ("depth", "depth_nominal")
+PROBE_COLUMNS = TEXT_COLUMNS + INTEGER_COLUMNS + REAL_COLUMNS
+
+# Names with a meaning of their own in the frames, the datasets and the file: not for an estimator or a probe column.
+RESERVED = {"checkpoint", "layer", "head", "kv_head", "probe", "tokens_seen", "exact_match", "n_retrieval_heads"}
+RESERVED |= {*NLL_CLASSES}
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+class UnknownEstimatorError(ValueError, KeyError):
+    """Scores were asked for an estimator that this run did not compute."""
+
+    __str__ = Exception.__str__  # KeyError would print the repr of the message
+
+
+class MissingPackageError(ImportError):
+    """An optional package is needed for what was asked."""
+
+
+def need(package: str, purpose: str) -> Any:
+    """Import an optional package, or say what it is needed for and how to get it."""
+    try:
+        return import_module(package)
+    except ImportError as error:
+        remedy = "pip install 'headscope[all]'"
+        raise MissingPackageError(f"{purpose} needs the package {package!r} ({error}). Install it: {remedy}") from error
+
+
+@dataclass(frozen=True)
+class HeadScore:
+    """One head's score and its standard error; `str()` gives the usual label, such as "L18H6"."""
+
+    layer: int
+    head: int
+    score: float
+    stderr: float
+
+    def __str__(self) -> str:
+        return f"L{self.layer}H{self.head}"
+
+
+@dataclass(frozen=True, eq=False)
+class HeadScores:
+    """Scores of every attention head of one model on one probe set.
+
+    per_probe: estimator -> float32 [n_probes, n_layers, n_heads]; NaN where the head could not see the needle.
+        "retrieval" is always there.
+    nll, nll_novel, nll_echo, nll_first: float32 [n_probes], mean nats over those answer tokens; NaN where none is.
+    exact_match: bool [n_probes].
+    probes: columns that describe the probes, each [n_probes]: id, family, variant, needle_id (str); seed, length,
+        distance, interference, n_answer (int64); depth, depth_nominal (float64). Further columns are kept.
+    provenance: how the numbers were made; anything JSON can hold. Numpy scalars become Python's, tuples lists, and
+        NaN None. The store also writes these entries as columns of their own where they are given: revision,
+        weights_sha256, device, dtype, attn_implementation, sharing, created_at.
+
+    Arrays are converted to the dtypes above. Raises ValueError or TypeError when a shape, a name or a kind is wrong.
+    """
+
+    model_id: str
+    n_layers: int
+    n_heads: int
+    n_kv_heads: int
+    per_probe: dict[str, np.ndarray]
+    nll: np.ndarray
+    nll_novel: np.ndarray
+    nll_echo: np.ndarray
+    nll_first: np.ndarray
+    exact_match: np.ndarray
+    probes: dict[str, np.ndarray]
+    probe_set_name: str
+    probe_set_hash: str
+    provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        for name in ("n_layers", "n_heads", "n_kv_heads"):
+            if int(getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_heads % self.n_kv_heads:
+            raise ValueError(f"n_heads must be a multiple of n_kv_heads, got {self.n_heads} and {self.n_kv_heads}")
+        if "retrieval" not in self.per_probe:
+            raise ValueError(f"per_probe needs the estimator 'retrieval', got {sorted(self.per_probe)}")
+        missing = [name for name in PROBE_COLUMNS if name not in self.probes]
+        if missing:
+            raise ValueError(f"probes lacks the column(s) {', '.join(missing)}; it needs {', '.join(PROBE_COLUMNS)}")
+        for name in [*self.per_probe, *self.probes]:
+            _check_name(name)
+        both = sorted(self.per_probe.keys() & self.probes.keys())
+        if both:
+            raise ValueError(f"{', '.join(both)}: the same name for an estimator and a probe column; rename one")
+
+        n = np.size(self.nll)
+        if n == 0:
+            raise ValueError("nll is empty: scores need at least one probe")
+        maps = {
+            name: _floats(f"per_probe[{name!r}]", values, (n, self.n_layers, self.n_heads), np.float32)
+            for name, values in self.per_probe.items()
+        }
+        put = object.__setattr__  # the dataclass is frozen; this is its construction
+        put(self, "per_probe", maps)
+        for name in NLL_CLASSES:
+            put(self, name, _floats(name, getattr(self, name), (n,), np.float32))
+        put(self, "exact_match", _booleans("exact_match", self.exact_match, n))
+        put(self, "probes", {name: _column(name, values, n) for name, values in self.probes.items()})
+        put(self, "provenance", _plain(self.provenance, "provenance"))
+
+    def __repr__(self) -> str:
+        shape = f"{self.n_layers} layers x {self.n_heads} heads, {self.n_probes} probes"
+        return f"<HeadScores of {self.model_id!r}: {shape} of {self.probe_set_name!r}; {', '.join(self.estimators)}>"
+
+    @property
+    def n_probes(self) -> int:
+        return len(self.nll)
+
+    @property
+    def estimators(self) -> tuple[str, ...]:
+        return tuple(self.per_probe)
+
+    @property
+    def retrieval(self) -> np.ndarray:
+        """float32 [n_layers, n_heads]: the paper's retrieval score, mean over probes; NaN where never observable."""
+        return self["retrieval"]
+
+    def __contains__(self, estimator: object) -> bool:
+        return estimator in self.per_probe
+
+    def __getitem__(self, estimator: str) -> np.ndarray:
+        """float32 [n_layers, n_heads]: mean over the probes where the head is observable; NaN where it never is."""
+        return _observed_mean(self._values(estimator))[0].astype(np.float32)
+
+    def stderr(self, estimator: str = "retrieval") -> np.ndarray:
+        """float32 [n_layers, n_heads]: standard error of the mean over probes, clustered by needle.
+
+        Probes that share a needle are not independent, so residuals e = x - mean are summed per needle first:
+
+            var(mean) = G / (G - 1) * sum_g (sum_{i in g} e_i)^2 / n^2
+
+        with n observed probes in G needles: the cluster-robust sandwich with its small-sample factor (Cameron and
+        Miller 2015, "A Practitioner's Guide to Cluster-Robust Inference", J. Human Resources 50(2); for a mean their
+        second factor, (N - 1) / (N - K), is 1). With one probe a needle it is the usual s / sqrt(n). NaN with fewer
+        than two needles.
+        """
+        values = self._values(estimator)
+        mean, n = _observed_mean(values)
+        seen = ~np.isnan(values)
+        residual = np.where(seen, values - mean, 0.0)
+        needles, cluster = np.unique(self.probes["needle_id"], return_inverse=True)
+        member = np.equal.outer(np.arange(len(needles)), cluster).astype(np.float64)  # [needle, probe]
+        squares = (np.tensordot(member, residual, axes=1) ** 2).sum(axis=0)
+        clusters = (np.tensordot(member, seen.astype(np.float64), axes=1) > 0).sum(axis=0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            variance = clusters / (clusters - 1) * squares / n**2
+        return np.sqrt(np.where(clusters > 1, variance, np.nan)).astype(np.float32)
+
+    def top(self, k: int = 10, estimator: str = "retrieval") -> list[HeadScore]:
+        """The k best heads, best first; equal scores in (layer, head) order. Unobservable heads are left out."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        score, stderr = self[estimator], self.stderr(estimator)
+        order = np.argsort(-score, axis=None, kind="stable")  # NaN sorts last
+        places = [divmod(int(i), self.n_heads) for i in order[:k] if not np.isnan(score.flat[i])]
+        return [HeadScore(*place, float(score[place]), float(stderr[place])) for place in places]
+
+    def retrieval_heads(self, threshold: float = RETRIEVAL_THRESHOLD) -> list[tuple[int, int]]:
+        """Every (layer, head) whose mean retrieval score is strictly above the threshold, in (layer, head) order."""
+        return [(int(layer), int(head)) for layer, head in np.argwhere(self.retrieval > threshold)]
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """Tidy frame, one row a head: layer, head, kv_head, every estimator, every estimator's standard error."""
+        pd = need("pandas", "to_dataframe()")
+        layer, head = (axis.ravel() for axis in np.indices((self.n_layers, self.n_heads)))
+        columns = {"layer": layer, "head": head, "kv_head": head // (self.n_heads // self.n_kv_heads)}
+        columns |= {name: self[name].ravel() for name in self.estimators}
+        columns |= {f"{name}_stderr": self.stderr(name).ravel() for name in self.estimators}
+        return pd.DataFrame(columns)
+
+    def to_xarray(self) -> xr.Dataset:
+        """Dataset with dims (probe, layer, head).
+
+        For every estimator: `retrieval` and `retrieval_stderr` [layer, head], `probe_retrieval` [probe, layer, head].
+        The NLL classes and exact_match are [probe]; the columns that describe the probes are coordinates.
+        """
+        xr = need("xarray", "to_xarray()")
+        data: dict[str, Any] = {}
+        for name in self.estimators:
+            data[name] = (("layer", "head"), self[name])
+            data[f"{name}_stderr"] = (("layer", "head"), self.stderr(name))
+            data[f"probe_{name}"] = (("probe", "layer", "head"), self.per_probe[name])
+        data |= {name: ("probe", getattr(self, name)) for name in (*NLL_CLASSES, "exact_match")}
+        head = np.arange(self.n_heads, dtype=np.int32)
+        coords = {"layer": np.arange(self.n_layers, dtype=np.int32), "head": head}
+        coords["kv_head"] = ("head", head // (self.n_heads // self.n_kv_heads))
+        coords |= {"probe" if name == "id" else name: ("probe", values) for name, values in self.probes.items()}
+        attrs = {name: getattr(self, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
+        return xr.Dataset(data, coords, attrs)
+
+    def save(self, path: str | PathLike[str], *, checkpoint: int = 0, tokens_seen: float | None = None) -> None:
+        """Append these scores to the HDF5 file at `path` as one checkpoint; the file is created when there is none.
+
+        Raises StoreError (a ValueError) and leaves the file as it was when the scores do not fit it: see `store.append`.
+        """
+        from .store import append
+
+        append(path, self, checkpoint=checkpoint, tokens_seen=tokens_seen)
+
+    def _values(self, estimator: str) -> np.ndarray:
+        if estimator not in self.per_probe:
+            near = get_close_matches(str(estimator), self.per_probe, n=1, cutoff=0.5)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            known = ", ".join(self.per_probe)
+            raise UnknownEstimatorError(f"unknown estimator {estimator!r}.{hint} Available: {known}")
+        return self.per_probe[estimator].astype(np.float64)
+
+
+def _observed_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over probes without the NaNs, and how many were observed; NaN, without a warning, where none was."""
+    seen = ~np.isnan(values)
+    n = seen.sum(axis=0)
+    total = np.where(seen, values, 0.0).sum(axis=0)
+    return np.where(n > 0, total / np.maximum(n, 1), np.nan), n
+
+
+def _check_name(name: str) -> None:
+    if not NAME.fullmatch(name) or name in RESERVED or name.endswith("_stderr") or name.startswith("probe_"):
+        raise ValueError(
+            f"{name!r} cannot name an estimator or a probe column: use lower-case letters, digits and _, "
+            f"no 'probe_' in front, no '_stderr' behind, and none of {', '.join(sorted(RESERVED))}"
+        )
+
+
+def _floats(name: str, values: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind != "f":
+        raise TypeError(f"{name} must hold floating-point numbers, got {array.dtype}")
+    if array.shape != shape:
+        meaning = "[n_probes, n_layers, n_heads]" if len(shape) == 3 else "[n_probes]"
+        raise ValueError(f"{name} must have the shape {shape} {meaning}, got {array.shape}")
+    return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _booleans(name: str, values: Any, n: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.dtype.kind != "b":
+        raise TypeError(f"{name} must be boolean, got {array.dtype}")
+    if array.shape != (n,):
+        raise ValueError(f"{name} must have the shape ({n},) [n_probes], got {array.shape}")
+    return array
+
+
+def _column(name: str, values: Any, n: int) -> np.ndarray:
+    array = np.asarray(values)
+    if array.shape != (n,):
+        raise ValueError(f"probes[{name!r}] must have the shape ({n},) [n_probes], got {array.shape}")
+    kind = array.dtype.kind
+    text, whole, real = kind == "U", kind in "iu", kind == "f"
+    for columns, fits, wanted in (
+        (TEXT_COLUMNS, text, "text"),
+        (INTEGER_COLUMNS, whole, "integers"),
+        (REAL_COLUMNS, whole or real, "numbers"),
+        ((name,), text or whole or real, "text or numbers"),
+    ):
+        if name in columns and not fits:
+            raise TypeError(f"probes[{name!r}] must hold {wanted}, got {array.dtype}")
+    if text:
+        return array
+    if real or name in REAL_COLUMNS:
+        return array.astype(np.float64)
+    if array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"probes[{name!r}] must fit into 64 bits with sign, got {array.max()}")
+    return array.astype(np.int64)
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The same value in what strict JSON can hold, so that it comes back from a file exactly as it is here."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
+    raise TypeError(f"{where} must be something JSON can hold, got {type(value).__name__}; convert it first")
