@@ -1,4 +1,4 @@
-"""Tiny random models, one per way a model can compute attention: milliseconds to run, peaky enough to tell heads apart."""
+"""Tiny random models, one per way a model can compute attention: quick to run, peaky enough to tell heads apart."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ WINDOW = 32
 """Sliding window (or chunk) of the families that have one: a row sees its own key and the 31 before it."""
 
 FAMILIES = (
-    "llama", "qwen3", "mistral", "gemma3_text", "gemma2", "gpt_oss", "gpt_neox", "hunyuan_v1_moe", "qwen3_moe", "llama4_text", "gpt2",
-)  # fmt: skip
+    *("llama", "qwen3", "mistral", "gemma3_text", "gemma2", "gpt_oss"),
+    *("gpt_neox", "hunyuan_v1_moe", "qwen3_moe", "llama4_text", "gpt2"),
+)
 """Attention goes through transformers' attention interface, and positions do not depend on the total length."""
 
 WINDOWED = ("mistral", "gemma3_text", "gemma2", "gpt_oss", "llama4_text")
@@ -21,7 +22,7 @@ WINDOWED = ("mistral", "gemma3_text", "gemma2", "gpt_oss", "llama4_text")
 
 LENGTH_DEPENDENT = ("llama_dynamic", "llama_longrope", "phi3_longrope")
 """RoPE changes with the total length (beyond 64 tokens here), so a prefix's keys may not be shared between lengths.
-llama_dynamic also remembers the longest sequence it has seen: transformers goes back only after a call below 64 tokens."""
+llama_dynamic also remembers the longest sequence it has seen, until a call below 64 tokens resets it."""
 
 LINEAR = ("qwen3_next", "jamba")
 """Most layers keep a recurrent state instead of keys; one of the four is full attention (layer 3; jamba: layer 2)."""
@@ -156,14 +157,15 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], bool]] = {
 
 ALL = tuple(_CONFIGS)
 
-_QUERY_KEY = ("q_proj", "k_proj", "qkv", "query_key_value", "c_attn", "q_norm", "k_norm", "query_layernorm", "key_layernorm")
+_QUERY_KEY = ("q_proj", "k_proj", "qkv", "query_key_value", "c_attn")
+_QUERY_KEY_NORM = ("q_norm", "k_norm", "query_layernorm", "key_layernorm")
 
 
 def build(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A seeded random causal LM of the named family: float32, CPU, eval, 4 layers x 8 heads (2 KV heads), head_dim 8.
 
-    Weight matrices are multiplied by 6, and what makes queries and keys once more by 2, so that attention is peaky and its
-    argmax is no coin toss. `changes` override config fields, e.g. `build("llama", num_hidden_layers=2)`.
+    Weight matrices are multiplied by 6, and what makes queries and keys once more by 2, so that attention is peaky and
+    its argmax is no coin toss. `changes` override config fields, e.g. `build("llama", num_hidden_layers=2)`.
     """
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -181,7 +183,7 @@ def build(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
             elif not parameter.any():
                 # Biases and zero-centred norms start at 0, where a forgotten one would go unnoticed.
                 parameter.normal_(0.0, 0.3)
-            if any(part in full_name for part in _QUERY_KEY):
+            if any(part in full_name for part in _QUERY_KEY + _QUERY_KEY_NORM):
                 # A zero-centred norm multiplies by 1 + weight.
                 parameter.add_(1.0) if "gemma" in name and "norm" in full_name else parameter.mul_(2.0)
     return model
