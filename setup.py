@@ -1,6 +1,6 @@
 """Packaging: mount the top-level rooms under the one import name `headscope`.
 
-The bare name `kernels` belongs to Hugging Face's distribution of that name, so no room is ever installed at the top level.
+The bare name `kernels` belongs to Hugging Face's distribution of that name, so no room is installed at the top level.
 `benchmarks/` and `tests/` are not rooms and are never installed.
 """
 
@@ -32,7 +32,7 @@ def version() -> str:
     source = (ROOT / "headscope" / "__init__.py").read_text(encoding="utf-8")
     match = re.search(r'^__version__ = "([^"]+)"$', source, re.MULTILINE)
     if match is None:
-        raise RuntimeError("headscope/__init__.py has no line of the form __version__ = \"1.2.3\"")
+        raise RuntimeError('headscope/__init__.py has no line of the form __version__ = "1.2.3"')
     return match.group(1)
 
 

