@@ -1,0 +1,100 @@
+"""One file for a probe set: a .npz without pickle, checked against its own hash when read."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import HashMismatch, ProbeError, ProbeFileError
+from .probe import Probe, ProbeSet, Span
+
+FORMAT = "headscope probe set"
+VERSION = 1
+# What numpy, zipfile, zlib and json raise on a file that is truncated, pickled, or something else altogether.
+UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, zlib.error, zipfile.BadZipFile)
+
+
+def save(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
+    """Write `probes` to `path`: int32 arrays end to end, and a JSON manifest that says how to cut them."""
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": probes.name,
+        "hash": probes.hash,
+        "probes": [
+            {**probe.scalars(), "length": probe.length, "sources_shape": list(probe.sources.shape)} for probe in probes
+        ],
+    }
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                manifest=np.frombuffer(json.dumps(manifest).encode(), dtype=np.uint8),
+                input_ids=np.concatenate([probe.input_ids for probe in probes]).astype("<i4"),
+                sources=np.concatenate([probe.sources.ravel() for probe in probes]).astype("<i4"),
+            )
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str]) -> ProbeSet:
+    """Read what `save` wrote. Raises ProbeFileError for anything else and HashMismatch for altered content."""
+    manifest, ids, sources = _read(Path(path))
+    try:
+        probes = ProbeSet(tuple(_cut(manifest["probes"], ids, sources)), manifest["name"])
+    except (KeyError, TypeError, ProbeError) as error:
+        raise ProbeFileError(f"{path} does not hold a valid probe set: {error}") from error
+    if probes.hash != manifest["hash"]:
+        raise HashMismatch(
+            f"{path} was saved with hash {manifest['hash']} but its content has {probes.hash}; the file was altered. "
+            "Take a fresh copy or build the set again."
+        )
+    return probes
+
+
+def _read(path: Path) -> tuple[dict[str, Any], NDArray[np.int32], NDArray[np.int32]]:
+    if not path.is_file():
+        raise ProbeFileError(f"There is no probe set at {path}; ProbeSet.save(path) writes one.")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            manifest = json.loads(file["manifest"].tobytes())
+            ids, sources = file["input_ids"], file["sources"]
+    except UNREADABLE as error:
+        raise ProbeFileError(
+            f"{path} is not a complete saved probe set ({type(error).__name__}: {error}); take a fresh copy, or build "
+            "the set again and ProbeSet.save it."
+        ) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ProbeFileError(f"{path} is not a probe set; it was not written by ProbeSet.save.")
+    if manifest.get("version") != VERSION:
+        raise ProbeFileError(
+            f"{path} has format version {manifest.get('version')}; this headscope reads version {VERSION}."
+        )
+    return manifest, ids, sources
+
+
+def _cut(entries: list[dict[str, Any]], ids: NDArray[np.int32], sources: NDArray[np.int32]) -> list[Probe]:
+    probes, at_id, at_source = [], 0, 0
+    for entry in entries:
+        scalars = dict(entry)
+        length, shape = scalars.pop("length"), tuple(scalars.pop("sources_shape"))
+        next_id, next_source = at_id + length, at_source + int(np.prod(shape))
+        if next_id > len(ids) or next_source > len(sources):
+            raise ProbeError("its arrays are shorter than its manifest says")
+        scalars["spans"] = tuple(Span(*span) for span in scalars["spans"])
+        scalars["graft"] = None if scalars["graft"] is None else tuple(scalars["graft"])
+        scalars["input_ids"] = ids[at_id:next_id]
+        scalars["sources"] = sources[at_source:next_source].reshape(shape)
+        probes.append(Probe(**scalars))
+        at_id, at_source = next_id, next_source
+    return probes
