@@ -1,0 +1,219 @@
+"""Routes a Hugging Face model's attention through headscope for the length of a `with`, and puts everything back.
+
+Two registrations are needed. `AttentionInterface` hands us the queries, keys and values after RoPE, without expanded
+heads. `AttentionMaskInterface` hands us the model's mask as a *function* of positions: without it padding, packing and
+chunked masks would vanish silently, and with it no mask of size N x N is ever built: we return a small `Visibility`
+that says how far back a row can see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+NAME = "headscope"  # must contain neither "flash" nor "sdpa": transformers treats such names in its own way
+
+# Extra arguments that change which keys are seen or how they score, and that we do not implement.
+_UNSUPPORTED = ("position_bias", "indices", "block_indices", "attention_bias", "alibi", "cache")
+
+
+class CaptureError(ValueError):
+    """The model does something with its attention that headscope cannot follow exactly."""
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """How far back a row at position t can see: everything, the last `window` keys, or its own chunk of `chunk` keys."""
+
+    window: int | None = None
+    chunk: int | None = None
+
+    def first_visible(self, positions: Tensor) -> Tensor:
+        """Lowest key position visible from each row position."""
+        if self.chunk is not None:
+            return positions // self.chunk * self.chunk
+        if self.window is not None:
+            return (positions - self.window + 1).clamp_min(0)
+        return torch.zeros_like(positions)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a layer turns q.k into attention: what `kernels` needs besides the tensors."""
+
+    scale: float
+    softcap: float | None
+    sinks: Tensor | None
+
+
+class Pass(Protocol):
+    """One forward pass: what every layer's attention is to do."""
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
+        """q [B, Hq, Q, D], k [B, Hkv, K, D], v [B, Hkv, K, Dv] -> output [B, Hq, Q, Dv]."""
+        ...
+
+
+_current: ContextVar[Pass | None] = ContextVar("headscope_pass", default=None)
+
+
+@contextmanager
+def running(this: Pass) -> Iterator[None]:
+    """Let `this` answer every attention call of the forward pass inside the block."""
+    token = _current.set(this)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def classify(mask_function: Callable[..., Any], length: int, device: torch.device | str) -> Visibility:
+    """Recognise a mask by what it does on a few rows of a sequence of `length`, not by its private name.
+
+    Args:
+        mask_function: transformers' (batch, head, query position, key position) -> bool, broadcasting.
+        length: how many positions this run uses; a window longer than that is full attention.
+        device: where the function's own tensors live.
+
+    Raises:
+        CaptureError: the visible keys are not one interval that ends at the row itself, or follow no known rule.
+    """
+    keys = torch.arange(length, device=device)
+    zero = torch.zeros((), dtype=torch.long, device=device)
+
+    def first_seen(rows: list[int]) -> list[int]:
+        row = torch.tensor(rows, device=device)[:, None]
+        seen = mask_function(zero, zero, row, keys[None, :])
+        seen = torch.as_tensor(seen, device=device).expand(len(rows), length)
+        first = seen.int().argmax(dim=1)
+        interval = (keys >= first[:, None]) & (keys <= row)
+        if not torch.equal(seen, interval):
+            raise CaptureError(
+                "the model's attention mask is not causal over one interval of keys (bidirectional, packed or prefix "
+                "attention?); headscope reads causal, sliding-window and chunked attention"
+            )
+        return [int(f) for f in first]
+
+    rows = sorted({r for r in (0, 1, length // 5, length // 3, length // 2, length - 2, length - 1) if 0 <= r < length})
+    first = first_seen(rows)
+    if not any(first):
+        return Visibility()
+    window = rows[-1] - first[-1] + 1
+    if all(f == max(0, r - window + 1) for r, f in zip(rows, first, strict=True)):
+        return Visibility(window=window)
+    start = max(first)
+    chunk = start - first_seen([start - 1])[0]
+    if all(f == r // chunk * chunk for r, f in zip(rows, first, strict=True)):
+        return Visibility(chunk=chunk)
+    raise CaptureError(
+        f"the model's attention mask follows no rule that headscope knows: rows {rows} of {length} start at keys {first}; "
+        "known are full, sliding-window and chunked causal attention"
+    )
+
+
+# The mask interface is called once per forward pass and kind of layer; how many positions matter is set by `routed`.
+_length: ContextVar[int] = ContextVar("headscope_length")
+
+
+def _mask(
+    *args: Any, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, device: Any = "cpu", **kwargs: Any
+) -> Visibility:
+    if attention_mask is not None and not bool(attention_mask.all()):
+        raise CaptureError("a padding mask was passed while headscope scores this model; headscope runs unpadded rows")
+    return classify(mask_function, _length.get(), device)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    this = _current.get()
+    if this is None:
+        raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
+    for name in _UNSUPPORTED:
+        if kwargs.get(name) is not None:
+            raise CaptureError(f"{type(module).__name__} passes {name!r} to its attention, which headscope cannot reproduce")
+    if not isinstance(attention_mask, Visibility):
+        raise CaptureError(
+            f"{type(module).__name__} builds its own attention mask ({type(attention_mask).__name__}) instead of asking "
+            "transformers' mask interface; headscope cannot know which keys its rows see"
+        )
+    how = Scoring(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap, s_aux)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    out = this.attend(layer, query, key, value, attention_mask, how)
+    return out.transpose(1, 2).contiguous(), None
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode and no gradients inside the block; every module's training flag is put back."""
+    training = [(m, m.training) for m in model.modules()]
+    try:
+        model.eval()
+        # no_grad, not inference_mode: FSDP's next training step breaks on inference tensors
+        with torch.no_grad():
+            yield
+    finally:
+        for m, flag in training:
+            m.training = flag
+
+
+@contextmanager
+def routed(model: nn.Module, length: int) -> Iterator[None]:
+    """Route the attention of `model`, a transformers model, through the running `Pass`.
+
+    Inside, the model is in eval mode without gradients; afterwards the attention implementation of every config and the
+    training flag of every module are what they were, whatever happened.
+
+    Args:
+        model: the model.
+        length: how many positions a sequence of this run has at most.
+
+    Raises:
+        CaptureError: the model's attention does not go through transformers' attention interface.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    implementation = {i: getattr(c, "_attn_implementation_internal", None) for i, c in configs.items()}
+    token = _length.set(length)
+    try:
+        _switch(model)
+        with evaluating(model):
+            yield
+    finally:
+        _length.reset(token)
+        for i, config in configs.items():
+            if hasattr(config, "_attn_implementation_internal"):
+                config._attn_implementation_internal = implementation[i]
+
+
+def _switch(model: Any) -> None:
+    name = type(model).__name__
+    if not hasattr(model, "set_attn_implementation"):
+        raise CaptureError(f"{name} is no transformers model: it has no set_attn_implementation")
+    if not getattr(model, "_can_set_attn_implementation", lambda: True)():
+        raise CaptureError(
+            f"{name} computes attention in its own code instead of transformers' attention interface; headscope cannot "
+            "see its keys. Use a model class that supports `attn_implementation` (most decoder-only models do)"
+        )
+    model.set_attn_implementation(NAME)
+    text = model.config.get_text_config(decoder=True)
+    if text._attn_implementation != NAME:
+        raise CaptureError(f"{name} did not accept another attention implementation (still {text._attn_implementation!r})")

@@ -1,0 +1,27 @@
+"""Soft scores: how much attention probability lies where the answer is, and how much in the sink."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...probes import Probe
+from ..evidence import ProbeEvidence
+
+
+def needle_mass(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+    """Mean over the answer rows of the probability on the needle: float32 [n_layers, n_heads], NaN when unobservable."""
+    return evidence.hidden_as_nan(evidence.mass[..., 0].mean(axis=-1))
+
+
+def source_mass(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+    """Mean, over the answer rows whose source is known, of the probability on that row's sources."""
+    known = (probe.sources >= 0).any(axis=1)
+    if not known.any():
+        return np.full(evidence.argmax_key.shape[:2], np.nan, np.float32)
+    return evidence.hidden_as_nan(evidence.mass[..., known, 1].mean(axis=-1))
+
+
+def sink_mass(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+    """Mean over the answer rows of the probability on the first four positions. A window that hides them gives 0."""
+    mass: np.ndarray = evidence.mass[..., 2].mean(axis=-1).astype(np.float32)
+    return mass

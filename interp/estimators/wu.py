@@ -1,0 +1,23 @@
+"""The count of Wu et al. (arXiv 2404.15574) as their code computes it: hits with multiplicity, not a set."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ...probes import Probe
+from ..evidence import ProbeEvidence
+
+
+def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+    """Every hit adds 1 / (length of the needle that it lies in); unbounded above, since a position may count twice.
+
+    On a teacher-forced answer this is the un-gated count; see `score_heads(generate=True)` for the published one.
+
+    Returns:
+        float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
+    """
+    worth = np.zeros(probe.length, np.float64)
+    for start, end in probe.needle_spans:
+        worth[start:end] = 1 / (end - start)
+    counts = np.where(evidence.hits(probe), worth[np.maximum(evidence.argmax_key, 0)], 0)
+    return evidence.hidden_as_nan(counts.sum(axis=-1))

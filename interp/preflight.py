@@ -1,0 +1,72 @@
+"""Is this model really reproduced? Three forwards of forty tokens answer before any number is trusted."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..probes import Probe
+from .adapters import HuggingFaceModel
+from .cache import TrunkCache
+from .capture import CaptureError, evaluating, running
+from .engine import Engine
+from .passes import TailPass, WholePass
+from .tree import plan
+
+log = logging.getLogger(__name__)
+
+LENGTH = 40
+# Relative difference of logits: rounding, not another computation. Half precision may also flip a near-tied expert.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
+    """Compare a short sequence three ways: the model's own attention, ours in one piece, and ours in trunk and tail.
+
+    Returns:
+        None when probes may share a prefill, else why each must run alone.
+
+    Raises:
+        CaptureError: our attention does not reproduce the model's own, or was never asked.
+    """
+    ids = np.resize(probe.input_ids, LENGTH)
+    short = Probe.from_ids(ids, prompt_len=LENGTH - 4, needles=[(5, 9)], question_start=LENGTH - 10, id="preflight")
+    tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
+    whole = WholePass(short, model.device)
+    tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None].to(model.device)
+    positions = torch.arange(LENGTH - 1, device=model.device)[None]
+    with evaluating(model.model):
+        own = model.forward(tokens, positions, None, whole.rows)
+    with model.routed(LENGTH):
+        with running(whole):
+            ours = model.forward(tokens, positions, None, whole.rows)
+        if not whole.evidence:
+            raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
+        if _difference(ours, own) > tolerance:
+            raise CaptureError(
+                f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own attention "
+                f"({model.attention()}); its attention does something that headscope does not reproduce"
+            )
+        if reason := model.alone_because():
+            return reason
+        engine = Engine(model, [short], chunk=8)
+        planned = plan([short], "exact")
+        cache = TrunkCache(planned.capacity)
+        engine.prefill(planned.trunks[0], cache)
+        batch = TailPass(planned.trunks[0].tails, [short], cache, model.device)
+        with running(batch):
+            shared = model.forward(batch.ids, batch.positions, cache, batch.answers)
+    if _difference(shared, ours) > tolerance:
+        reason = f"a prefill in chunks changes its logits by {_difference(shared, ours):.2g} (relative)"
+        log.warning("%s: %s; every probe runs alone", model.name, reason)
+        return reason
+    return None
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    difference = float((a - b).norm() / b.norm())
+    return difference if b.isfinite().all() else 0.0  # NaN weights have an error message of their own

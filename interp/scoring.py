@@ -1,0 +1,154 @@
+"""score_heads: probes in, one forward's worth of evidence per trunk, scores out. The whole path on one page."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from ..probes import Probe, ProbeSet
+from .adapters import HuggingFaceModel, adapt
+from .engine import CHUNK, Engine, Progress
+from .environment import describe
+from .estimators import ESTIMATORS
+from .evidence import ProbeEvidence
+from .nll import nll_classes
+from .preflight import preflight
+from .results import HeadScores
+from .sharing import compare_sharing
+from .tree import plan
+
+log = logging.getLogger(__name__)
+
+
+def score_heads(
+    model: Any,
+    probes: ProbeSet,
+    *,
+    sharing: str = "auto",
+    check_sharing: int = 0,
+    generate: bool = False,
+    tokenizer: Any = None,
+    chunk: int = CHUNK,
+    progress: Progress | None = None,
+) -> HeadScores:
+    """Score every attention head of a model on a set of probes, teacher-forced, without building an attention map.
+
+    Args:
+        model: a transformers causal LM, a TransformerLens `TransformerBridge`, or a path or hub id (see `load_model`).
+        probes: the probes (`headscope.probes.build`, `ProbeSet`).
+        sharing: how probes share prefills. "exact": only what is provably equal. "grafted": one prefill of the haystack
+            for all needles, depths and lengths, an approximation. "auto": grafted where many probes share a haystack.
+            A model that cannot share (length-dependent RoPE, recurrent layers) runs every probe alone.
+        check_sharing: run this many of the probes exactly as well and report the difference in provenance["check_sharing"].
+        generate: also let the model answer greedily and give Wu et al.'s gated count as "wu_count_generated"
+            (NaN for answers that fail the gate). Needs a tokenizer.
+        tokenizer: checked against the probes' tokenizer when given.
+        chunk: prefill tokens per forward. Out of memory halves it; no probe is dropped.
+        progress: called with (rows done, rows in all, what is running).
+
+    Returns:
+        HeadScores with an entry per estimator, NLL and exact match from the same passes.
+
+    Raises:
+        ProbeError: a probe is malformed, or made with another tokenizer.
+        ModelError: the model cannot be loaded.
+        CaptureError: the model's attention cannot be followed exactly.
+        ValueError: a probe is longer than the model's context, its tokens are not in the vocabulary, or the model
+            computes NaN.
+    """
+    loaded = _load(model) if isinstance(model, (str, PathLike)) else None
+    if loaded is not None:
+        model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
+    if generate and tokenizer is None:
+        raise ValueError("generate=True needs tokenizer=..., to find line ends and to compare words with the needle's")
+    if not isinstance(probes, ProbeSet):
+        raise TypeError(f"probes must be a headscope.probes.ProbeSet, got {type(probes).__name__}; wrap a list: ProbeSet([...])")
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
+    if tokenizer is not None:
+        probes.check_tokenizer(tokenizer)
+    adapted = adapt(model)
+    _check_fit(adapted, probes)
+
+    planned = plan(probes, sharing)
+    alone = preflight(adapted, probes[0])
+    attention = adapted.attention()
+    with adapted.routed(max(probe.length for probe in probes)):
+        engine = Engine(adapted, probes, chunk=chunk, progress=progress)
+        evidence = dict(engine.run_alone(range(len(probes))) if alone else engine.run(planned))
+        per_probe = score_evidence(probes, evidence)
+        checked = compare_sharing(engine, planned, evidence, check_sharing) if check_sharing and not alone else None
+        if generate:
+            from .generation import generated_counts
+
+            per_probe["wu_count_generated"] = generated_counts(engine, tokenizer)
+
+    nll = [nll_classes(probe, evidence[i]) for i, probe in enumerate(probes)]
+    shape = evidence[0].argmax_key.shape
+    return HeadScores(
+        model_id=loaded.model_id if loaded else adapted.name,
+        n_layers=shape[0],
+        n_heads=shape[1],
+        n_kv_heads=adapted.n_kv_heads,
+        per_probe=per_probe,
+        exact_match=np.array([bool(evidence[i].correct.all()) for i in range(len(probes))]),
+        probes=_columns(probes, planned.grafted & (alone is None)),
+        probe_set_name=probes.name,
+        probe_set_hash=probes.hash,
+        provenance={
+            **describe(),
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "sharing": "alone" if alone else sharing,
+            "alone_because": alone,
+            "check_sharing": checked,
+            "device": str(adapted.device),
+            "dtype": str(adapted.dtype).removeprefix("torch."),
+            "attn_implementation": attention,
+            "revision": loaded.revision if loaded else None,
+            "weights_sha256": loaded.weights_sha256 if loaded else None,
+        },
+        **{name: np.array([n[name] for n in nll], np.float32) for name in nll[0]},  # type: ignore[arg-type]
+    )
+
+
+def score_evidence(probes: Sequence[Probe], evidence: dict[int, ProbeEvidence]) -> dict[str, np.ndarray]:
+    """Every estimator on every probe: float32 [n_probes, n_layers, n_heads] each."""
+    return {
+        name: np.stack([estimator(probe, evidence[i]) for i, probe in enumerate(probes)])
+        for name, estimator in ESTIMATORS.items()
+    }
+
+
+def _load(model: str | PathLike[str]) -> Any:
+    from .loading import load_model
+
+    return load_model(model)
+
+
+def _check_fit(model: HuggingFaceModel, probes: ProbeSet) -> None:
+    if not len(probes):
+        raise ValueError("the probe set is empty; there is nothing to score")
+    longest = max(probes, key=lambda probe: probe.length)
+    if model.context is not None and longest.length > model.context:
+        raise ValueError(
+            f"probe {longest.id!r} has {longest.length} tokens and {model.name} is made for {model.context} "
+            "(max_position_embeddings); build shorter probes, or raise the model's limit if its RoPE allows more"
+        )
+    vocabulary = model.model.get_input_embeddings().weight.shape[0]
+    largest = max(int(probe.input_ids.max()) for probe in probes)
+    if largest >= vocabulary:
+        raise ValueError(
+            f"the probes hold token id {largest} and {model.name} has a vocabulary of {vocabulary}: they were built with "
+            "another tokenizer; build them with this model's"
+        )
+
+
+def _columns(probes: ProbeSet, grafted: np.ndarray) -> dict[str, np.ndarray]:
+    names = ("id", "family", "variant", "needle_id", "seed", "length", "depth", "depth_nominal", "distance", "interference")
+    columns = {name: np.array([getattr(probe, name) for probe in probes]) for name in (*names, "n_answer")}
+    return {**columns, "grafted": grafted.astype(np.int64)}
