@@ -1,0 +1,484 @@
+"""Load a causal language model and its tokenizer: a local folder, a hub id, a GGUF file or a model already in memory.
+
+Whatever is wrong with the files becomes a `ModelError`: one line, with what to do about it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import mmap
+import os
+import re
+import struct
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TEXT_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
+_CAUSAL = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+class ModelError(ValueError):
+    """A model or tokenizer that cannot be loaded or must not be trusted. One line: what, why and the remedy."""
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A model ready to be scored (eval mode) and where it came from.
+
+    model_id: the hub id, or the last part of the path (without ".gguf"), or what the config of a passed-in model says.
+    revision: commit hash of a hub model, else None.
+    fingerprint: "safetensors:<sha256>" over names, dtypes, shapes and bytes of the tensors in name order (so the same
+    for any sharding), "gguf:<sha256>" of the file, "pickle:<sha256>" over the files; None for a passed-in model, whose
+    weights may be sharded or still training.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    model_id: str
+    revision: str | None
+    fingerprint: str | None
+
+
+def load_model(
+    name: str | os.PathLike[str] | Any,
+    *,
+    revision: str | None = None,
+    tokenizer: str | os.PathLike[str] | Any = None,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    verbose: bool = False,
+) -> LoadedModel:
+    """Load `name`: a local folder, a .gguf file, a hub id ("org/name" or "org/name@revision") or a model object.
+
+    A model object is passed through untouched, with `tokenizer` as given (None is fine there).
+    tokenizer: a tokenizer object, folder, .gguf file or hub id; default: from the same place as the model.
+    dtype: "auto" is float32 on the CPU and the checkpoint's own dtype elsewhere; or "float32", "bfloat16", "float16".
+    device: "auto" is the first CUDA device, or the CPU where there is none.
+    trust_remote_code: run Python code that comes with the checkpoint.
+    allow_pickle: open pytorch_model.bin, which can run code too; without it only safetensors and GGUF are read.
+    verbose: let transformers show its warnings and progress bars.
+
+    Raises ModelError: nothing there, not a causal LM, files missing or cut short, weights absent from the checkpoint
+    (they would be random), NaN or infinite weights, no tokenizer, packages missing.
+    """
+    if not isinstance(name, (str, os.PathLike)):
+        _check_model_object(name)
+        with _quiet(verbose), _one_gguf_read(verbose):
+            chosen = None if tokenizer is None else _tokenizer(tokenizer, trust_remote_code)
+        config = getattr(name, "config", None)
+        model_id = getattr(config, "_name_or_path", "") or type(name).__name__
+        return LoadedModel(name, chosen, model_id, getattr(config, "_commit_hash", None), None)
+    target_device = _device(device)
+    target_dtype = _dtype(dtype, target_device)
+    with _quiet(verbose), _one_gguf_read(verbose):
+        patterns = [*_TEXT_FILES, "*.safetensors"]
+        patterns += (["*.py"] if trust_remote_code else []) + (["*.bin"] if allow_pickle else [])
+        path, commit = _locate(name, revision, patterns, "model")
+        weights = _gguf_weights(path) if path.suffix == ".gguf" else _folder_weights(path, allow_pickle)
+        chosen = _tokenizer(path if tokenizer is None else tokenizer, trust_remote_code)
+        model = _load_weights(path, weights, target_dtype, target_device, trust_remote_code)
+        _refuse_bad_weights(model, path)
+    model_id = os.fspath(name).partition("@")[0] if commit else path.resolve().name.removesuffix(".gguf")
+    return LoadedModel(model, chosen, model_id, commit, _fingerprint(weights))
+
+
+def _check_model_object(model: Any) -> None:
+    if not callable(getattr(model, "forward", None)):
+        kind = type(model).__name__
+        raise ModelError(f"name: got {kind}; give a folder, a .gguf file, a hub id or a Hugging Face causal LM")
+
+
+def _device(device: str | torch.device) -> torch.device:
+    import torch
+
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        wanted = torch.device(device)
+    except RuntimeError as error:
+        raise ModelError(f'device: got {device!r}; give "auto", "cpu", "cuda" or "cuda:1"') from error
+    seen = torch.cuda.device_count()
+    if wanted.type == "cuda" and (wanted.index or 0) >= seen:
+        raise ModelError(f'device: {device} asked for, but torch sees {seen} CUDA devices; use device="cpu" or "auto"')
+    return wanted
+
+
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
+    import torch
+
+    if dtype == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    wanted = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(wanted, torch.dtype) or not wanted.is_floating_point:
+        raise ModelError(f'dtype: got {dtype!r}; give "auto", "float32", "bfloat16", "float16" or a torch float dtype')
+    return wanted
+
+
+# Where it is
+
+
+def _locate(
+    name: str | os.PathLike[str], revision: str | None, patterns: list[str], argument: str
+) -> tuple[Path, str | None]:
+    """The folder or .gguf file that `name` means, and the commit when it came from the hub."""
+    path = Path(name).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+        if revision is not None:
+            raise ModelError(f"revision: {revision!r} given, but {name} is on this disk; revisions are for hub ids")
+        return path, None
+    if path.is_file():
+        raise ModelError(f"{argument}: {name} is a file but not a .gguf file; give the folder that holds config.json")
+    text = os.fspath(name)
+    hub_id, _, at_revision = text.partition("@")
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", hub_id) or path.suffix in {".gguf", ".safetensors", ".bin"}:
+        raise ModelError(f"{argument}: no file or folder {text!r}; check the path (hub ids look like org/name)")
+    if revision is not None and at_revision and revision != at_revision:
+        raise ModelError(f"revision: got {revision!r}, but {argument} says @{at_revision}; give one of them")
+    return _download(hub_id, revision or at_revision or None, patterns, argument)
+
+
+def _download(hub_id: str, revision: str | None, patterns: list[str], argument: str) -> tuple[Path, str]:
+    """The local snapshot of a hub repository, downloaded where it is not in the cache, and its commit hash."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    wanted = f"{argument}: {hub_id!r}" + (f" at revision {revision!r}" if revision else "")
+    try:
+        # Files in subfolders are other formats of the same weights (original/, onnx/).
+        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+    except GatedRepoError as error:
+        raise ModelError(f"{wanted} is gated; accept its licence on huggingface.co, then `hf auth login`") from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"{wanted}: the repository has no such revision; give a branch, tag or commit hash") from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"{wanted} is neither a folder here nor on the hub; check the spelling, or `hf auth login` if it is private"
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise ModelError(
+            f"{wanted} is neither a folder here nor in the download cache, and the hub cannot be reached;"
+            " connect (and unset HF_HUB_OFFLINE), or give a local folder or .gguf file"
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        reason = _first_line(error)
+        raise ModelError(f"{wanted} could not be downloaded ({reason}); try again, or give a local folder") from error
+    return folder, folder.name
+
+
+# What it holds
+
+
+@dataclass(frozen=True)
+class _Weights:
+    kind: str  # "safetensors" | "gguf" | "pickle"
+    files: tuple[Path, ...]
+
+
+def _folder_weights(folder: Path, allow_pickle: bool) -> _Weights:
+    """The weight files of a folder, after all checks that need only names, sizes and headers."""
+    config = _read_json(folder / "config.json", f"{folder} has no config.json; {_what_is_in(folder)}")
+    _check_causal(config, folder)
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    elif index.is_file():
+        names = set(_read_json(index, "").get("weight_map", {}).values())
+        files = [folder / name for name in sorted(names)]
+    else:
+        pickles = sorted(folder.glob("pytorch_model*.bin"))
+        if pickles and allow_pickle:
+            return _Weights("pickle", tuple(pickles))
+        if pickles:
+            raise ModelError(
+                f"{folder} holds only pickled weights ({pickles[0].name}), which can run code when opened;"
+                " save the model again with save_pretrained, or pass allow_pickle=True if you trust it"
+            )
+        raise ModelError(f"{folder} has a config.json but no model.safetensors; {_what_is_in(folder)}")
+    for file in files:
+        _safetensors_header(file)
+    return _Weights("safetensors", tuple(files))
+
+
+def _gguf_weights(path: Path) -> _Weights:
+    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ModelError(f"{path.name}: reading GGUF needs {' and '.join(missing)}; pip install {' '.join(missing)}")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{path} does not start like a GGUF file; download it again, or give the right file")
+    return _Weights("gguf", (path,))
+
+
+def _what_is_in(folder: Path) -> str:
+    """The end of a message about a folder that is not what was expected."""
+    ggufs = sorted(folder.glob("*.gguf"))
+    if ggufs:
+        return f"to load the GGUF file in it, give {ggufs[0]}"
+    if (folder / "adapter_config.json").is_file():
+        return "it holds an adapter: merge it into its base model (merge_and_unload), save that and give its folder"
+    steps = sorted(entry.parent.name for entry in folder.glob("*/config.json"))
+    if steps:
+        return f"give one of the folders inside it, such as {folder / steps[-1]}"
+    names = sorted(entry.name for entry in folder.iterdir())
+    held = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "nothing"
+    return f"give a folder written by save_pretrained (this one holds {held})"
+
+
+def _read_json(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(missing) from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({_first_line(error)}); check its permissions") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON ({error}); copy or download it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a JSON {type(content).__name__}, not an object; copy or download it again")
+    return content
+
+
+def _check_causal(config: dict[str, Any], folder: Path) -> None:
+    architectures = config.get("architectures") or []
+    remote = "AutoModelForCausalLM" in (config.get("auto_map") or {})
+    known = not architectures or remote or any(part in name for name in architectures for part in _CAUSAL)
+    if known and not config.get("is_encoder_decoder"):
+        return
+    what = ", ".join(architectures) or config.get("model_type", "unknown")
+    raise ModelError(
+        f"{folder} is a {what}, not a causal language model; give a decoder-only one (LlamaForCausalLM, ...)"
+    )
+
+
+def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
+    """name -> {dtype, shape, data_offsets} and where the data begins; the file's size is checked against it."""
+    again = "copy or download it again"
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            prefix = stream.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= size - 8:
+                raise ModelError(f"{file} is cut short or no safetensors file ({size} bytes); {again}")
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except FileNotFoundError as error:
+        raise ModelError(f"{file} is missing though the index names it; {again}") from error
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({_first_line(error)}); check its permissions") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} has a damaged safetensors header; {again}") from error
+    if size != expected:
+        raise ModelError(f"{file} is {size} bytes, its header promises {expected}: cut short or damaged; {again}")
+    return header, 8 + length
+
+
+# Loading
+
+
+def _load_weights(
+    path: Path, weights: _Weights, dtype: str | torch.dtype, device: torch.device, trust_remote_code: bool
+) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    where, gguf = _gguf_arguments(path)
+    if weights.kind != "gguf":
+        gguf["use_safetensors"] = weights.kind == "safetensors"
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            where,
+            dtype=dtype,
+            trust_remote_code=trust_remote_code,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # its own message points at a report that nobody sees; ours follows
+            **gguf,
+        )
+    except Exception as error:
+        # transformers raises almost anything here; the reader needs the file, the reason and a way on.
+        raise ModelError(_load_failure(path, weights.kind, error)) from error
+    if info["mismatched_keys"]:
+        key, stored, wanted = min(info["mismatched_keys"])
+        raise ModelError(
+            f"{path}: {key} is {tuple(stored)} in the weights, but config.json asks for {tuple(wanted)};"
+            " they belong to different models: copy or download both again"
+        )
+    missing = sorted(info["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(
+            f"{path} has no weights for {missing[0]}{more}: they would be random; give a complete causal LM checkpoint"
+        )
+    return model.to(device).eval()
+
+
+def _load_failure(path: Path, kind: str, error: Exception) -> str:
+    reason = _first_line(error)
+    if "trust_remote_code" in str(error):
+        return f"{path} needs Python code that comes with it; read that code, then pass trust_remote_code=True"
+    if "does not recognize this architecture" in str(error) or "is not supported yet" in str(error):
+        from transformers import __version__
+
+        return f"{path} has an architecture that transformers {__version__} does not know; pip install -U transformers"
+    if kind == "gguf":
+        return f"{path} could not be read as GGUF ({reason}); if it was cut short, copy or download it again"
+    return f"{path} could not be loaded ({reason}); check that the folder is complete, copy or download it again"
+
+
+def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    if not isinstance(given, (str, os.PathLike)):
+        if not callable(getattr(given, "decode", None)):
+            raise ModelError(f"tokenizer: got {type(given).__name__}; give a tokenizer, its folder or a hub id")
+        return given
+    path, _ = _locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
+    remedy = 'pass tokenizer="<folder or hub id>", or save it there with tokenizer.save_pretrained'
+    if path.is_dir() and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        raise ModelError(f"{path} has no tokenizer; {remedy}")
+    where, gguf = _gguf_arguments(path)
+    try:
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code, local_files_only=True, **gguf)
+    except Exception as error:
+        if gguf:
+            raise ModelError(_load_failure(path, "gguf", error)) from error
+        raise ModelError(f"the tokenizer in {path} could not be loaded ({_first_line(error)}); {remedy}") from error
+
+
+def _gguf_arguments(path: Path) -> tuple[Path, dict[str, Any]]:
+    return (path.parent, {"gguf_file": path.name}) if path.suffix == ".gguf" else (path, {})
+
+
+def _refuse_bad_weights(model: PreTrainedModel, path: Path) -> None:
+    import torch
+
+    for name, parameter in model.named_parameters():
+        if not parameter.is_floating_point() or parameter.numel() == 0:
+            continue
+        values = parameter.detach()
+        if values.element_size() == 1:
+            values = values.float()  # float8 has no aminmax
+        # Extremes carry NaN and infinity along, in one pass and without a mask as large as the weights.
+        extremes = torch.stack(torch.aminmax(values))
+        if not torch.isfinite(extremes).all():
+            what = "NaN" if torch.isnan(extremes).any() else "infinite"
+            raise ModelError(f"{path}: {name} holds {what} weights; give an earlier checkpoint, or a wider dtype")
+
+
+# Fingerprint
+
+
+def _fingerprint(weights: _Weights) -> str:
+    """sha256 of the weights: tensors are hashed in parallel (hashlib releases the GIL), combined in name order."""
+    if weights.kind == "gguf":
+        return f"gguf:{_file_digest(weights.files[0]).hex()}"
+    total = hashlib.sha256()
+    if weights.kind == "pickle":
+        for file in weights.files:
+            total.update(_file_digest(file))
+        return f"pickle:{total.hexdigest()}"
+    with ExitStack() as stack:
+        jobs: dict[str, Callable[[], bytes]] = {}
+        for file in weights.files:
+            header, start = _safetensors_header(file)
+            stream = stack.enter_context(file.open("rb"))
+            data = memoryview(stack.enter_context(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+            stack.callback(data.release)
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                label = f"{name}|{entry['dtype']}|{entry['shape']}|".encode()
+                jobs[name] = functools.partial(_digest, label, data, start + first, start + last)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for digest in pool.map(lambda name: jobs[name](), sorted(jobs)):
+                total.update(digest)
+    return f"safetensors:{total.hexdigest()}"
+
+
+def _file_digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _digest(label: bytes, data: memoryview, first: int, last: int) -> bytes:
+    digest = hashlib.sha256(label)
+    with data[first:last] as part:
+        digest.update(part)
+    return digest.digest()
+
+
+# Quiet and quick
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    line = text[0].strip() if text else ""
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
+
+
+@contextmanager
+def _quiet(verbose: bool) -> Iterator[None]:
+    """Silence transformers' and huggingface_hub's warnings and progress bars, then restore their settings."""
+    if verbose:
+        yield
+        return
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_bars_off = are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if not hub_bars_off:
+            enable_progress_bars()
+
+
+@contextmanager
+def _one_gguf_read(verbose: bool) -> Iterator[None]:
+    """Stop transformers from parsing a GGUF file's metadata once per step and building its name table once per module.
+
+    That is half of a small model's load time. The dequantisation bar, which obeys no setting, goes too.
+    """
+    if importlib.util.find_spec("gguf") is None:
+        yield
+        return
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as loader
+
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(gguf, "GGUFReader", functools.cache(gguf.GGUFReader)))
+        stack.enter_context(patch.object(gguf, "get_tensor_name_map", functools.cache(gguf.get_tensor_name_map)))
+        if not verbose:
+            stack.enter_context(patch.object(loader, "tqdm", lambda items, **_: items))
+        yield
