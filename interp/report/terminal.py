@@ -1,0 +1,124 @@
+"""Scores in the terminal: the leading heads with their copying bars, every layer's best, and the answer by length.
+
+    rich.print(summary(scores))
+
+Coloured and unicode where the terminal can; plain ASCII where its encoding cannot; never wider than the terminal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rich import box
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from ..results import RETRIEVAL_THRESHOLD
+from .lengths import group_lengths
+
+if TYPE_CHECKING:
+    from ..results import HeadScores
+
+
+class Bar:
+    """A share in [0, 1] as a bar as wide as its column; a column of dots where the value is missing."""
+
+    def __init__(self, share: float, style: str = "cyan") -> None:
+        self.share, self.style = share, style
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        width = options.max_width
+        if np.isnan(self.share):
+            yield Text("." * width, "dim")
+            return
+        eighths = round(8 * width * min(max(self.share, 0.0), 1.0))
+        if options.ascii_only:
+            yield Text("#" * round(eighths / 8), self.style)
+        else:
+            yield Text("█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip(), self.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, min(24, options.max_width))
+
+
+class LayerStrip:
+    """One character a layer, as high as the layer's best head; a dot where no head of the layer was observable."""
+
+    def __init__(self, best: np.ndarray) -> None:
+        self.best = best
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        steps = " .:-=+*#" if options.ascii_only else "▁▂▃▄▅▆▇█"
+        label = len(f"L{len(self.best) - 1}") + 1
+        per_row = max(options.max_width - label, 10) // 10 * 10
+        for start in range(0, len(self.best), per_row):
+            row = Text(f"L{start}".ljust(label), "dim")
+            for value in self.best[start : start + per_row]:
+                if np.isnan(value):
+                    row.append("." if options.ascii_only else "·", "dim")
+                else:
+                    strong = value > RETRIEVAL_THRESHOLD
+                    row.append(steps[min(int(value * 8), 7)], "bold cyan" if strong else "blue")
+            yield row
+
+
+def _table() -> Table:
+    return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+
+
+def head_table(scores: HeadScores, k: int = 10) -> Table:
+    """The `k` leading heads: score, needle-clustered standard error, a bar, attention probability on the needle."""
+    with_mass = "needle_mass" in scores
+    table = _table()
+    table.add_column("head", min_width=6)
+    for name in ("retrieval", "stderr"):
+        table.add_column(name, justify="right", min_width=len(name))
+    table.add_column("", ratio=1)
+    if with_mass:
+        table.add_column("on needle", justify="right", min_width=6)
+    mass = scores["needle_mass"] if with_mass else None
+    for head in scores.top(k):
+        error = f"{head.stderr:.3f}" if np.isfinite(head.stderr) else "-"
+        row: list[RenderableType] = [str(head), f"{head.score:.3f}", error, Bar(head.score)]
+        if mass is not None:
+            row.append(f"{mass[head.layer, head.head]:.3f}")
+        table.add_row(*row, style="" if head.score > RETRIEVAL_THRESHOLD else "dim")
+    return table
+
+
+def length_table(scores: HeadScores) -> Table:
+    """How the answer fared at every context length: NLL in nats per token, share of exact matches, number of probes."""
+    columns = {"NLL": scores.nll, "NLL needle only": scores.nll_novel, "exact match": scores.exact_match}
+    labels, group = group_lengths(scores.probes["length"])
+    table = _table()
+    for name in ("length", *columns, "probes"):
+        table.add_column(name, justify="right", min_width=6)
+    for index, label in enumerate(labels):
+        cells = [label]
+        for name, values in columns.items():
+            chosen = values[group == index]
+            chosen = chosen[~np.isnan(chosen)]
+            form = "{:.0%}" if name == "exact match" else "{:.3f}"
+            cells.append(form.format(chosen.mean()) if chosen.size else "-")
+        table.add_row(*cells, str(int((group == index).sum())))
+    return table
+
+
+def summary(scores: HeadScores, k: int = 10) -> RenderableType:
+    """All of it, as `headscope score` prints it."""
+    best = np.where(np.isnan(scores.retrieval), -np.inf, scores.retrieval).max(axis=1)
+    heads = len(scores.retrieval_heads())
+    unseen = int(np.isnan(scores.retrieval).sum())
+    count = Text.assemble((f"{heads}", "bold"), f" of {scores.retrieval.size} heads are retrieval heads")
+    count.append(f" (mean score above {RETRIEVAL_THRESHOLD:g})")
+    if unseen:
+        count.append(f"; {unseen} could not be observed: the needle lay outside their window")
+    strip = LayerStrip(np.where(np.isinf(best), np.nan, best))
+    blank = Text()
+    return Group(
+        head_table(scores, k), blank, count, blank, Text("Best head of every layer"), strip, blank, length_table(scores)
+    )
