@@ -38,16 +38,16 @@ class UnknownEstimatorError(ValueError, KeyError):
 
 
 class MissingPackageError(ImportError):
-    """An optional package is needed for what was asked."""
+    """What was asked needs a package that is not installed."""
 
 
-def need(package: str, purpose: str) -> Any:
-    """Import an optional package, or say what it is needed for and how to get it."""
+def need(package: str, purpose: str, *, install: str | None = None) -> Any:
+    """Import a package that not every installation has, or say what it is needed for and what to install."""
     try:
         return import_module(package)
     except ImportError as error:
-        remedy = "pip install 'headscope[all]'"
-        raise MissingPackageError(f"{purpose} needs the package {package!r} ({error}). Install it: {remedy}") from error
+        remedy = f"pip install '{install or package}'"
+        raise MissingPackageError(f"{purpose} needs the package {package} ({error}). Install it: {remedy}") from error
 
 
 @dataclass(frozen=True)
@@ -190,12 +190,13 @@ class HeadScores:
 
     def to_dataframe(self) -> pd.DataFrame:
         """Tidy frame, one row a head: layer, head, kv_head, every estimator, every estimator's standard error."""
-        pd = need("pandas", "to_dataframe()")
+        pandas = need("pandas", "to_dataframe()")
         layer, head = (axis.ravel() for axis in np.indices((self.n_layers, self.n_heads)))
         columns = {"layer": layer, "head": head, "kv_head": head // (self.n_heads // self.n_kv_heads)}
         columns |= {name: self[name].ravel() for name in self.estimators}
         columns |= {f"{name}_stderr": self.stderr(name).ravel() for name in self.estimators}
-        return pd.DataFrame(columns)
+        frame: pd.DataFrame = pandas.DataFrame(columns)
+        return frame
 
     def to_xarray(self) -> xr.Dataset:
         """Dataset with dims (probe, layer, head).
@@ -203,7 +204,7 @@ class HeadScores:
         For every estimator: `retrieval` and `retrieval_stderr` [layer, head], `probe_retrieval` [probe, layer, head].
         The NLL classes and exact_match are [probe]; the columns that describe the probes are coordinates.
         """
-        xr = need("xarray", "to_xarray()")
+        xarray = need("xarray", "to_xarray()")
         data: dict[str, Any] = {}
         for name in self.estimators:
             data[name] = (("layer", "head"), self[name])
@@ -211,16 +212,17 @@ class HeadScores:
             data[f"probe_{name}"] = (("probe", "layer", "head"), self.per_probe[name])
         data |= {name: ("probe", getattr(self, name)) for name in (*NLL_CLASSES, "exact_match")}
         head = np.arange(self.n_heads, dtype=np.int32)
-        coords = {"layer": np.arange(self.n_layers, dtype=np.int32), "head": head}
+        coords: dict[str, Any] = {"layer": np.arange(self.n_layers, dtype=np.int32), "head": head}
         coords["kv_head"] = ("head", head // (self.n_heads // self.n_kv_heads))
         coords |= {"probe" if name == "id" else name: ("probe", values) for name, values in self.probes.items()}
         attrs = {name: getattr(self, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
-        return xr.Dataset(data, coords, attrs)
+        dataset: xr.Dataset = xarray.Dataset(data, coords, attrs)
+        return dataset
 
     def save(self, path: str | PathLike[str], *, checkpoint: int = 0, tokens_seen: float | None = None) -> None:
         """Append these scores to the HDF5 file at `path` as one checkpoint; the file is created when there is none.
 
-        Raises StoreError (a ValueError) and leaves the file as it was when the scores do not fit it: see `store.append`.
+        Raises StoreError (a ValueError), and leaves the file as it was, when the scores do not fit: see `store.append`.
         """
         from .store import append
 

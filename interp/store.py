@@ -1,0 +1,281 @@
+"""The HDF5 file of a run: head scores by checkpoint, valid netCDF-4, safe against a crash at any moment.
+
+A file is never changed in place. `append` copies it, writes to the copy and renames the copy over it, so that a reader
+sees the file as it was or as it will be, and a killed writer leaves nothing behind but a hidden .tmp. The layout is in
+schema.py and, for people, in SCHEMA.md.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+from filelock import FileLock, Timeout
+
+from . import schema
+from .netcdf import LIBVER, create, row, write_row
+from .results import NLL_CLASSES, HeadScores, need
+from .schema import StoreError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
+
+
+def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
+    """The scores of a file as an xarray.Dataset with dims (checkpoint, layer, head).
+
+    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_retrieval_heads` and `tokens_seen`
+    [checkpoint]. They are in memory: the file may grow or go afterwards. `group="probes"` gives the detail with the
+    further dim `probe`, `group="provenance"` where each checkpoint came from; both read lazily and keep the file open.
+
+    Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
+    without xarray or h5netcdf.
+    """
+    xarray = need("xarray", "open()")
+    need("h5netcdf", "open()")
+    with _reading(path) as file:
+        groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+        if group is not None and group not in groups:
+            raise StoreError(f"{path} has no group {group!r}; it has {', '.join(sorted(groups))}")
+        found: xr.Dataset
+        if group is None:
+            found = xarray.load_dataset(path, engine="h5netcdf")
+        else:
+            found = xarray.open_datatree(path, engine="h5netcdf")[group].to_dataset()
+        return found
+
+
+def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, tokens_seen: float | None = None) -> None:
+    """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
+
+    Waits while another process writes to the same file. Raises StoreError, and leaves the file as it was, when the
+    checkpoint is there already or is not after the last one, when model shape, probe set or estimators are others, and
+    when the file cannot be read or written.
+    """
+    target = _target(path)
+    step, tokens = _step(checkpoint), _tokens(tokens_seen)
+    partial = target.with_name(f".{target.name}.tmp")
+    try:
+        with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT):
+            try:
+                if target.exists():
+                    with _reading(target) as file:
+                        _refuse_misfit(file, path, scores, step)
+                    shutil.copy(target, partial)
+                else:
+                    with h5py.File(partial, "w", libver=LIBVER, track_order=True) as file:
+                        create(file, scores)
+                with h5py.File(partial, "r+", libver=LIBVER) as file:
+                    write_row(file, row(scores, step, tokens))
+                replace(partial, target)
+            finally:
+                partial.unlink(missing_ok=True)
+    except Timeout as error:
+        raise StoreError(f"another process has held {path} for {LOCK_TIMEOUT:.0f} s; try again later") from error
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {_one_line(error)}; it is left as it was") from error
+
+
+def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
+    """The scores of one checkpoint (by default the last), exactly as they were appended.
+
+    Raises StoreError when the file cannot be read or does not hold that checkpoint.
+    """
+    with _reading(path) as file:
+        steps = checkpoints_of(file)
+        if not steps:
+            raise StoreError(f"{path} holds no checkpoint")
+        step = steps[-1] if checkpoint is None else checkpoint
+        if step not in steps:
+            raise StoreError(f"{path} has no checkpoint {step}; it has {_list(steps)}")
+        i, detail = steps.index(step), file["probes"]
+        columns = {"id": detail["probe"].asstr()[:].astype(str)}
+        for name, dtype in schema.columns_of(file).items():
+            columns[name] = detail[name].asstr()[:].astype(str) if dtype == schema.STRING else detail[name][:]
+        return HeadScores(
+            model_id=file["provenance/model_id"].asstr()[i],
+            n_layers=len(file["layer"]),
+            n_heads=len(file["head"]),
+            n_kv_heads=_n_kv_heads(file),
+            per_probe={name: detail[name][i] for name in schema.estimators_of(file)},
+            **{name: detail[name][i] for name in NLL_CLASSES},
+            exact_match=detail["exact_match"][i] == 1,
+            probes=columns,
+            probe_set_name=schema.text(file, "probe_set_name"),
+            probe_set_hash=schema.text(file, "probe_set_hash"),
+            provenance=json.loads(file["provenance/json"].asstr()[i]),
+        )
+
+
+def checkpoints(path: str | PathLike[str]) -> list[int]:
+    """The checkpoints a file holds, in order. Raises StoreError when it cannot be read."""
+    with _reading(path) as file:
+        return checkpoints_of(file)
+
+
+def validate(path: str | PathLike[str]) -> list[str]:
+    """What is wrong with a file, one sentence each; an empty list when all is well. Never raises for a bad file."""
+    from .validation import problems
+
+    try:
+        with _reading(path) as file:
+            return list(problems(file))
+    except StoreError as error:
+        return [str(error)]
+
+
+def replace(partial: Path, target: Path) -> None:
+    """Put a finished file in the place of `target` in one step that also a power cut cannot halve."""
+    with partial.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def checkpoints_of(file: h5py.File) -> list[int]:
+    return [int(step) for step in file["checkpoint"][:]]
+
+
+@contextmanager
+def _reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
+    """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
+    path = Path(path)
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
+    if not path.is_file():
+        raise StoreError(f"{path} is not a file")
+    if path.stat().st_size == 0:
+        raise StoreError(f"{path} is empty; delete it and run again")
+    try:
+        if not h5py.is_hdf5(path):
+            raise StoreError(f"{path} is not an HDF5 file")
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {_one_line(error)}; restore it or write to another file") from error
+    try:
+        with file:
+            _check_ours(file, path)
+            yield file
+    except StoreError:
+        raise
+    except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+        remedy = f"`headscope validate {path}` says what is wrong"
+        raise StoreError(f"{path} is damaged or incomplete: {_one_line(error)}; {remedy}") from error
+
+
+def _check_ours(file: h5py.File, path: Path) -> None:
+    from .. import __version__
+
+    if "schema_name" not in file.attrs or schema.text(file, "schema_name") != schema.NAME:
+        raise StoreError(f"{path} is HDF5, but was not written by headscope (no schema_name={schema.NAME!r})")
+    version = schema.text(file, "schema_version")
+    try:
+        major = int(version.split(".")[0])
+    except ValueError:
+        raise StoreError(f"{path} has the schema_version {version!r}, which is none; restore the file") from None
+    if major > schema.VERSION[0]:
+        here = f"this is headscope {__version__} (schema {schema.VERSION[0]}.x)"
+        raise StoreError(f"{path} was written with schema {version}; {here}: upgrade with `pip install -U headscope`")
+
+
+def _target(path: str | PathLike[str]) -> Path:
+    """Where to write: links are followed, so that the file behind a link grows and the link stays."""
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise StoreError(f"{path} is a folder; give the name of a file in it, such as {Path(path) / 'run.h5'}")
+    if not target.parent.is_dir():
+        raise StoreError(f"the folder {target.parent} does not exist; create it, then write {target.name} again")
+    if not os.access(target.parent, os.W_OK):
+        raise StoreError(f"the folder {target.parent} is not writable; choose another place for {target.name}")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise StoreError(f"{path} is read-only; make it writable or write to another file")
+    return target
+
+
+def _step(checkpoint: int) -> int:
+    try:
+        step = operator.index(checkpoint)
+    except TypeError:
+        kind = type(checkpoint).__name__
+        raise TypeError(f"checkpoint must be an integer, the optimizer step, got {kind} {checkpoint!r}") from None
+    if isinstance(checkpoint, bool) or not 0 <= step < 2**31:
+        raise ValueError(f"checkpoint must be an optimizer step from 0 to {2**31 - 1}, got {checkpoint!r}")
+    return step
+
+
+def _tokens(tokens_seen: float | None) -> float:
+    tokens = np.nan if tokens_seen is None else float(tokens_seen)
+    if tokens_seen is not None and not 0 <= tokens < np.inf:
+        raise ValueError(f"tokens_seen must be a count of at least 0, or None, got {tokens_seen!r}")
+    return tokens
+
+
+def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScores, step: int) -> None:
+    steps = checkpoints_of(file)
+    if step in steps:
+        remedy = "give another checkpoint, or write to another file"
+        raise StoreError(f"checkpoint {step} is already in {path} (it has {_list(steps)}); {remedy}")
+    if steps and step < steps[-1]:
+        remedy = "append in increasing order, or write it to another file"
+        raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
+
+    there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))
+    here = (scores.n_layers, scores.n_heads, scores.n_kv_heads)
+    differences = []
+    if here != there:
+        sizes = "{} layers, {} heads, {} kv heads"
+        differences.append(f"the model has {sizes.format(*here)}, not {sizes.format(*there)}")
+    if set(scores.estimators) != set(schema.estimators_of(file)):
+        known = ", ".join(schema.estimators_of(file))
+        differences.append(f"the estimators are {', '.join(scores.estimators)}, not {known}")
+    differences += _other_probes(file, scores)
+    if differences:
+        remedy = "write them to another file"
+        raise StoreError(f"these scores do not fit into {path}: {'; '.join(differences)}. Keep them apart: {remedy}")
+
+
+def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
+    names = [schema.text(file, "probe_set_name"), scores.probe_set_name]
+    hashes = [schema.text(file, "probe_set_hash"), scores.probe_set_hash]
+    if hashes[0] != hashes[1]:
+        there, here = (f"{name!r} ({digest[:12]})" for name, digest in zip(names, hashes, strict=True))
+        return [f"the probe set is {here}, not {there}"]
+    columns = schema.columns_of(file)
+    if set(columns) | {"id"} != set(scores.probes):
+        return [f"the probe columns are {', '.join(sorted(scores.probes))}, not {', '.join(sorted([*columns, 'id']))}"]
+    for name, values in scores.probes.items():
+        item = file["probes/probe" if name == "id" else f"probes/{name}"]
+        stored = item.asstr()[:].astype(str) if schema.disk_type(item) == schema.STRING else item[:]
+        if not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):
+            return [f"the probe column {name!r} has other values, though the hash of the probe set is the same"]
+    return []
+
+
+def _n_kv_heads(file: h5py.File) -> int:
+    return int(np.ravel(file.attrs["n_kv_heads"])[0])
+
+
+def _list(steps: list[int]) -> str:
+    shown = steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-3:]]
+    return ", ".join(map(str, shown))
+
+
+def _one_line(error: BaseException) -> str:
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(words.strip("'\"").split())
