@@ -179,7 +179,7 @@ def build(name: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
             if parameter.ndim > 1:
                 parameter.mul_(6.0)
             elif full_name.endswith("sinks"):
-                parameter.normal_(0.0, 2.0)
+                parameter.normal_(3.0, 2.0)  # of the order of a row's log-sum-exp, so that they matter
             elif not parameter.any():
                 # Biases and zero-centred norms start at 0, where a forgotten one would go unnoticed.
                 parameter.normal_(0.0, 0.3)
