@@ -98,6 +98,17 @@ def load_model(
     return LoadedModel(model, chosen, model_id, commit, _fingerprint(weights))
 
 
+def load_tokenizer(
+    name: str | os.PathLike[str] | Any, *, trust_remote_code: bool = False, verbose: bool = False
+) -> PreTrainedTokenizerBase:
+    """Only the tokenizer of a local folder, a .gguf file or a hub id ("org/name" or "org/name@revision").
+
+    No weights are read or downloaded. The arguments are those of `load_model`. Raises ModelError.
+    """
+    with _quiet(verbose), _one_gguf_read(verbose):
+        return _tokenizer(name, trust_remote_code)
+
+
 def _check_model_object(model: Any) -> None:
     if not callable(getattr(model, "forward", None)):
         kind = type(model).__name__
