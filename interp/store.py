@@ -118,10 +118,13 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
         )
 
 
-def checkpoints(path: str | PathLike[str]) -> list[int]:
-    """The checkpoints a file holds, in order. Raises StoreError when it cannot be read."""
+def read_steps(path: str | PathLike[str]) -> dict[int, float]:
+    """The checkpoints of a file, in order, with the training tokens seen by each (NaN: not told).
+
+    Raises StoreError when the file cannot be read.
+    """
     with _reading(path) as file:
-        return checkpoints_of(file)
+        return dict(zip(checkpoints_of(file), map(float, file["tokens_seen"][:]), strict=True))
 
 
 def validate(path: str | PathLike[str]) -> list[str]:
@@ -133,6 +136,20 @@ def validate(path: str | PathLike[str]) -> list[str]:
             return list(problems(file))
     except StoreError as error:
         return [str(error)]
+
+
+def write_file(path: str | PathLike[str], content: bytes) -> None:
+    """Write a whole file or nothing. Raises StoreError when it cannot be written."""
+    target = _target(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            partial.write_bytes(content)
+            replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {_one_line(error)}") from error
 
 
 def replace(partial: Path, target: Path) -> None:

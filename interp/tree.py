@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 
@@ -93,11 +94,11 @@ def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
         raise ValueError(f"sharing must be 'auto', 'exact' or 'grafted', got {sharing!r}")
     grafted = np.zeros(len(probes), dtype=bool)
     if sharing != "exact":
-        graftable = [i for i, probe in enumerate(probes) if can_graft(probe)]
-        if sharing == "grafted" and len(graftable) < len(probes):
-            odd = next(i for i in range(len(probes)) if i not in set(graftable))
+        graftable = [i for i, probe in enumerate(probes) if probe.graft is not None]
+        odd = [probe.id for probe in probes if probe.graft is None]
+        if sharing == "grafted" and odd:
             raise ValueError(
-                f"sharing='grafted': probe {probes[odd].id!r} has no single inserted piece that holds all its needles; "
+                f"sharing='grafted': probe {odd[0]!r} has no single inserted piece that holds its needles; "
                 "use sharing='auto' or 'exact'"
             )
         for trunk in _trunks([_cut_grafted(i, probes[i]) for i in graftable]):
@@ -105,14 +106,6 @@ def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
                 grafted[[tail.probe for tail in trunk.tails]] = True
     cuts = [_cut_grafted(i, p) if grafted[i] else _cut_exact(i, p) for i, p in enumerate(probes)]
     return Plan(_trunks(cuts), grafted)
-
-
-def can_graft(probe: Probe) -> bool:
-    """Whether the probe is a plain haystack with one inserted piece that holds everything the scores look at."""
-    if probe.graft is None:
-        return False
-    start, end = probe.graft
-    return all(start <= s and e <= end for s, e in probe.needle_spans) and end <= probe.question_start
 
 
 def _cut_exact(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
@@ -123,7 +116,7 @@ def _cut_exact(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
 
 
 def _cut_grafted(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
-    assert probe.graft is not None  # can_graft
+    assert probe.graft is not None
     (start, end), question = probe.graft, min(probe.question_start, probe.prompt_len - 1)
     ids = probe.input_ids
     needle = np.arange(start, end, dtype=np.int32)
@@ -140,7 +133,7 @@ def _trunks(cuts: list[tuple[np.ndarray, Tail]]) -> list[Trunk]:
     keyed = sorted(((context.astype(">u4").tobytes(), context, tail) for context, tail in cuts), key=lambda c: c[0])
     trunks: list[Trunk] = []
     waiting: list[Tail] = []
-    for (key, context, tail), following in zip(keyed, [*keyed[1:], None], strict=True):
+    for (key, context, tail), following in zip_longest(keyed, keyed[1:]):
         waiting.append(tail)
         if following is not None and following[0].startswith(key):
             continue  # the next context goes on where this one ends

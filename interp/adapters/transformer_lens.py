@@ -3,7 +3,7 @@
 The bridge wraps the Hugging Face model in place and recomputes attention with a materialised pattern, so a registered
 attention function would be called zero times, silently. For the length of a run each attention bridge's `forward` is
 therefore replaced by: hook_in, the original Hugging Face attention (which asks the interface), hook_out. Hooks on
-queries, keys, values and head outputs still fire; hooks on scores and patterns cannot, and are refused when set.
+projections that the original uses still fire; all others (scores, patterns) cannot, and are refused when set.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from typing import Any
 
 from ..capture import CaptureError
 from .hugging_face import HuggingFaceModel
-
-_CANNOT_FIRE = ("hook_attn_scores", "hook_pattern", "hook_rot_q", "hook_rot_k", "hook_result")
 
 
 class BridgeModel(HuggingFaceModel):
@@ -39,7 +37,8 @@ class BridgeModel(HuggingFaceModel):
             self._check(attention)
         try:
             for attention in attentions:
-                attention.forward = _original(attention)
+                # a bridge's own __setattr__ would hand the attribute on to the module that it wraps
+                object.__setattr__(attention, "forward", _original(attention))
             with super().routed(length):
                 yield
         finally:
@@ -47,12 +46,15 @@ class BridgeModel(HuggingFaceModel):
                 attention.__dict__.pop("forward", None)
 
     def _check(self, attention: Any) -> None:
-        for name in _CANNOT_FIRE:
-            hook = getattr(attention, name, None)
-            if hook is not None and (hook.fwd_hooks or hook.bwd_hooks):
+        """Refuse user hooks that would not fire: on scores and patterns, and on projections the original does not use."""
+        from transformer_lens.hook_points import HookPoint
+
+        fires = {attention.hook_in, attention.hook_out, *attention.original_component.modules()}
+        for name, hook in attention.named_modules():
+            if isinstance(hook, HookPoint) and (hook.fwd_hooks or hook.bwd_hooks) and hook not in fires:
                 raise CaptureError(
-                    f"a hook is set on {name} of {attention.name!r}, which cannot fire without a materialised attention "
-                    "pattern; remove it (bridge.reset_hooks()) or hook q, k, v or z instead"
+                    f"a hook is set on {name} of {attention.name!r}, which does not fire while headscope runs this model "
+                    "without a materialised attention pattern; remove it (bridge.reset_hooks()), or hook the output"
                 )
 
 

@@ -31,11 +31,15 @@ def human_length(tokens: int) -> str:
 def group_lengths(lengths: np.ndarray, most: int = 12) -> tuple[list[str], np.ndarray]:
     """Labels of the groups, ascending, and the group of every length (int, as long as `lengths`).
 
-    Every length is a group of its own, unless there are more than `most`: then each doubling is one.
+    Lengths up to 8 tokens below another are written like it: a probe falls that much short of the length asked for
+    where no exact one can be had. With more than `most` groups, each doubling is one instead.
     """
     lengths = np.asarray(lengths)
-    unique, group = np.unique(lengths, return_inverse=True)
-    if len(unique) <= most:
-        return [human_length(int(length)) for length in unique], group
+    asked: list[int] = []
+    for length in np.unique(lengths)[::-1].tolist():
+        if not asked or length < asked[-1] - 8:
+            asked.append(length)
+    if len(asked) <= most:
+        return [human_length(length) for length in asked[::-1]], np.searchsorted(asked[::-1], lengths)
     doublings, group = np.unique(np.floor(np.log2(lengths)).astype(int), return_inverse=True)
     return [f"{human_length(2**power)}-{human_length(2 ** (power + 1))}" for power in doublings.tolist()], group

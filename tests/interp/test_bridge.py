@@ -1,0 +1,67 @@
+"""A TransformerBridge scores as the Hugging Face model that it wraps, and its hooks are part of the computation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from builders import random_grid
+from tiny_models import VOCAB, build
+
+from headscope.interp.capture import CaptureError
+from headscope.interp.scoring import score_heads
+
+pytest.importorskip("transformer_lens")
+GRID = random_grid()
+FAMILIES = ("llama", "qwen3", "mistral", "gemma3_text", "gpt_oss", "gpt2")
+
+
+def bridge(family: str, folder: Path) -> Any:
+    from tokenizers import Tokenizer, models
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(VOCAB)}, unk_token="w0"))
+    names = {"bos_token": "w1", "eos_token": "w2", "pad_token": "w0", "unk_token": "w0"}
+    PreTrainedTokenizerFast(tokenizer_object=words, **names).save_pretrained(folder)
+    model = build(family)
+    model.save_pretrained(folder)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    return TransformerBridge.boot_transformers(str(folder), hf_model=model, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_bridge_agrees_with_hugging_face(family: str, tmp_path: Path) -> None:
+    ours = score_heads(bridge(family, tmp_path), GRID)
+    theirs = score_heads(build(family), GRID)
+    for name in theirs.per_probe:
+        np.testing.assert_allclose(ours.per_probe[name], theirs.per_probe[name], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(ours.nll, theirs.nll, rtol=0, atol=1e-4)
+
+
+def test_an_ablation_by_hook_is_measured_and_the_bridge_is_put_back(tmp_path: Path) -> None:
+    model = bridge("llama", tmp_path)
+    plain = score_heads(model, GRID)
+
+    def ablate(z: Any, hook: Any) -> Any:
+        z[:, :, 3] = 0
+        return z
+
+    with model.hooks(fwd_hooks=[("blocks.1.attn.hook_z", ablate)]):
+        ablated = score_heads(model, GRID)
+    again = score_heads(model, GRID)
+    assert np.abs(ablated.nll - plain.nll).max() > 1e-3
+    np.testing.assert_array_equal(again.nll, plain.nll)
+    assert all("forward" not in block.attn.__dict__ for block in model.blocks)
+
+
+@pytest.mark.parametrize(("family", "name"), [("llama", "hook_pattern"), ("llama", "hook_attn_scores"), ("gpt2", "hook_q")])
+def test_a_hook_that_cannot_fire_is_refused(family: str, name: str, tmp_path: Path) -> None:
+    model = bridge(family, tmp_path)
+    with (
+        model.hooks(fwd_hooks=[(f"blocks.0.attn.{name}", lambda value, hook: value * 0)]),
+        pytest.raises(CaptureError, match="does not fire"),
+    ):
+        score_heads(model, GRID)

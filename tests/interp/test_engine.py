@@ -1,0 +1,195 @@
+"""Scores equal materialised eager attention on every architecture, however probes share their prefills."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import oracle
+import pytest
+import torch
+from builders import random_grid, random_probe
+from tiny_models import BYPASSING, FAMILIES, LENGTH_DEPENDENT, LINEAR, WINDOWED, build
+
+from headscope.interp.adapters import adapt
+from headscope.interp.capture import CaptureError
+from headscope.interp.engine import Engine
+from headscope.interp.evidence import ProbeEvidence
+from headscope.interp.scoring import score_heads
+from headscope.interp.tree import plan
+from headscope.probes import ProbeSet
+
+GRID = random_grid()
+# fp32 rounding through four peaky layers; the oracle differs from itself in fp64 by about as much
+CLOSE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+def run(model: torch.nn.Module, probes: ProbeSet, sharing: str, chunk: int = 48) -> dict[int, ProbeEvidence]:
+    adapted = adapt(model)
+    with adapted.routed(max(probe.length for probe in probes)):
+        return dict(Engine(adapted, probes, chunk=chunk).run(plan(probes, sharing)))
+
+
+def assert_same_keys(ours: np.ndarray, truth: oracle.Truth) -> None:
+    """Equal keys, or keys whose logits tie to rounding."""
+    seen = truth.argmax >= 0
+    np.testing.assert_array_equal(ours[~seen], -1)
+    different = seen & (ours != truth.argmax)
+    if different.any():
+        assert np.abs(truth.margin(np.maximum(ours, 0))[different]).max() < 1e-4
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, *LENGTH_DEPENDENT, *LINEAR])
+def test_scores_equal_eager_attention(family: str) -> None:
+    model = build(family)
+    scores = score_heads(model, GRID, sharing="exact", chunk=48)
+    for i, probe in enumerate(GRID):
+        truth = oracle.run(model, probe)
+        for name, expected in truth.scores.items():
+            np.testing.assert_allclose(scores.per_probe[name][i], expected, err_msg=f"{name} of {probe.id}", **CLOSE)
+        np.testing.assert_allclose(scores.nll[i], truth.nll.mean(), rtol=0, atol=1e-4)
+        assert bool(scores.exact_match[i]) == truth.exact_match
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_exact_sharing_equals_separate_forwards(family: str) -> None:
+    model = adapt(build(family))
+    with model.routed(max(probe.length for probe in GRID)):
+        engine = Engine(model, GRID, chunk=48)
+        shared = dict(engine.run(plan(GRID, "exact")))
+        alone = dict(engine.run_alone(range(len(GRID))))
+    for i in range(len(GRID)):
+        np.testing.assert_array_equal(shared[i].argmax_key, alone[i].argmax_key)
+        np.testing.assert_array_equal(shared[i].visible, alone[i].visible)
+        np.testing.assert_allclose(shared[i].logprob, alone[i].logprob, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(shared[i].mass, alone[i].mass, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_evidence_equals_eager_attention(family: str) -> None:
+    model = build(family)
+    for probe, evidence in zip(GRID, (run(model, GRID, "exact")[i] for i in range(len(GRID))), strict=True):
+        truth = oracle.run(model, probe)
+        assert_same_keys(evidence.argmax_key, truth)
+        np.testing.assert_allclose(evidence.p_max, truth.p_max, **CLOSE)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gemma2"])
+def test_grafting_at_the_end_is_exact(family: str) -> None:
+    """With the needle right before the question no trunk token lies behind it, so nothing is approximated."""
+    model = build(family)
+    probes = ProbeSet([random_probe(length, 1.0, seed=length) for length in (60, 90, 121)])
+    exact, grafted = run(model, probes, "exact"), run(model, probes, "grafted")
+    for i in range(len(probes)):
+        np.testing.assert_array_equal(grafted[i].argmax_key, exact[i].argmax_key)
+        np.testing.assert_allclose(grafted[i].logprob, exact[i].logprob, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(grafted[i].mass, exact[i].mass, rtol=0, atol=1e-4)
+
+
+def test_grafted_needles_do_not_see_each_other() -> None:
+    """A grafted probe's evidence does not depend on which other probes share its trunk."""
+    model = build("llama")
+    together = run(model, GRID, "grafted")
+    for i in (1, 6, 10):
+        by_itself = run(model, GRID[i : i + 1], "grafted")[0]
+        # the trunk is shorter when the probe is alone, never different where the probe looks
+        np.testing.assert_array_equal(by_itself.argmax_key, together[i].argmax_key)
+        np.testing.assert_allclose(by_itself.logprob, together[i].logprob, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", WINDOWED)
+def test_a_needle_outside_the_window_is_unobservable(family: str) -> None:
+    scores = score_heads(build(family), GRID)
+    far = [i for i, probe in enumerate(GRID) if probe.length == 200 and probe.depth_nominal < 0.5]
+    hidden = np.isnan(scores.per_probe["retrieval"][far]).all(axis=(0, 2))
+    assert hidden.any()
+    np.testing.assert_array_equal(np.isnan(scores.per_probe["needle_mass"][far]).all(axis=(0, 2)), hidden)
+
+
+def test_a_needle_that_straddles_the_window_is_scored() -> None:
+    """Half of the needle is visible to the first answer row: the score counts, and equals eager attention."""
+    model = build("mistral")
+    straddling = []
+    for depth in np.linspace(0.5, 0.9, 9):
+        probe = random_probe(100, float(depth), needle=9, seed=5)
+        first = probe.answer_rows[0] - 31
+        (start, end), = probe.needle_spans
+        if start < first < end:
+            straddling.append(replace(probe, id=f"{probe.id}-{depth}"))
+    assert straddling
+    scores = score_heads(model, ProbeSet(straddling))
+    for i, probe in enumerate(straddling):
+        np.testing.assert_allclose(scores.per_probe["needle_mass"][i], oracle.run(model, probe).scores["needle_mass"], **CLOSE)
+
+
+@pytest.mark.parametrize("family", BYPASSING)
+def test_a_model_that_bypasses_the_interface_is_refused(family: str) -> None:
+    with pytest.raises(CaptureError, match="attention interface"):
+        score_heads(build(family), GRID)
+
+
+@pytest.mark.parametrize("family", LENGTH_DEPENDENT)
+def test_order_does_not_matter_for_a_rope_that_remembers(family: str) -> None:
+    model = build(family)
+    forward = score_heads(model, GRID)
+    backward = score_heads(model, ProbeSet(list(GRID)[::-1]))
+    assert forward.provenance["sharing"] == "alone"
+    assert "RoPE" in forward.provenance["alone_because"]
+    np.testing.assert_array_equal(forward.nll, backward.nll[::-1])
+
+
+def test_chunk_size_does_not_matter() -> None:
+    model = build("qwen3")
+    one, many = run(model, GRID, "exact", chunk=4096), run(model, GRID, "exact", chunk=7)
+    for i in range(len(GRID)):
+        np.testing.assert_array_equal(one[i].argmax_key, many[i].argmax_key)
+        np.testing.assert_allclose(one[i].logprob, many[i].logprob, rtol=0, atol=1e-4)
+
+
+class OutOfMemory:
+    """Fails like a full device for forwards of more than `rows` tokens."""
+
+    def __init__(self, forward, rows: int):
+        self.forward, self.rows, self.failures = forward, rows, 0
+
+    def __call__(self, ids, *args):
+        if ids.numel() > self.rows:
+            self.failures += 1
+            raise torch.OutOfMemoryError("out of memory")
+        return self.forward(ids, *args)
+
+
+def test_out_of_memory_means_smaller_chunks_and_no_lost_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llama")
+    expected = run(model, GRID, "exact")
+    adapted = adapt(model)
+    full = OutOfMemory(adapted.forward, 100)
+    monkeypatch.setattr(adapted, "forward", full)
+    with adapted.routed(200):
+        found = dict(Engine(adapted, GRID, chunk=4096).run(plan(GRID, "exact")))
+    assert full.failures > 0
+    assert sorted(found) == list(range(len(GRID)))
+    for i in range(len(GRID)):
+        np.testing.assert_array_equal(found[i].argmax_key, expected[i].argmax_key)
+
+
+def test_out_of_memory_for_good_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted = adapt(build("llama"))
+    monkeypatch.setattr(adapted, "forward", OutOfMemory(adapted.forward, 1))
+    with adapted.routed(200), pytest.raises(torch.OutOfMemoryError):
+        dict(Engine(adapted, GRID).run(plan(GRID, "exact")))
+
+
+def test_nan_weights_are_an_error_not_a_score() -> None:
+    model = build("llama")
+    with torch.no_grad():
+        model.model.layers[2].self_attn.q_proj.weight[3, 3] = torch.nan
+    with pytest.raises(ValueError, match="NaN"):
+        score_heads(model, GRID)
+
+
+def test_progress_reaches_the_end() -> None:
+    seen: list[tuple[int, int, str]] = []
+    score_heads(build("llama"), GRID, progress=lambda *step: seen.append(step))
+    assert seen[-1][0] == seen[-1][1]
+    assert [step[0] for step in seen] == sorted(step[0] for step in seen)
