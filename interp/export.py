@@ -63,7 +63,8 @@ def qrhead_string(
     scores = _scores(source, checkpoint)
     heads = scores.top(scores.n_layers * scores.n_heads if top is None else top, estimator)
     if top is None:
-        heads = [head for head in heads if head.score > RETRIEVAL_THRESHOLD]
+        above = scores[estimator] > RETRIEVAL_THRESHOLD  # in float32, where 0.1 is not above 0.1
+        heads = [head for head in heads if above[head.layer, head.head]]
     if not heads:
         raise ValueError(f"no head has a {estimator} above {RETRIEVAL_THRESHOLD}; choose a number, such as top=16")
     return ",".join(f"{head.layer}-{head.head}" for head in heads)
