@@ -2,5 +2,8 @@
 
 from .errors import ProbeError
 from .probe import Probe, ProbeSet, Span
+from .sets import build, list_sets
+from .show import show
+from .tokens import fingerprint
 
-__all__ = ["Probe", "ProbeError", "ProbeSet", "Span"]
+__all__ = ["Probe", "ProbeError", "ProbeSet", "Span", "build", "fingerprint", "list_sets", "show"]

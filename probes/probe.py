@@ -377,15 +377,24 @@ def align(
 
 
 def classify(
-    answer: NDArray[np.int32], *, question: NDArray[np.int32], sources: NDArray[np.int32]
+    answer: NDArray[np.int32],
+    *,
+    question: NDArray[np.int32],
+    sources: NDArray[np.int32],
+    mute: Sequence[bool] | None = None,
 ) -> tuple[str, ...]:
-    """Per answer token: "echo" when the question holds it, else "novel" when the needle does, else "format"."""
+    """Per answer token: "echo" when the question holds it, else "novel" when the needle does, else "format".
+
+    `mute` marks tokens without a letter or digit (spaces, punctuation); the needle gives nothing away with them, so
+    they are "format" rather than "novel".
+    """
     asked = set(question.tolist())
-    copied = (sources >= 0).any(axis=1).tolist()
-    return tuple(
-        "echo" if token in asked else "novel" if from_needle else "format"
-        for token, from_needle in zip(answer.tolist(), copied, strict=True)
-    )
+    copied = [bool(row.any()) for row in sources >= 0]
+    classes = []
+    for index, token in enumerate(answer.tolist()):
+        told = copied[index] and not (mute is not None and mute[index])
+        classes.append("echo" if token in asked else "novel" if told else "format")
+    return tuple(classes)
 
 
 def short_hash(*parts: bytes | str) -> str:

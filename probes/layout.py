@@ -1,0 +1,221 @@
+"""Lays an item into a haystack at a length and a depth, and builds the probe.
+
+    head | haystack[:cut]  needle  haystack[cut:room] | "\\nQuestion: ... Answer:" | answer
+                           graft                        question_start              prompt_len
+
+The needle is inserted where a sentence starts, with the leading space of a sentence: its ids are the same at every
+depth, and the same as those of an answer that repeats it. Taking the graft out leaves a prefix of the haystack's
+stream, so all probes of a set can share one prefill. Ids are joined first; then the tokenizer is asked whether it would
+cut the joined text the same way, and if not, the next place is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import AlignmentFailed, DepthOutOfRange, JoinNotCanonical, LengthTooShort, NeedleLeak
+from .frame import Frame
+from .item import Item
+from .probe import Probe, Span, align, classify, short_hash
+from .stream import Stream
+from .tokens import Codec, Ids, squash
+
+BREAKS = ("\n", " ...\n")  # between context and question; the second where a tokenizer fuses "." and newline
+MIN_CONTEXT = 32  # haystack tokens
+MAX_TRIES = 64  # places for a needle, nearest first
+MAX_SHORTER = 8  # tokens given up when no exact length can be had
+MAX_SHIFT = 64  # tokens (or a tenth of the context, if more) from the depth asked for
+
+
+@dataclass(frozen=True)
+class Insert:
+    """The ids that go into the haystack, and which of them are the needle and its rivals."""
+
+    ids: tuple[int, ...]
+    seams: tuple[int, ...]  # where its sentences meet
+    needle: tuple[int, int]
+    rivals: tuple[tuple[int, int], ...]
+
+    def shifted(self, start: int) -> list[tuple[int, int]]:
+        """Token ranges of the needle and then its rivals, when the insert begins at `start`."""
+        return [(start + first, start + last) for first, last in (self.needle, *self.rivals)]
+
+
+def joined(*parts: Ids) -> NDArray[np.int32]:
+    """The parts end to end."""
+    return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
+
+
+class Layout:
+    """Everything the probes of a set have in common: tokenizer, frame, haystack stream, seed."""
+
+    def __init__(self, codec: Codec, frame: Frame, stream: Stream, seed: int) -> None:
+        self.codec, self.frame, self.stream, self.seed = codec, frame, stream, seed
+        self.head = np.asarray(frame.head, dtype=np.int32)
+        self.haystack_id = short_hash(self.head.tobytes(), stream.ids.tobytes())
+        self._text = squash(stream.text)
+
+    def place(self, item: Item, *, length: int, depth: float) -> Probe:
+        """The probe of exactly `length` tokens with the needle as near to `depth` as sentences allow.
+
+        Where no exact length is canonical the probe is up to 8 tokens shorter; `Probe.length` is always the true one.
+
+        Raises:
+            DepthOutOfRange, LengthTooShort, NeedleLeak, JoinNotCanonical, AlignmentFailed.
+        """
+        if not 0.0 <= depth <= 1.0:
+            raise DepthOutOfRange(f"depth is {depth}; give a number from 0 (start of the context) to 1 (end).")
+        self.check_leak(item)
+        for insert, cut, room, question, answer in self._attempts(item, length, depth):
+            haystack = self.stream.ids
+            ids = joined(self.head, haystack[:cut], insert.ids, haystack[cut:room], question, answer)
+            start = len(self.head) + cut
+            end, question_start = start + len(insert.ids), len(self.head) + room + len(insert.ids)
+            seams = (start, end, *(start + seam for seam in insert.seams), question_start, len(ids) - len(answer))
+            if all(self.codec.is_canonical(ids, seam) for seam in seams):
+                return self.probe(
+                    item,
+                    ids,
+                    question_start=question_start,
+                    n_answer=len(answer),
+                    needle=insert.shifted(start)[0],
+                    rivals=insert.shifted(start)[1:],
+                    depth=cut / room,
+                    depth_nominal=depth,
+                    length=length,
+                    graft=(start, end),
+                )
+        raise JoinNotCanonical(
+            f"{item.key}: found no place within {MAX_TRIES} sentence or line starts near depth {depth} of a context of "
+            f"{length} tokens where {self.codec.name} would cut needle, haystack and question at their seams. Use a "
+            "haystack with sentences or lines near that depth, or another depth or length."
+        )
+
+    def check_leak(self, item: Item) -> None:
+        """Raise NeedleLeak unless the value is in the needle once and nowhere else."""
+        value = squash(item.value)
+        inserted = squash(" ".join((*item.before, item.needle, *item.after)))
+        places = {
+            f"the haystack {self.stream.name!r}": self._text.count(value),
+            "the question": squash(self.frame.ask(item.question, item.answer_prefix)).count(value),
+            "the inserted text": inserted.count(value) - 1,
+        }
+        for place, count in places.items():
+            if count:
+                raise NeedleLeak(
+                    f"{item.key}: {item.value!r} is in {place}, not only in the needle. Use another seed or text."
+                )
+
+    def insert(self, item: Item, at: str) -> Insert:
+        """Ids of the item's sentences for a place where a sentence starts in a line, or where a line starts."""
+        sentences = [*item.before, item.needle, *item.after]
+        if at == "sentence":
+            pieces = [self.codec.piece(" " + sentence) for sentence in sentences]
+        else:
+            texts = [" " + sentence for sentence in sentences]
+            texts[-1] += "\n"
+            pieces = [self.codec.piece(texts[0].lstrip(" "), after="a\n"), *map(self.codec.piece, texts[1:])]
+        ends = np.cumsum([len(piece) for piece in pieces]).tolist()
+        ids = tuple(token for piece in pieces for token in piece)
+        ranges = [self._without_blanks(ids, end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
+        rivals = tuple(span for span, sentence in zip(ranges, sentences, strict=True) if sentence in item.rivals)
+        return Insert(ids, tuple(ends[:-1]), ranges[len(item.before)], rivals)
+
+    def ask(self, item: Item, between: str) -> list[int]:
+        """Ids from the end of the context to the answer."""
+        return self.codec.piece(between + self.frame.ask(item.question, item.answer_prefix))
+
+    def answer(self, item: Item) -> list[int]:
+        return self.codec.piece(item.answer)
+
+    def probe(
+        self,
+        item: Item,
+        ids: NDArray[np.int32],
+        *,
+        question_start: int,
+        n_answer: int,
+        needle: tuple[int, int],
+        rivals: Iterable[tuple[int, int]],
+        depth: float,
+        depth_nominal: float,
+        length: int,
+        graft: tuple[int, int] | None,
+        suffix: str = "",
+    ) -> Probe:
+        """The finished ids as a Probe, with the source of every answer token.
+
+        Raises AlignmentFailed when no answer token can only come from the needle.
+        """
+        prompt_len = len(ids) - n_answer
+        answer = ids[prompt_len:]
+        sources, alignment = align(ids, answer, [needle])
+        mute = [not any(map(str.isalnum, surface)) for surface in self.codec.surfaces(answer.tolist())]
+        classes = classify(answer, question=ids[question_start:prompt_len], sources=sources, mute=mute)
+        if "novel" not in classes:
+            raise AlignmentFailed(
+                f"{item.key}: with {self.codec.name} no token of the answer {item.answer!r} is in the needle and not "
+                f"in the question. The needle is {item.needle!r}."
+            )
+        return Probe(
+            id=f"{item.needle_id}/{length}/{depth_nominal:.4g}",
+            family=item.family,
+            variant=item.variant + suffix + ("-chat" if self.frame.chat else ""),
+            seed=self.seed,
+            input_ids=ids,
+            prompt_len=prompt_len,
+            question_start=question_start,
+            spans=(Span(*needle, "needle"), *(Span(*rival, "distractor") for rival in rivals)),
+            sources=sources,
+            token_class=classes,
+            alignment=alignment,
+            needle_id=item.needle_id,
+            depth=depth,
+            depth_nominal=depth_nominal,
+            answer_text=item.answer.strip(),
+            tokenizer_fp=self.codec.fingerprint,
+            graft=graft,
+            haystack_id=self.haystack_id if graft else "",
+            needle_text=item.needle,
+            value=item.value,
+        )
+
+    def _without_blanks(self, ids: tuple[int, ...], start: int, end: int) -> tuple[int, int]:
+        blank = [not surface.strip() for surface in self.codec.surfaces(ids[start:end])]
+        while end > start + 1 and blank[end - start - 1]:
+            end -= 1
+        return start, end
+
+    def _attempts(
+        self, item: Item, length: int, depth: float
+    ) -> Iterator[tuple[Insert, int, int, list[int], list[int]]]:
+        """(insert, cut, room, question, answer), the best first: exact length, then nearest place, then plain break."""
+        answer, questions = self.answer(item), [self.ask(item, between) for between in BREAKS]
+        for at in ("sentence", "line"):
+            insert = self.insert(item, at)
+            fixed = len(self.head) + len(insert.ids) + len(answer)
+            for shorter in range(MAX_SHORTER + 1):
+                rooms = [length - shorter - fixed - len(question) for question in questions]
+                if min(rooms) < MIN_CONTEXT:
+                    needed = length - min(rooms) + MIN_CONTEXT
+                    raise LengthTooShort(
+                        f"{item.key}: length {length} cannot hold {MIN_CONTEXT} tokens of context besides needle, "
+                        f"question and answer; with {self.codec.name} it takes at least {needed}."
+                    )
+                for cut in self._cuts(at, depth, min(rooms)):
+                    for question, room in zip(questions, rooms, strict=True):
+                        yield insert, room if cut is None else cut, room, question, answer
+
+    def _cuts(self, at: str, depth: float, room: int) -> list[int | None]:
+        """Places for the needle, nearest first; None is the very end of the context."""
+        starts = self.stream.sentences if at == "sentence" else self.stream.lines
+        target = depth * room
+        starts = starts[: np.searchsorted(starts, room, side="right")]
+        shift = np.abs(starts - target)
+        near = np.argsort(shift, kind="stable")[:MAX_TRIES]
+        cuts: list[int | None] = [int(starts[i]) for i in near if shift[i] <= max(MAX_SHIFT, room / 10)]
+        return [None, *cuts] if depth == 1.0 and at == "sentence" else cuts

@@ -1,0 +1,209 @@
+"""The built-in probe sets, and `build`, which makes one for a tokenizer."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal
+
+import numpy as np
+
+from . import biography, induction, keyvalue, needle, nested
+from .errors import DepthOutOfRange, LengthTooShort, ProbeError, UnknownSet
+from .frame import chat as chat_frame
+from .frame import plain
+from .haystack import Haystack, as_haystack
+from .item import Item
+from .layout import Layout
+from .probe import Probe, ProbeSet
+from .stream import tokenise
+from .tokens import Codec
+
+Kind = Literal["sentence", "number", "uuid", "biography"]
+Answer = Literal["value", "sentence"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A built-in set: what it is for, its defaults, and how its probes are laid out."""
+
+    description: str
+    lengths: tuple[int, ...]
+    depths: int
+    needles: int
+    probes: Callable[[_Order], list[Probe]]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One call of `build`, with everything checked and filled in."""
+
+    codec: Codec
+    layout: Layout
+    lengths: tuple[int, ...]
+    depths: tuple[float, ...]
+    needles: int
+    seed: int
+    kind: Kind
+    answer: Answer
+
+    def items(self, kind: Kind, n: int, answer: Answer = "value") -> list[Item]:
+        if kind == "sentence":
+            return needle.items(n, self.seed)
+        if kind == "biography":
+            return biography.items(n, self.seed)
+        return keyvalue.items(n, self.seed, kind, answer)
+
+    def one_depth_each(self, items: Sequence[Item]) -> list[Probe]:
+        """One probe per (item, length); the depths go round, so that every length sees all of them."""
+        return [
+            self.layout.place(item, length=length, depth=self.depths[(i + j) % len(self.depths)])
+            for i, item in enumerate(items)
+            for j, length in enumerate(self.lengths)
+        ]
+
+    def blocks(self, n: int) -> list[Probe]:
+        """Induction blocks, laid out as `one_depth_each` does."""
+        made = induction.build(self.codec, n=n, lengths=self.lengths, depths=self.depths, seed=self.seed)
+        return [
+            row[j * len(self.depths) + (i + j) % len(self.depths)]
+            for i, row in enumerate(made)
+            for j in range(len(self.lengths))
+        ]
+
+
+def _smoke(order: _Order) -> list[Probe]:
+    kinds: tuple[Kind, ...] = ("sentence", "number", "biography")
+    items = [item for kind in kinds for item in order.items(kind, order.needles)]
+    return order.one_depth_each(items) + order.blocks(order.needles)
+
+
+def _heads(order: _Order) -> list[Probe]:
+    kinds: tuple[Kind, ...] = ("biography", "uuid", "sentence")
+    items = [item for kind in kinds for item in order.items(kind, order.needles)]
+    return order.one_depth_each(items) + order.blocks(order.needles)
+
+
+def _grid(order: _Order) -> list[Probe]:
+    items = order.items(order.kind, order.needles, order.answer)
+    return [
+        order.layout.place(item, length=length, depth=depth)
+        for length in order.lengths
+        for depth in order.depths
+        for item in items
+    ]
+
+
+def _grid_nested(order: _Order) -> list[Probe]:
+    items = order.items(order.kind, order.needles * len(order.depths), order.answer)
+    return nested.build(order.layout, items, lengths=order.lengths, depths=order.depths)
+
+
+SETS = {
+    "smoke": Recipe("A handful of short probes of every family: does everything work?", (256, 512), 3, 1, _smoke),
+    "heads": Recipe(
+        "Biographies, UUIDs, sentences and induction: which heads retrieve?", (512, 1024, 2048), 5, 8, _heads
+    ),
+    "grid": Recipe(
+        "Length x depth x needles, one needle a probe: where does it work?", (1024, 2048, 4096), 11, 2, _grid
+    ),
+    "grid_nested": Recipe(
+        "All needles in one context, asked for at every length: harder.", (1024, 2048, 4096), 11, 2, _grid_nested
+    ),
+}
+
+
+def list_sets() -> dict[str, str]:
+    """Name -> what it is for."""
+    return {name: recipe.description for name, recipe in SETS.items()}
+
+
+def build(
+    name: str,
+    tokenizer: Any,
+    *,
+    lengths: Sequence[int] | int | None = None,
+    depths: int | Sequence[float] | None = None,
+    needles: int | None = None,
+    seed: int = 0,
+    haystack: Haystack | str | PathLike[str] | None = None,
+    chat: bool = False,
+    kind: Kind = "sentence",
+    answer: Answer = "value",
+) -> ProbeSet:
+    """Build a probe set. The same arguments and tokenizer give the same hash in every process.
+
+    Args:
+        name: "smoke", "heads", "grid" or "grid_nested"; `list_sets()` says what they are for.
+        tokenizer: a Hugging Face tokenizer.
+        lengths: tokens of a whole probe, answer included. Default: the set's own.
+        depths: how many, evenly from 0 (right after BOS) to 1 (right before the question), or a list of them.
+        needles: different needles: in "grid" for every cell (the same in each), in "grid_nested" at every depth, in
+            "smoke" and "heads" for every family.
+        seed: chooses needles, values and the order of the haystack's texts.
+        haystack: None or "stdlib" (the standard library's documentation), "noise", a folder or file of yours, or a
+            `Haystack`.
+        chat: use the tokenizer's chat template instead of plain completion. Induction probes have no chat form.
+        kind: what the needles of the grids are: "sentence", "number", "uuid" or "biography".
+        answer: for numbers and UUIDs in the grids: the "value" alone, or the needle "sentence".
+
+    Raises:
+        UnknownSet, LengthTooShort, DepthOutOfRange, HaystackTooShort, PoolTooSmall, JoinNotCanonical, NeedleLeak,
+        AlignmentFailed, NoChatTemplate: all of them ProbeError, with the remedy in the message.
+    """
+    if name not in SETS:
+        close = difflib.get_close_matches(str(name), SETS, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise UnknownSet(f"There is no probe set {name!r}; there are {', '.join(SETS)}.{hint}")
+    _check_choice("kind", kind, ("sentence", "number", "uuid", "biography"))
+    _check_choice("answer", answer, ("value", "sentence"))
+    recipe = SETS[name]
+    sizes = _lengths(recipe.lengths if lengths is None else lengths)
+    count = recipe.needles if needles is None else needles
+    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
+        raise ProbeError(f"needles is {needles!r}; give a whole number from 1 up.")
+    codec = Codec(tokenizer)
+    frame = chat_frame(codec) if chat else plain(codec)
+    stream = tokenise(codec, as_haystack(haystack), max(sizes), seed)
+    order = _Order(
+        codec,
+        Layout(codec, frame, stream, seed),
+        sizes,
+        _depths(recipe.depths if depths is None else depths),
+        int(count),
+        seed,
+        kind,
+        answer,
+    )
+    return ProbeSet(tuple(recipe.probes(order)), name)
+
+
+def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ProbeError(f"{argument} is {value!r}; use one of {', '.join(map(repr, choices))}.")
+
+
+def _lengths(lengths: Sequence[int] | int) -> tuple[int, ...]:
+    given = [lengths] if isinstance(lengths, int | np.integer) else list(lengths)
+    for length in given:
+        if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
+            raise LengthTooShort(f"lengths holds {length!r}; give whole numbers of tokens, for example [1024, 2048].")
+    if not given:
+        raise LengthTooShort("lengths is empty; give whole numbers of tokens, for example [1024, 2048].")
+    return tuple(sorted({int(length) for length in given}))
+
+
+def _depths(depths: int | Sequence[float]) -> tuple[float, ...]:
+    if isinstance(depths, int | np.integer) and not isinstance(depths, bool):
+        if depths < 1:
+            raise DepthOutOfRange(f"depths is {depths}; give how many from 1 up, or a list of numbers from 0 to 1.")
+        return tuple(np.linspace(0, 1, depths).round(6).tolist()) if depths > 1 else (0.5,)
+    try:
+        given = sorted({float(depth) for depth in depths})  # type: ignore[union-attr]
+    except (TypeError, ValueError) as error:
+        raise DepthOutOfRange(f"depths is {depths!r}; give how many, or a list of numbers from 0 to 1.") from error
+    if not given or not all(0.0 <= depth <= 1.0 for depth in given):
+        raise DepthOutOfRange(f"depths is {depths!r}; every depth must be from 0 (context start) to 1 (context end).")
+    return tuple(given)

@@ -1,0 +1,155 @@
+"""What probes need to know about a tokenizer, and the checks that keep its answers honest.
+
+Ids are built first and piece by piece; `Codec.is_canonical` then asks the tokenizer whether it would cut the joined
+text the same way. Special tokens never pass through text, except those that a chat template writes.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from hashlib import blake2b
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ProbeError
+
+Ids = Sequence[int] | NDArray[np.int32]
+
+# Text in front of a piece, so that it is encoded as a continuation (SentencePiece adds a space to a first word).
+ANCHOR = "a"
+WINDOW = 32  # tokens on either side of a join that are encoded again
+SLACK = 8  # tokens at a window's torn edges that may come out differently
+SAMPLE = "Questions: 1,234,567 naïve cafés?\n\tIt's 9:05 — 日本語, Ελλάδα, हिन्दी 🙂.  def f(x): return x**2\r\n\n"
+
+
+def fingerprint(tokenizer: Any) -> str:
+    """Vocabulary size and a hash of vocabulary and behaviour, for example "49152-8c2f06a1b3d4".
+
+    Tokenizers with the same fingerprint give the same ids; it does not depend on the library's version or on settings
+    such as padding.
+    """
+    vocabulary = tokenizer.get_vocab()
+    digest = blake2b(digest_size=6)
+    for token, id in sorted(vocabulary.items(), key=lambda entry: (entry[1], str(entry[0]))):
+        digest.update(f"{id}\t{token}\n".encode("utf-8", "surrogatepass"))
+    for special in (False, True):
+        digest.update(str(list(tokenizer.encode(SAMPLE, add_special_tokens=special))).encode())
+    return f"{len(vocabulary)}-{digest.hexdigest()}"
+
+
+def squash(text: str) -> str:
+    """Text without case, white space and compatibility forms: what survives every tokenizer's decoding."""
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+class Codec:
+    """One tokenizer, seen through what probes ask of it. Any Hugging Face tokenizer, fast or slow."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        needed = ("encode", "decode", "get_vocab", "all_special_ids")
+        missing = [name for name in needed if not hasattr(tokenizer, name)]
+        if missing:
+            raise ProbeError(
+                f"tokenizer is a {type(tokenizer).__name__} without {', '.join(missing)}; give a Hugging Face "
+                "tokenizer, for example transformers.AutoTokenizer.from_pretrained(...)."
+            )
+        self.tokenizer = tokenizer
+        self._surfaces: dict[int, str] = {}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(self.tokenizer)
+
+    @cached_property
+    def name(self) -> str:
+        return f"{type(self.tokenizer).__name__} {getattr(self.tokenizer, 'name_or_path', '')}".strip()
+
+    @cached_property
+    def size(self) -> int:
+        """One more than the highest id."""
+        return max(self.tokenizer.get_vocab().values()) + 1
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """BOS, EOS, padding, unknown, chat markup: ids that ordinary text must not hold."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    @cached_property
+    def special_texts(self) -> tuple[str, ...]:
+        return tuple(token for token in self.tokenizer.all_special_tokens if token)
+
+    @cached_property
+    def _barriers(self) -> frozenset[int]:
+        # Added tokens are split off before anything else, so no merge reaches across them.
+        return self.special_ids | frozenset(getattr(self.tokenizer, "added_tokens_decoder", ()))
+
+    @cached_property
+    def head(self) -> tuple[int, ...]:
+        """The special ids this tokenizer puts before a text: usually (BOS,) or ()."""
+        plain = self.encode(ANCHOR)
+        full = list(self.tokenizer.encode(ANCHOR, add_special_tokens=True))
+        for start in range(len(full) - len(plain) + 1):
+            if full[start : start + len(plain)] == plain:
+                return tuple(full[:start])
+        raise ProbeError(
+            f"{self.name}: encoding {ANCHOR!r} gives {plain} without and {full} with special tokens; these do not fit "
+            "together, so it is unclear how a sequence begins."
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text` as it stands; no special tokens are added (those written in the text are recognised)."""
+        # verbose=False: a whole haystack is longer than the model's context, and that is no mistake.
+        return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+    def decode(self, ids: Ids) -> str:
+        return str(
+            self.tokenizer.decode(
+                [int(id) for id in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+
+    def piece(self, text: str, after: str = ANCHOR) -> list[int]:
+        """Ids of `text` where it continues `after`."""
+        before, both = self.encode(after), self.encode(after + text)
+        return both[len(before) :] if both[: len(before)] == before else self.encode(text)
+
+    def text_after(self, before: Ids, ids: Ids) -> str:
+        """The text of `ids` where they follow `before`, with the leading space that decoding alone may swallow."""
+        left, both = self.decode(before), self.decode([*before, *ids])
+        return both[len(left) :] if both.startswith(left) else self.decode(ids)
+
+    def surfaces(self, ids: Iterable[int]) -> list[str]:
+        """Each token's own text, leading space included; "�" where a token is part of a character."""
+        anchor = self.encode(ANCHOR)
+        found = []
+        for id in ids:
+            if id not in self._surfaces:
+                self._surfaces[id] = self.text_after(anchor, [id])
+            found.append(self._surfaces[id])
+        return found
+
+    def is_canonical(self, ids: Ids, at: int) -> bool:
+        """Whether encoding the text around position `at` gives the same ids again."""
+        if not 0 < at < len(ids):
+            return True
+        start, stop = max(0, at - WINDOW), min(len(ids), at + WINDOW)
+        window = [int(id) for id in ids[start:stop]]
+        here = at - start
+        last = max((i for i in range(here) if window[i] in self._barriers), default=-1)
+        first = min((i for i in range(here, len(window)) if window[i] in self._barriers), default=len(window))
+        if last == here - 1 or first == here:
+            return True  # the join lies at a special token
+        run = window[last + 1 : first]
+        here -= last + 1
+        keep_from = min(SLACK, here - 1)
+        torn = first == len(window) and stop < len(ids)
+        keep_to = len(run) - min(SLACK, len(run) - here - 1) if torn else len(run)
+        return _holds(self.encode(self.decode(run)), run[keep_from:keep_to])
+
+
+def _holds(ids: list[int], part: list[int]) -> bool:
+    return any(ids[i : i + len(part)] == part for i in range(len(ids) - len(part) + 1))

@@ -1,0 +1,135 @@
+"""Checks a probe set again, from its ids, with the tokenizer at hand. Trusts nothing that `build` said."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import (
+    AlignmentFailed,
+    DoubleBOS,
+    JoinNotCanonical,
+    NeedleLeak,
+    ProbeError,
+    SpanNotFound,
+    TokenizerMismatch,
+)
+from .layout import MAX_SHIFT
+from .probe import Probe, ProbeSet
+from .tokens import Codec, squash
+
+
+def verify(probes: ProbeSet, tokenizer: Any) -> None:
+    """Raise the first thing that is wrong. A probe without texts (`from_ids`, induction) is checked by ids."""
+    codec = Codec(tokenizer)
+    for probe in probes:
+        _check_tokenizer(probe, codec)
+        _check_head(probe, codec)
+        _check_sources(probe)
+        if probe.needle_text:
+            _check_text(probe, codec)
+            _check_specials(probe, codec)
+            _check_joins(probe, codec)
+            _check_leak(probe, codec)
+        if probe.graft is not None:
+            _check_depth(probe)
+    _check_trunks(probes)
+
+
+def _check_tokenizer(probe: Probe, codec: Codec) -> None:
+    if probe.tokenizer_fp and probe.tokenizer_fp != codec.fingerprint:
+        raise TokenizerMismatch(
+            f"{probe.id} was built with tokenizer {probe.tokenizer_fp}, but the one given is {codec.fingerprint} "
+            f"({codec.name}); build the set with this tokenizer, or use the one it was built with."
+        )
+    if probe.input_ids.max() >= codec.size:
+        raise TokenizerMismatch(
+            f"{probe.id} holds token id {probe.input_ids.max()}, but {codec.name} has only {codec.size} tokens."
+        )
+
+
+def _check_head(probe: Probe, codec: Codec) -> None:
+    head, start = list(codec.head), probe.input_ids[: len(codec.head)].tolist()
+    if start != head:
+        raise DoubleBOS(f"{probe.id} begins with {start}, but {codec.name} opens every sequence with {head}, once.")
+    for id in head:
+        if (count := int((probe.input_ids == id).sum())) > head.count(id):
+            raise DoubleBOS(f"{probe.id} holds the opening token {id} of {codec.name} {count} times, not once.")
+
+
+def _check_sources(probe: Probe) -> None:
+    # That a source holds the same token is checked whenever a Probe is made.
+    held = np.zeros(probe.length, dtype=bool)
+    for span in probe.spans:
+        held[span.start : span.end] |= span.role in ("needle", "hop")
+    if not held[probe.sources[probe.sources >= 0]].all():
+        raise AlignmentFailed(f"{probe.id}: an answer token has its source outside the needle {probe.needle_spans}.")
+
+
+def _check_text(probe: Probe, codec: Codec) -> None:
+    needle = squash(probe.needle_text)
+    texts = [squash(codec.decode(probe.input_ids[start:end])) for start, end in probe.needle_spans]
+    if not any(needle in text and len(text) <= len(needle) + 2 for text in texts):
+        raise SpanNotFound(f"{probe.id}: the needle's tokens say {texts}, not {probe.needle_text!r}.")
+    answer = codec.decode(probe.answer_ids)
+    if squash(answer) != squash(probe.answer_text):
+        raise AlignmentFailed(f"{probe.id}: the answer's tokens say {answer!r}, not {probe.answer_text!r}.")
+    if probe.alignment != "none" and "novel" not in probe.token_class:
+        raise AlignmentFailed(f"{probe.id}: every answer token is also in the question; nothing needs the needle.")
+
+
+def _check_specials(probe: Probe, codec: Codec) -> None:
+    # A chat template's own special tokens lie before the context; where it begins is not written down.
+    chat = probe.variant.endswith("-chat")
+    start = min(span.start for span in probe.spans) if chat else len(codec.head)
+    found = codec.special_ids.intersection(probe.input_ids[start : probe.question_start].tolist())
+    if found:
+        raise ProbeError(f"{probe.id}: the context holds special or unknown tokens: {sorted(found)}.")
+
+
+def _check_joins(probe: Probe, codec: Codec) -> None:
+    edges = {probe.question_start, probe.prompt_len, *(probe.graft or ())}
+    edges.update(edge for span in probe.spans for edge in (span.start, span.end))
+    for edge in sorted(edges):
+        if not codec.is_canonical(probe.input_ids, edge):
+            around = codec.decode(probe.input_ids[max(0, edge - 8) : edge + 8])
+            raise JoinNotCanonical(f"{probe.id}: {codec.name} would cut {around!r} at token {edge} differently.")
+
+
+def _check_leak(probe: Probe, codec: Codec) -> None:
+    if probe.value:
+        count = squash(codec.decode(probe.input_ids[: probe.prompt_len])).count(squash(probe.value))
+        if count != 1:
+            raise NeedleLeak(f"{probe.id}: {probe.value!r} is in the prompt {count} times, not once (in the needle).")
+
+
+def _check_depth(probe: Probe) -> None:
+    shift = abs(probe.depth - probe.depth_nominal) * probe.question_start
+    if shift > max(MAX_SHIFT, probe.question_start / 10) + 1:
+        raise SpanNotFound(f"{probe.id}: the needle lies at depth {probe.depth:.3f}, not near {probe.depth_nominal}.")
+
+
+def _check_trunks(probes: ProbeSet) -> None:
+    """Without their grafts, the contexts over one haystack are prefixes of each other."""
+    groups: defaultdict[str, list[Probe]] = defaultdict(list)
+    for probe in probes:
+        if probe.haystack_id and probe.graft is not None:
+            groups[probe.haystack_id].append(probe)
+    for haystack_id, group in groups.items():
+        longest = _trunk(max(group, key=lambda probe: probe.question_start))
+        for probe in group:
+            own = _trunk(probe)
+            n = min(len(own), len(longest))
+            if not np.array_equal(own[:n], longest[:n]):
+                raise SpanNotFound(
+                    f"{probe.id}: without its graft {probe.graft} the context is no prefix of haystack "
+                    f"{haystack_id}; the range or the ids are wrong."
+                )
+
+
+def _trunk(probe: Probe) -> NDArray[np.int32]:
+    start, end = probe.graft or (0, 0)
+    return np.concatenate([probe.input_ids[:start], probe.input_ids[end : probe.question_start]])
