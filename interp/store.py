@@ -118,6 +118,11 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
         )
 
 
+def checkpoints(path: str | PathLike[str]) -> list[int]:
+    """The checkpoints a file holds, in order. Raises StoreError when it cannot be read."""
+    return list(read_steps(path))
+
+
 def read_steps(path: str | PathLike[str]) -> dict[int, float]:
     """The checkpoints of a file, in order, with the training tokens seen by each (NaN: not told).
 
