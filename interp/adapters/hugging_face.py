@@ -23,7 +23,6 @@ class HuggingFaceModel:
         model: the transformers model.
         name: class name and where it came from, for messages and provenance.
         n_layers, n_kv_heads: from the text config; head counts are read off the queries instead (tensor parallelism).
-        context: longest sequence that the model is made for, or None when its config does not say.
     """
 
     def __init__(self, model: Any):
@@ -31,9 +30,17 @@ class HuggingFaceModel:
         self.config = model.config.get_text_config(decoder=True)
         self.name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.n_layers = int(self.config.num_hidden_layers)
-        self.context: int | None = getattr(self.config, "max_position_embeddings", None)
         if model.get_output_embeddings() is None:
             raise CaptureError(f"{type(model).__name__} has no output embeddings; give the causal LM, not its base model")
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence that the model is made for, or None when its config does not say."""
+        positions = getattr(self.config, "max_position_embeddings", None)
+        if positions is not None and "dynamic" in self._rope_types():
+            # dynamic NTK grows from max_position_embeddings; other RoPE types already count their factor in it
+            positions *= max(float(rope.get("factor") or 1) for rope in self._ropes())
+        return None if positions is None else int(positions)
 
     @property
     def n_kv_heads(self) -> int:
@@ -64,9 +71,12 @@ class HuggingFaceModel:
         return None
 
     def _rope_types(self) -> set[str]:
+        return {str(rope.get("rope_type") or rope.get("type") or "default") for rope in self._ropes()}
+
+    def _ropes(self) -> list[dict[str, Any]]:
+        """RoPE parameters: of the model, or of every type of layer."""
         rope = getattr(self.config, "rope_parameters", None) or getattr(self.config, "rope_scaling", None) or {}
-        per_layer = [r for r in rope.values() if isinstance(r, dict)] or [rope]
-        return {str(r.get("rope_type") or r.get("type") or "default") for r in per_layer}
+        return [r for r in rope.values() if isinstance(r, dict)] or [rope]
 
     def routed(self, length: int) -> AbstractContextManager[None]:
         """Attention goes through headscope inside this block; see `capture.routed`."""
