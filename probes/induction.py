@@ -64,7 +64,7 @@ def probe(
     start, second = len(head) + cut, length - len(block)
     needle_id = f"induction-{short_hash(block.astype('<i4').tobytes())[:8]}"
     return Probe(
-        id=f"{needle_id}/{length}/{depth:.4g}",
+        id=f"{needle_id}/{length}/{depth:.4g}/s{seed}",
         family="induction",
         variant="random",
         seed=seed,

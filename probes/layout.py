@@ -162,7 +162,7 @@ class Layout:
                 f"in the question. The needle is {item.needle!r}."
             )
         return Probe(
-            id=f"{item.needle_id}/{length}/{depth_nominal:.4g}",
+            id=f"{item.needle_id}/{length}/{depth_nominal:.4g}/s{self.seed}",
             family=item.family,
             variant=item.variant + suffix + ("-chat" if self.frame.chat else ""),
             seed=self.seed,

@@ -11,6 +11,7 @@ each answer token can be copied - and refuses to exist when that does not fit to
 from __future__ import annotations
 
 import json
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -38,6 +39,8 @@ class Span:
     group: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "start", _whole(self.start, "Span start"))
+        object.__setattr__(self, "end", _whole(self.end, "Span end"))
         if self.role not in ROLES:
             raise ProbeError(f"Span role is {self.role!r}; use one of {', '.join(ROLES)}.")
         if not 0 <= self.start < self.end:
@@ -99,6 +102,13 @@ class Probe:
             raise ProbeError(f"Probe id is {self.id!r}; give a non-empty string.")
         object.__setattr__(self, "input_ids", _frozen_int32(self.input_ids, 1, f"{self.id}: input_ids"))
         object.__setattr__(self, "sources", _frozen_int32(self.sources, 2, f"{self.id}: sources"))
+        for name in ("prompt_len", "question_start", "seed"):
+            object.__setattr__(self, name, _whole(getattr(self, name), f"{self.id}: {name}"))
+        if self.graft is not None:
+            start, end = self.graft
+            object.__setattr__(self, "graft", (_whole(start, f"{self.id}: graft"), _whole(end, f"{self.id}: graft")))
+        object.__setattr__(self, "depth", float(self.depth))
+        object.__setattr__(self, "depth_nominal", float(self.depth_nominal))
         object.__setattr__(self, "spans", tuple(self.spans))
         object.__setattr__(self, "token_class", tuple(self.token_class))
         _check_layout(self)
@@ -196,10 +206,10 @@ class Probe:
             tokenizer_fp: `headscope.probes.fingerprint(tokenizer)`, so that `verify` can tell a wrong tokenizer.
         """
         ids = _frozen_int32(input_ids, 1, f"{id}: input_ids")
-        needle_spans = [Span(int(start), int(end), "needle") for start, end in needles]
+        needle_spans = [Span(start, end, "needle") for start, end in needles]
         if not needle_spans:
             raise ProbeError(f"{id}: needles is empty; give at least one (start, end) token range inside the prompt.")
-        _check_prompt_len(id, prompt_len, len(ids))
+        _check_prompt_len(id, _whole(prompt_len, f"{id}: prompt_len"), len(ids))
         for span in needle_spans:
             _check_in_prompt(id, span, prompt_len)
         branch = prompt_len - 1 if question_start is None else question_start
@@ -215,7 +225,7 @@ class Probe:
             input_ids=ids,
             prompt_len=prompt_len,
             question_start=branch,
-            spans=(*needle_spans, *(Span(int(start), int(end), "distractor") for start, end in distractors)),
+            spans=(*needle_spans, *(Span(start, end, "distractor") for start, end in distractors)),
             sources=sources,
             token_class=classify(answer, question=ids[branch:prompt_len], sources=sources),
             alignment=alignment,
@@ -404,6 +414,13 @@ def short_hash(*parts: bytes | str) -> str:
         data = part.encode() if isinstance(part, str) else part
         digest.update(len(data).to_bytes(8, "little") + data)
     return digest.hexdigest()
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise ProbeError(f"{name} is {value!r}; give a whole number.") from error
 
 
 def _frozen_int32(values: ArrayLike, ndim: int, name: str) -> NDArray[np.int32]:

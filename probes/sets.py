@@ -164,6 +164,9 @@ def build(
     count = recipe.needles if needles is None else needles
     if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
         raise ProbeError(f"needles is {needles!r}; give a whole number from 1 up.")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ProbeError(f"seed is {seed!r}; give a whole number.")
+    seed = int(seed)
     codec = Codec(tokenizer)
     frame = chat_frame(codec) if chat else plain(codec)
     stream = tokenise(codec, as_haystack(haystack), max(sizes), seed)

@@ -49,7 +49,7 @@ def tokenise(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> Stre
 def _encode(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> list[int]:
     source = haystack.documents(seed)
     lines: list[str] = []
-    n_chars, wanted = 0, 4 * n_tokens + 4000
+    n_chars, wanted = 0, 5 * n_tokens + 4000
     while True:
         exhausted = True
         for document in source:
