@@ -1,121 +1,303 @@
-"""Row evidence in plain PyTorch: the definition, and the path on CPU."""
+"""Row evidence in plain PyTorch: the definition of the kernels, and the path on CPU.
+
+One idea carries this file. Every rule about what a row may see (causal order, window, limits, starts) is a bound on the
+key's position, and positions increase along the keys; so **a row sees one interval of key indices**, [first, last), and
+nothing below needs to know which rule set it.
+
+Memory: rows and keys are walked in blocks of at most ``SCORES`` scores. Beside the result and a few integers per row,
+scratch is at most about 2 x SCORES numbers, however many keys, rows and heads there are (never less than one row of every
+head over one block of keys). Keys and values are read through views, a block at a time; the query heads that share a key
+head are folded into the rows, [B * Hkv, Hq / Hkv * R, D] @ [B * Hkv, D, N], so nothing is expanded to Hq.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .evidence import RowEvidence, best, exp_difference
 
-KEY_BLOCK = 512
-ROW_BLOCK = 128
+SCORES = 1 << 20  # scores per block: 4 MB of float32, about the second-level caches of two cores
+KEYS = 1024  # keys per block
+CHUNK = 64  # keys per step of the search for the highest score, and per gather for span mass
+SPAN_ROWS = 32  # at most so many rows share one gather of span keys
+SPAN_GAP = 64  # rows whose spans start at most this far apart may share one
+
+
+class Scoring(NamedTuple):
+    """How a raw q.k becomes a logit. Both steps increase with q.k, so the order of keys is read off the raw scores."""
+
+    scale: float
+    softcap: float | None
+
+    def logit(self, raw: Tensor) -> Tensor:
+        if self.softcap is None:
+            return raw * self.scale
+        return (raw * (self.scale / self.softcap)).tanh_().mul_(self.softcap)
+
+    def exp_(self, raw: Tensor, shift: Tensor, hidden: Tensor | None) -> Tensor:
+        """exp(logit(raw) - shift) in place, and 0 where hidden."""
+        if self.softcap is None:
+            weight = torch.add(-shift, raw, alpha=self.scale, out=raw).exp_()
+        else:
+            weight = raw.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap).sub_(shift).exp_()
+        return weight if hidden is None else weight.masked_fill_(hidden, 0)
+
+
+@torch.no_grad()
+def evidence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    *,
+    q_positions: Tensor,
+    spans: Tensor | None,
+    scale: float,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    key_limits: Tensor | None,
+    key_starts: Tensor | None,
+    k_positions: Tensor | None,
+    topk: int,
+    causal: bool,
+) -> tuple[Tensor | None, RowEvidence]:
+    """Evidence of every row and, with v, the attention output.
+
+    Arguments as described and checked in api.py, the integer ones as int64 with a batch axis of 1 or B. Scores are
+    accumulated in float32, in float64 for float64 inputs.
+    """
+    batch, heads, rows, _ = q.shape
+    n = k.shape[2]
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scoring = Scoring(scale, softcap)
+    count = 0 if spans is None else spans.shape[-2]
+    ev = RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, dtype=dtype, device=q.device)
+    out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
+    first, last = visible_keys(
+        q_positions, n, causal=causal, window=window, key_limits=key_limits, key_starts=key_starts, k_positions=k_positions
+    )
+    first, last = first.expand(batch, rows), last.expand(batch, rows)
+    # Rows with neighbouring intervals go into one block: it walks fewer keys and masks fewer of them.
+    order = (first + last).argsort(dim=-1, stable=True)
+    for some, at in _blocks(order, q, k):
+        where = (torch.arange(some.start, some.stop, device=q.device)[:, None], slice(None), at)
+        part, part_out = _walk(
+            q[where].to(dtype).transpose(1, 2),
+            k[some],
+            None if v is None else v[some],
+            first[some].gather(1, at),
+            last[some].gather(1, at),
+            scoring,
+            sinks,
+            topk,
+        )
+        for name in ("lse", "argmax_key", "max_logit", "topk_key", "topk_logit"):
+            if getattr(ev, name) is not None:
+                getattr(ev, name)[where] = getattr(part, name).transpose(1, 2)
+        if out is not None and part_out is not None:
+            out[where] = part_out.transpose(1, 2).to(out.dtype)
+    if spans is not None:
+        _add_span_mass(q, k, key_index(spans, n, k_positions), first, last, scoring, ev)
+        ev.span_mass.masked_fill_(ev.lse.isnan()[..., None], torch.nan)
+    if k_positions is not None and n:
+        for key in (ev.argmax_key, ev.topk_key):
+            if key is not None:
+                position = k_positions.expand(batch, n).gather(1, key.clamp_min(0).flatten(1)).view_as(key)
+                key.copy_(torch.where(key < 0, key, position))
+    return out, ev
 
 
 def visible_keys(
-    rows: Tensor, n: int, *, window: int | None, key_limits: Tensor | None, key_starts: Tensor | None,
-    k_positions: Tensor | None, causal: bool,
+    q_positions: Tensor,
+    n: int,
+    *,
+    causal: bool,
+    window: int | None,
+    key_limits: Tensor | None,
+    key_starts: Tensor | None,
+    k_positions: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """First and one-past-last key index each row sees, int64 [B or 1, R]: every rule is a bound, so what a row sees is one interval."""
-    low = torch.full_like(rows, torch.iinfo(torch.int64).min)
-    high = torch.full_like(rows, torch.iinfo(torch.int64).max)
+    """The interval of key indices each row sees: first, and one past the last; int64 [B or 1, R], equal when it sees none."""
+    low = torch.full_like(q_positions, torch.iinfo(torch.int64).min)
+    high = torch.full_like(q_positions, torch.iinfo(torch.int64).max)
     if causal:
-        high = torch.minimum(high, rows + 1)
+        high = torch.minimum(high, q_positions + 1)
     if key_limits is not None:
         high = torch.minimum(high, key_limits)
     if key_starts is not None:
         low = torch.maximum(low, key_starts)
     if window is not None:
-        low = torch.maximum(low, rows - window + 1)
-    first, last = to_index(low, n, k_positions), to_index(high, n, k_positions)
+        low = torch.maximum(low, q_positions - window + 1)
+    first, last = key_index(low, n, k_positions), key_index(high, n, k_positions)
     return first, torch.maximum(first, last)
 
 
-def to_index(positions: Tensor, n: int, k_positions: Tensor | None) -> Tensor:
-    """Index of the first key at or behind each position; [B or 1, ...] int64."""
+def key_index(positions: Tensor, n: int, k_positions: Tensor | None) -> Tensor:
+    """Index of the first key at or behind each position, n where there is none; int64 [B or 1, ...]."""
     if k_positions is None:
         return positions.clamp(0, n)
     batch = max(len(positions), len(k_positions))
-    flat = positions.expand(batch, *positions.shape[1:]).flatten(1).contiguous()
-    keys = k_positions.expand(batch, -1).contiguous()
-    return torch.searchsorted(keys, flat).view(batch, *positions.shape[1:])
+    wanted = positions.expand(batch, *positions.shape[1:])
+    found = torch.searchsorted(k_positions.expand(batch, n).contiguous(), wanted.flatten(1).contiguous())
+    return found.view(wanted.shape)
 
 
-@torch.no_grad()
-def evidence(
-    q: Tensor, k: Tensor, v: Tensor | None, *, q_positions: Tensor, spans: Tensor | None, scale: float, window: int | None,
-    softcap: float | None, sinks: Tensor | None, key_limits: Tensor | None, key_starts: Tensor | None,
-    k_positions: Tensor | None, topk: int, causal: bool,
-) -> tuple[Tensor | None, RowEvidence]:
-    """Evidence (and with v the attention output) of every row. Arguments as checked by api.py."""
-    batch, heads, rows, dim = q.shape
-    kv_heads, n = k.shape[1:3]
-    group = heads // kv_heads
-    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    first, last = visible_keys(
-        q_positions, n, window=window, key_limits=key_limits, key_starts=key_starts, k_positions=k_positions, causal=causal
+def _blocks(order: Tensor, q: Tensor, k: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Batch entries and the rows [b, r] of each to walk together, so that scores, queries and keys all fit SCORES numbers."""
+    batch, rows = order.shape
+    (_, heads, _, dim), (_, kv_heads, n, _) = q.shape, k.shape
+    keys = min(n, KEYS)
+    fit = max(1, SCORES // (heads * max(keys, dim)))
+    r = max(1, min(rows, fit))
+    b = max(1, min(fit // r, SCORES // max(1, kv_heads * keys * dim)))
+    for b0 in range(0, batch, b):
+        for r0 in range(0, rows, r):
+            yield slice(b0, min(b0 + b, batch)), order[b0 : b0 + b, r0 : r0 + r]
+
+
+def _walk(
+    q: Tensor, k: Tensor, v: Tensor | None, first: Tensor, last: Tensor, scoring: Scoring, sinks: Tensor | None, topk: int
+) -> tuple[RowEvidence, Tensor | None]:
+    """Online softmax and argmax of a block of rows q [b, Hq, r, D] over the keys they see, [first, last) of [b, r].
+
+    Keys in the returned evidence are indices, not yet positions, and it has no span mass.
+    """
+    b, heads, r, _ = q.shape
+    groups = b * k.shape[1]
+    folded = q.reshape(groups, -1, q.shape[-1])
+    top = q.new_full((b, heads, r), -torch.inf)  # highest raw score so far
+    top_at = torch.full_like(top, -1, dtype=torch.int64)
+    total = torch.zeros_like(top)  # sum of exp(logit - logit of top)
+    out = None if v is None else q.new_zeros(groups, folded.shape[1], v.shape[-1])
+    more, more_at = top[..., None].expand(-1, -1, -1, topk), top_at[..., None].expand(-1, -1, -1, topk)
+    begin, end = int(first.min()), int(last.max())
+    all_from, all_to = int(first.max()), int(last.min())  # every row sees the keys in between
+    scratch = q.new_empty(top.numel() * min(KEYS, max(0, end - begin)))
+    for k0 in range(begin, end, KEYS):
+        k1 = min(k0 + KEYS, end)
+        scores = scratch[: top.numel() * (k1 - k0)].view(b, heads, r, k1 - k0)
+        torch.bmm(folded, _block(k, k0, k1, q.dtype).mT, out=scores.view(groups, -1, k1 - k0))
+        hidden = None
+        if k0 < all_from or k1 > all_to:
+            key = torch.arange(k0, k1, device=q.device)
+            hidden = ((key < first[..., None]) | (key >= last[..., None]))[:, None]
+            scores.masked_fill_(hidden, -torch.inf)
+        high, high_at = _highest(scores)
+        top_at = torch.where(high > top, high_at + k0, top_at)  # strictly greater: the earlier key keeps a tie
+        before, top = top, torch.maximum(top, high)  # maximum() passes NaN on
+        if topk:
+            found, found_at = _several_highest(scores, topk)
+            found_at = torch.where(found == -torch.inf, -1, found_at + k0)
+            more, more_at = best(torch.cat((more, found), -1), torch.cat((more_at, found_at), -1), topk)
+        shift = _or_zero(scoring.logit(top), top)
+        faded = torch.exp(scoring.logit(before) - shift).masked_fill_(before == -torch.inf, 0)
+        weight = scoring.exp_(scores, shift[..., None], hidden)
+        total = total * faded + weight.sum(-1)
+        if out is not None and v is not None:
+            out.mul_(faded.view(groups, -1, 1)).baddbmm_(weight.view(groups, -1, k1 - k0), _block(v, k0, k1, q.dtype))
+
+    logit = scoring.logit(top).masked_fill_(top_at < 0, -torch.inf)
+    lse = total.log() + _or_zero(logit, top)
+    if sinks is not None:
+        lse = torch.logaddexp(lse, sinks.to(lse.dtype)[:, None].expand_as(lse))
+    broken = lse.isnan()
+    part = RowEvidence(
+        lse=lse,
+        argmax_key=top_at.masked_fill(broken, -1),
+        max_logit=logit.masked_fill(broken, torch.nan),
+        span_mass=lse.new_zeros(*lse.shape, 0),
+        topk_key=more_at.masked_fill(broken[..., None], -1),
+        topk_logit=scoring.logit(more).masked_fill_(more_at < 0, -torch.inf).masked_fill_(broken[..., None], torch.nan),
     )
-    count = spans.shape[-2] if spans is not None else 0
-    ev = RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, dtype=dtype, device=q.device)
-    out = q.new_zeros(batch, heads, rows, v.shape[-1]) if v is not None else None
+    if out is None:
+        return part, None
+    return part, out.view(b, heads, r, -1) * exp_difference(logit, lse)[..., None]
 
-    def logits(raw: Tensor) -> Tensor:
-        s = raw * scale
-        return s if softcap is None else softcap * torch.tanh(s / softcap)
 
-    for b in range(batch):
-        for r0 in range(0, rows, ROW_BLOCK):
-            block = slice(r0, min(r0 + ROW_BLOCK, rows))
-            lo = first[min(b, len(first) - 1), block][:, None]
-            hi = last[min(b, len(last) - 1), block][:, None]
-            q_block = q[b, :, block].to(dtype).unflatten(0, (kv_heads, group))
-            shape = q_block.shape[:3]
-            top_raw = torch.full((*shape, max(topk, 1)), -torch.inf, dtype=dtype, device=q.device)
-            top_key = torch.full((*shape, max(topk, 1)), -1, dtype=torch.int64, device=q.device)
-            lse = torch.full(shape, -torch.inf, dtype=dtype, device=q.device)
-            if sinks is not None:
-                lse = sinks.to(dtype).view(kv_heads, group, 1).expand(shape).clone()
-            acc = torch.zeros((*shape, v.shape[-1]), dtype=dtype, device=q.device) if v is not None else None
-            for k0 in range(int(lo.min()) // KEY_BLOCK * KEY_BLOCK, int(hi.max()), KEY_BLOCK):
-                cols = torch.arange(k0, min(k0 + KEY_BLOCK, n), device=q.device)
-                keys = slice(k0, k0 + len(cols))
-                raw = (q_block.flatten(1, 2) @ k[b, :, keys].to(dtype).mT).view(*shape, -1)
-                hidden = ~((cols >= lo) & (cols < hi))
-                raw.masked_fill_(hidden, -torch.inf)
-                at = raw.argsort(dim=-1, descending=True, stable=True)[..., : max(topk, 1)]
-                found = raw.gather(-1, at)
-                top_raw, top_key = best(
-                    torch.cat((top_raw, found), -1),
-                    torch.cat((top_key, torch.where(found == -torch.inf, -1, at + k0)), -1), max(topk, 1),
-                )
-                s = logits(raw).masked_fill_(hidden, -torch.inf)
-                new = torch.logaddexp(lse, s.logsumexp(-1))
-                if acc is not None and v is not None:
-                    p = exp_difference(s, new[..., None]).flatten(1, 2) @ v[b, :, keys].to(dtype)
-                    acc = acc * exp_difference(lse, new)[..., None] + p.view_as(acc)
-                lse = new
-            broken = lse.isnan()
-            top_key = top_key.masked_fill_(broken[..., None], -1)
-            top_logit = logits(top_raw).masked_fill_(top_key < 0, -torch.inf).masked_fill_(broken[..., None], torch.nan)
-            if k_positions is not None:
-                here = k_positions[min(b, len(k_positions) - 1)]
-                top_key = torch.where(top_key < 0, -1, here[top_key.clamp_min(0)]) if n else top_key
-            ev.lse[b, :, block] = lse.flatten(0, 1)
-            ev.argmax_key[b, :, block] = top_key[..., 0].flatten(0, 1)
-            ev.max_logit[b, :, block] = top_logit[..., 0].flatten(0, 1)
-            if ev.topk_key is not None and ev.topk_logit is not None:
-                ev.topk_key[b, :, block] = top_key.flatten(0, 1)
-                ev.topk_logit[b, :, block] = top_logit.flatten(0, 1)
-            if out is not None and acc is not None:
-                out[b, :, block] = acc.flatten(0, 1).to(q.dtype)
-            for i in range(count):
-                assert spans is not None
-                pair = spans[b, block, i] if spans.dim() == 4 else spans[b, None, i]
-                ends = to_index(pair[None], n, k_positions[min(b, len(k_positions) - 1)][None] if k_positions is not None else None)[0]
-                a, z = torch.maximum(ends[:, :1], lo), torch.minimum(ends[:, 1:], hi)
-                for k0 in range(int(a.min()), int(z.max()), KEY_BLOCK):
-                    cols = torch.arange(k0, min(k0 + KEY_BLOCK, int(z.max())), device=q.device)
-                    raw = (q_block.flatten(1, 2) @ k[b, :, k0 : k0 + len(cols)].to(dtype).mT).view(*shape, -1)
-                    p = exp_difference(logits(raw), lse[..., None]).masked_fill_(~((cols >= a) & (cols < z)), 0)
-                    ev.span_mass[b, :, block, i] += p.sum(-1).flatten(0, 1)
-                ev.span_mass[b, :, block, i] = ev.span_mass[b, :, block, i].masked_fill(broken.flatten(0, 1), torch.nan)
-    return out, ev
+def _block(x: Tensor, begin: int, end: int, dtype: torch.dtype) -> Tensor:
+    return x[:, :, begin:end].to(dtype).flatten(0, 1)
+
+
+def _or_zero(logit: Tensor, raw: Tensor) -> Tensor:
+    """The logit, 0 for a row that has seen no key yet: subtracting it must not make NaN of -inf."""
+    return logit.masked_fill(raw == -torch.inf, 0)
+
+
+def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Maximum of the last axis and its first index: by chunk, then inside the best chunk (half the time of max(dim) on CPU)."""
+    n = scores.shape[-1]
+    size = CHUNK if n % CHUNK == 0 else n
+    chunks = scores.view(-1, n // size, size)
+    high, chunk = chunks.amax(-1).max(-1)
+    chunk_row = chunk + torch.arange(len(chunks), device=scores.device) * (n // size)
+    inside = chunks.view(-1, size).index_select(0, chunk_row).max(-1).indices
+    return high.view(scores.shape[:-1]), (chunk * size + inside).view(scores.shape[:-1])
+
+
+def _several_highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The highest of the last axis and their indices, descending, ties in order. The scores are changed and put back."""
+    found = []
+    for _ in range(count):
+        high, at = _highest(scores)
+        found.append((high, at))
+        scores.scatter_(-1, at[..., None], -torch.inf)
+    for high, at in reversed(found):  # an exhausted row takes the same place again and again: its first value goes back last
+        scores.scatter_(-1, at[..., None], high[..., None])
+    return torch.stack([high for high, _ in found], -1), torch.stack([at for _, at in found], -1)
+
+
+def _add_span_mass(q: Tensor, k: Tensor, spans: Tensor, first: Tensor, last: Tensor, scoring: Scoring, ev: RowEvidence) -> None:
+    """Add the probability on each span to ev.span_mass; spans are key indices, the log-sum-exp in ev is final.
+
+    Only keys of spans are touched. Spans are short and may lie far apart from row to row, so their keys are gathered: all
+    (batch, row, span) are sorted by where the span starts, neighbours form a tile, and a tile gathers its keys once.
+    """
+    (batch, heads, rows, dim), (_, kv_heads, n, _) = q.shape, k.shape
+    spans = (spans if spans.dim() == 4 else spans[:, None]).expand(batch, rows, -1, 2)
+    start, stop = torch.maximum(spans[..., 0], first[..., None]), torch.minimum(spans[..., 1], last[..., None])
+    seen = start < stop
+    at, start, stop = seen.nonzero(), start[seen], stop[seen]
+    if not len(at):
+        return
+    line = at[:, 0] * (n + SPAN_GAP + 1) + start  # batch entries end to end, too far apart to share a tile
+    order = line.argsort()
+    at, start, stop = at[order], start[order], stop[order]
+    tiles = _tiles(line[order])
+    begin, end = start[tiles[:, 0]], stop[tiles].masked_fill_(tiles < 0, 0).amax(1)
+    by_length = (end - begin).argsort()
+    tiles, begin, end = tiles[by_length], begin[by_length], end[by_length]
+    width = tiles.shape[1]
+    kv_head = torch.arange(kv_heads, device=q.device)[:, None]
+    step = max(1, SCORES // max(heads * width * max(dim, CHUNK), kv_heads * CHUNK * dim))
+    for t in range(0, len(tiles), step):
+        tile, t_begin = tiles[t : t + step], begin[t : t + step, None]
+        real = tile >= 0
+        b, r = at[tile, 0], at[tile, 1]
+        lse = ev.lse[b, :, r].transpose(1, 2)[..., None]
+        shift = _or_zero(lse, lse)
+        folded = q[b, :, r].to(lse.dtype).transpose(1, 2).reshape(len(tile), kv_heads, -1, dim)
+        longest = int((end[t : t + step, None] - t_begin).max())
+        for offset in range(0, longest, CHUNK):
+            key = t_begin + torch.arange(offset, min(offset + CHUNK, longest), device=q.device)
+            keys = k[b[:, :1, None], kv_head, key.clamp_max(n - 1)[:, None]].to(lse.dtype)
+            scores = (folded @ keys.mT).view(len(tile), heads, width, -1)
+            hidden = (key[:, None] < start[tile][..., None]) | (key[:, None] >= stop[tile][..., None])
+            mass = scoring.exp_(scores, shift, hidden[:, None]).sum(-1).transpose(1, 2)
+            batch_at, row_at, span_at = at[tile[real]].unbind(1)
+            ev.span_mass[batch_at, :, row_at, span_at] += mass[real]
+
+
+def _tiles(line: Tensor) -> Tensor:
+    """Neighbours among sorted places, as indices [T, P] padded with -1 behind; a jump of more than SPAN_GAP starts a new tile."""
+    index = torch.arange(len(line), device=line.device)
+    jump = line.diff(prepend=line[:1] - SPAN_GAP - 1) > SPAN_GAP
+    since_jump = index - torch.where(jump, index, 0).cummax(0).values
+    size = min(SPAN_ROWS, -(-len(line) // int(jump.sum())))
+    begin = (since_jump % size == 0).nonzero()
+    end = torch.cat((begin[1:], begin.new_tensor([[len(line)]])))
+    slot = begin + torch.arange(size, device=line.device)
+    return torch.where(slot < end, slot, -1)
