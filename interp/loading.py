@@ -169,16 +169,19 @@ def _download(hub_id: str, revision: str | None, patterns: list[str], argument: 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
+    # Files in subfolders are other formats of the same weights (original/, onnx/).
+    fetch = functools.partial(
+        snapshot_download, hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
+    )
     wanted = f"{argument}: {hub_id!r}" + (f" at revision {revision!r}" if revision else "")
     try:
-        # Files in subfolders are other formats of the same weights (original/, onnx/).
-        folder = Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]))
+        folder = Path(fetch())
     except GatedRepoError as error:
         raise ModelError(f"{wanted} is gated; accept its licence on huggingface.co, then `hf auth login`") from error
     except RevisionNotFoundError as error:
@@ -187,14 +190,16 @@ def _download(hub_id: str, revision: str | None, patterns: list[str], argument: 
         raise ModelError(
             f"{wanted} is neither a folder here nor on the hub; check the spelling, or `hf auth login` if it is private"
         ) from error
-    except LocalEntryNotFoundError as error:
-        raise ModelError(
-            f"{wanted} is neither a folder here nor in the download cache, and the hub cannot be reached;"
-            " connect (and unset HF_HUB_OFFLINE), or give a local folder or .gguf file"
-        ) from error
-    except (HfHubHTTPError, OSError) as error:
-        reason = _first_line(error)
-        raise ModelError(f"{wanted} could not be downloaded ({reason}); try again, or give a local folder") from error
+    except Exception as error:  # no network has many names, and some versions then forget to look into the cache
+        try:
+            folder = Path(fetch(local_files_only=True))
+        except Exception:
+            offline = isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled))
+            reason = "" if offline else f" ({_first_line(error)})"
+            raise ModelError(
+                f"{wanted} is neither a folder here nor in the download cache, and the hub cannot be reached{reason};"
+                " connect (and unset HF_HUB_OFFLINE), or give a local folder or .gguf file"
+            ) from error
     return folder, folder.name
 
 
