@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from headscope.interp.loading import ModelError, load_model
+from headscope.interp.loading import ModelError, load_model, load_tokenizer
 from tiny_models import VOCAB, build
 
 
@@ -157,6 +157,12 @@ def test_tokenizer_from_elsewhere(saved: Path, copy: Path, tmp_path: Path):
     assert load_model(copy, tokenizer=given).tokenizer is given
     assert load_model(build("llama"), tokenizer=saved).tokenizer("w5")["input_ids"] == [5]
     refused("tokenizer: no file or folder", copy, tokenizer=tmp_path / "nowhere" / "at-all")
+
+
+def test_a_tokenizer_alone(saved: Path, tmp_path: Path):
+    assert load_tokenizer(saved)("w5")["input_ids"] == [5]
+    with pytest.raises(ModelError, match="has no tokenizer"):
+        load_tokenizer(tmp_path)
 
 
 def test_damaged_tokenizer(copy: Path):
