@@ -100,9 +100,9 @@ class TailPass:
         positions, row_limits = np.zeros((n, width), np.int64), np.zeros((n, width), np.int64)
         for b, tail in enumerate(tails):
             m = len(tail.ids)
-            ids[b, :m], positions[b, :m], row_limits[b, :m] = tail.ids, tail.positions, tail.limits
-            # Padding repeats the last token behind the tail; it sees the trunk's first key so that its row is not empty.
-            ids[b, m:], positions[b, m:] = tail.ids[-1], tail.positions[-1] + 1 + np.arange(width - m)
+            ids[b, :m], positions[b, :m], row_limits[b, :m] = tail.ids, tail.rotary, tail.limits
+            # padding lies behind the tail, where no real row sees it
+            positions[b, m:] = tail.rotary[-1] + 1 + np.arange(width - m)
         self.ids, self.positions = torch.from_numpy(ids).to(device), torch.from_numpy(positions).to(device)
         self.row_limits = torch.from_numpy(row_limits.reshape(-1)).to(device)
         answers = [b * width + len(t.ids) - t.n_answer + np.arange(t.n_answer) for b, t in enumerate(tails)]
@@ -138,6 +138,9 @@ class TailPass:
         self.trunk_spans = torch.from_numpy(trunk[:, used])[None].to(device)
         self.trunk_kinds = self.kinds.repeat(2)[torch.from_numpy(used).to(device)]
         repeat = [t.n_answer for t in self.tails]
+        # own keys: the needle's rows run at their own positions, the question's are `shift` behind theirs
+        self.needle_end = torch.from_numpy(np.repeat([t.graft_start + t.graft_len for t in self.tails], repeat)).to(device)
+        self.shift = torch.from_numpy(np.repeat([t.positions[-1] - t.rotary[-1] for t in self.tails], repeat)).to(device)
         self.graft_start = torch.from_numpy(np.repeat([t.graft_start for t in self.tails], repeat)).to(device)
         self.graft_len = torch.from_numpy(np.repeat([t.graft_len for t in self.tails], repeat)).to(device)
 
@@ -157,9 +160,10 @@ class TailPass:
         # [1, Hq, B * m, D]: every row of every tail against the one trunk
         rows = q.transpose(0, 1).reshape(1, heads, n * width, dim)
         out, lse = _flat(own_out), _flat(own.lse)
+        key = _flat(own.argmax_key)[:, :, answers]
         found = RowEvidence(
             lse=lse[:, :, answers],
-            argmax_key=_flat(own.argmax_key)[:, :, answers],
+            argmax_key=torch.where(key < self.needle_end.to(q.device), key, key + self.shift.to(q.device)),
             max_logit=_flat(own.max_logit)[:, :, answers],
             span_mass=_flat(own.span_mass)[:, :, answers],
         )

@@ -32,6 +32,8 @@ class Tail:
         probe: index of the probe in the set.
         ids: int32 [m], tokens of the tail, without the last answer token, which predicts nothing.
         positions: int32 [m], position of every row in the probe's own sequence, strictly increasing.
+        rotary: int32 [m], position at which the model runs the row, strictly increasing. A needle has its own position;
+            a grafted question follows the haystack as the haystack was prefilled, not as it would be behind the needle.
         limits: int32 [m], how many trunk keys each row may see.
         graft_start, graft_len: where the needle was inserted; trunk key j is position j of the probe before graft_start
             and j + graft_len from there on. graft_len 0: nothing was cut out.
@@ -41,6 +43,7 @@ class Tail:
     probe: int
     ids: np.ndarray
     positions: np.ndarray
+    rotary: np.ndarray
     limits: np.ndarray
     graft_start: int
     graft_len: int
@@ -111,7 +114,8 @@ def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
 def _cut_exact(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
     start = min(probe.question_start, probe.prompt_len - 1)
     positions = np.arange(start, probe.length - 1, dtype=np.int32)
-    tail = Tail(index, probe.input_ids[start:-1], positions, np.full_like(positions, start), start, 0, probe.n_answer)
+    limits = np.full_like(positions, start)
+    tail = Tail(index, probe.input_ids[start:-1], positions, positions, limits, start, 0, probe.n_answer)
     return probe.input_ids[:start], tail
 
 
@@ -124,7 +128,10 @@ def _cut_grafted(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
     context = np.concatenate([ids[:start], ids[end:question]])
     limits = np.concatenate([np.full_like(needle, start), np.full_like(branch, len(context))])
     positions = np.concatenate([needle, branch])
-    return context, Tail(index, ids[positions], positions, limits, start, end - start, probe.n_answer)
+    # Measured: a question at the haystack's end is closer to separate forwards than one shifted by the needle's length.
+    # Only a needle that reaches beyond the end pushes it back; with the needle right before it, nothing is approximated.
+    rotary = np.concatenate([needle, branch - question + max(len(context), end)])
+    return context, Tail(index, ids[positions], positions, rotary, limits, start, end - start, probe.n_answer)
 
 
 def _trunks(cuts: list[tuple[np.ndarray, Tail]]) -> list[Trunk]:
