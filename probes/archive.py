@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,7 +19,10 @@ from .probe import Probe, ProbeSet, Span
 FORMAT = "headscope probe set"
 VERSION = 1
 # What numpy, zipfile, zlib and json raise on a file that is truncated, pickled, or something else altogether.
-UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, OSError, EOFError, zlib.error, zipfile.BadZipFile)
+UNREADABLE = (
+    *(KeyError, TypeError, ValueError, AttributeError, RuntimeError, OSError, EOFError),
+    *(struct.error, zlib.error, zipfile.BadZipFile),
+)
 
 
 def save(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
@@ -52,7 +56,7 @@ def load(path: str | os.PathLike[str]) -> ProbeSet:
     manifest, ids, sources = _read(Path(path))
     try:
         probes = ProbeSet(tuple(_cut(manifest["probes"], ids, sources)), manifest["name"])
-    except (KeyError, TypeError, ProbeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ProbeFileError(f"{path} does not hold a valid probe set: {error}") from error
     if probes.hash != manifest["hash"]:
         raise HashMismatch(

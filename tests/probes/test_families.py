@@ -1,0 +1,120 @@
+"""What the families make, before any tokenizer sees it."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from headscope.probes import biography, induction, keyvalue, needle
+from headscope.probes.errors import LengthTooShort, PoolTooSmall
+from headscope.probes.item import Item
+from headscope.probes.tokens import Codec, squash
+
+
+def all_items() -> list[Item]:
+    return [
+        *needle.items(len(needle.SENTENCES), 0),
+        *keyvalue.items(20, 0, "number"),
+        *keyvalue.items(20, 0, "number", "sentence"),
+        *keyvalue.items(20, 0, "uuid"),
+        *biography.items(30, 0),
+        *biography.items(12, 0, distractors=3),
+    ]
+
+
+@pytest.mark.parametrize("item", all_items(), ids=lambda item: f"{item.variant} {item.key}")
+def test_only_the_needle_gives_the_value_away(item: Item) -> None:
+    value = squash(item.value)
+    assert squash(item.needle).count(value) == 1
+    assert value in squash(item.answer)
+    assert value not in squash(f"{item.question} {item.answer_prefix}")
+    assert all(value not in squash(sentence) for sentence in item.before + item.after)
+    assert item.needle.endswith(".")
+    assert item.question.endswith("?")
+    assert item.answer.startswith(" ")
+    assert not item.answer_prefix.endswith(" ")
+    assert item.answer.strip() in item.needle
+
+
+def test_there_are_many_sentences_and_no_value_is_shared() -> None:
+    assert len(needle.SENTENCES) >= 24
+    sentences = needle.items(len(needle.SENTENCES), 0)
+    everything = [f"{item.needle} {item.question}" for item in sentences]
+    for item in sentences:
+        assert sum(item.value in text for text in everything) == 1, item.key
+    assert len({item.needle_id for item in sentences}) == len(sentences)
+
+
+@pytest.mark.parametrize("family", [needle, keyvalue, biography])
+def test_the_same_seed_gives_the_same_first_items(family: Any) -> None:
+    assert family.items(12, 7)[:5] == family.items(5, 7)
+    assert family.items(5, 7) != family.items(5, 8)
+
+
+def test_answer_modes_share_needles_and_clusters() -> None:
+    for short, long in zip(keyvalue.items(5, 0), keyvalue.items(5, 0, "number", "sentence"), strict=True):
+        assert (short.needle, short.needle_id) == (long.needle, long.needle_id)
+        assert short.answer == f" {short.value}"
+        assert long.answer == f" {long.needle}"
+
+
+def test_values_look_as_promised() -> None:
+    numbers, uuids = keyvalue.items(500, 0, "number"), keyvalue.items(500, 0, "uuid")
+    assert all(re.fullmatch(r"[1-9]\d{6}", item.value) for item in numbers)
+    assert all(re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", item.value) for item in uuids)
+    for items in (numbers, uuids):
+        assert len({item.value for item in items}) == len({item.key for item in items}) == 500
+
+
+def test_a_biography_can_stand_among_others() -> None:
+    (item,) = biography.items(1, 0, distractors=4)
+    assert len(item.rivals) == 4
+    assert len(item.before) + len(item.after) + 1 == 5 * len(biography.ATTRIBUTES)
+    assert all(rival in item.before + item.after for rival in item.rivals)
+    asked = [item.key.split()[0] for item in biography.items(12, 0)]
+    assert asked == list(biography.ATTRIBUTES) * 2
+
+
+def test_pools_end_somewhere() -> None:
+    with pytest.raises(PoolTooSmall, match="there are 30"):
+        needle.items(31, 0)
+    with pytest.raises(PoolTooSmall, match="different keys"):
+        keyvalue.items(10**6, 0)
+    with pytest.raises(PoolTooSmall, match="names"):
+        biography.items(10**6, 0)
+
+
+def test_induction_repeats_a_block_that_is_nowhere_else(tokenizer: Any) -> None:
+    codec = Codec(tokenizer)
+    made = induction.build(codec, n=3, lengths=[80, 200], depths=[0.0, 0.5, 1.0], seed=0, period=12)
+    assert [len(row) for row in made] == [6, 6, 6]
+    for row in made:
+        for probe, (length, depth) in zip(row, [(n, d) for n in (80, 200) for d in (0.0, 0.5, 1.0)], strict=True):
+            ids = probe.input_ids.tolist()
+            ((start, end),) = probe.needle_spans
+            block = ids[start:end]
+            assert (probe.length, end - start, probe.n_answer) == (length, 12, 11)
+            assert ids[probe.question_start :] == block
+            assert ids[: len(codec.head)] == list(codec.head)
+            assert len(set(block)) == 12
+            assert all(ids.count(token) == 2 for token in block)
+            assert probe.sources[:, 0].tolist() == list(range(start + 1, end))
+            assert probe.depth == pytest.approx(depth, abs=0.01)
+            assert probe.graft == (start, end)
+
+
+def test_induction_uses_plain_words_only(llama3_like: Any) -> None:
+    codec = Codec(llama3_like)
+    ids = induction.safe_ids(codec, 0, 200)
+    assert len(set(ids.tolist())) == 200
+    assert all(re.fullmatch(r" [A-Za-z]{3,}", surface) for surface in codec.surfaces(ids.tolist()))
+
+
+def test_induction_refuses_what_does_not_fit(llama3_like: Any) -> None:
+    codec = Codec(llama3_like)
+    with pytest.raises(LengthTooShort, match="at least 50"):
+        induction.build(codec, n=1, lengths=[40], depths=[0.5], seed=0)
+    with pytest.raises(PoolTooSmall, match="Ask for fewer needles"):
+        induction.build(codec, n=1000, lengths=[100], depths=[0.5], seed=0)
