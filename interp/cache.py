@@ -12,8 +12,8 @@ class TrunkCache(Cache):
     """A transformers cache that prefills one sequence in place, and leaves the rows of tails beside it.
 
     `DynamicCache` concatenates at every chunk (twice the memory, quadratic traffic); here layer l's buffer is
-    [1, Hkv, capacity, D] and a chunk is written where it belongs. With `frozen`, new keys are handed back untouched: the
-    attention of a tail reads the trunk from here and its own keys from its arguments.
+    [1, Hkv, capacity, D] and a chunk is written where it belongs. With `frozen`, new keys are handed back untouched:
+    the attention of a tail reads the trunk from here and its own keys from its arguments.
 
     Args:
         capacity: how many positions the buffers hold.
@@ -27,7 +27,9 @@ class TrunkCache(Cache):
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
         if self.frozen:
             return key_states, value_states
         if layer_idx not in self.keys:

@@ -29,7 +29,7 @@ class CaptureError(ValueError):
 
 @dataclass(frozen=True)
 class Visibility:
-    """How far back a row at position t can see: everything, the last `window` keys, or its own chunk of `chunk` keys."""
+    """How far back a row at position t sees: everything, the last `window` keys, or its own chunk of `chunk` keys."""
 
     window: int | None = None
     chunk: int | None = None
@@ -112,8 +112,8 @@ def classify(mask_function: Callable[..., Any], length: int, device: torch.devic
     if all(f == r // chunk * chunk for r, f in zip(rows, first, strict=True)):
         return Visibility(chunk=chunk)
     raise CaptureError(
-        f"the model's attention mask follows no rule that headscope knows: rows {rows} of {length} start at keys {first}; "
-        "known are full, sliding-window and chunked causal attention"
+        f"the model's attention mask follows no rule that headscope knows: rows {rows} of {length} start at keys "
+        f"{first}; known are full, sliding-window and chunked causal attention"
     )
 
 
@@ -122,7 +122,11 @@ _length: ContextVar[int] = ContextVar("headscope_length")
 
 
 def _mask(
-    *args: Any, mask_function: Callable[..., Any], attention_mask: Tensor | None = None, device: Any = "cpu", **kwargs: Any
+    *args: Any,
+    mask_function: Callable[..., Any],
+    attention_mask: Tensor | None = None,
+    device: Any = "cpu",
+    **kwargs: Any,
 ) -> Visibility:
     if attention_mask is not None and not bool(attention_mask.all()):
         raise CaptureError("a padding mask was passed while headscope scores this model; headscope runs unpadded rows")
@@ -146,11 +150,13 @@ def _attention(
         raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
-            raise CaptureError(f"{type(module).__name__} passes {name!r} to its attention, which headscope cannot reproduce")
+            raise CaptureError(
+                f"{type(module).__name__} passes {name!r} to its attention, which headscope cannot reproduce"
+            )
     if not isinstance(attention_mask, Visibility):
         raise CaptureError(
-            f"{type(module).__name__} builds its own attention mask ({type(attention_mask).__name__}) instead of asking "
-            "transformers' mask interface; headscope cannot know which keys its rows see"
+            f"{type(module).__name__} builds its own attention mask ({type(attention_mask).__name__}) instead of "
+            "asking transformers' mask interface; headscope cannot know which keys its rows see"
         )
     how = Scoring(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap, s_aux)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
@@ -216,4 +222,6 @@ def _switch(model: Any) -> None:
     model.set_attn_implementation(NAME)
     text = model.config.get_text_config(decoder=True)
     if text._attn_implementation != NAME:
-        raise CaptureError(f"{name} did not accept another attention implementation (still {text._attn_implementation!r})")
+        raise CaptureError(
+            f"{name} did not accept another attention implementation (still {text._attn_implementation!r})"
+        )

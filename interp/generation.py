@@ -36,7 +36,9 @@ def generated_counts(engine: Engine, tokenizer: Any) -> np.ndarray:
         float32 [n_probes, n_layers, n_heads]; NaN for probes whose answer fails the gate.
     """
     planned = plan(engine.probes, "exact")
-    cache = TrunkCache(planned.capacity + max(len(t.ids) for trunk in planned.trunks for t in trunk.tails) + MAX_NEW_TOKENS)
+    cache = TrunkCache(
+        planned.capacity + max(len(t.ids) for trunk in planned.trunks for t in trunk.tails) + MAX_NEW_TOKENS
+    )
     stops = _stop_tokens(engine.model.model, tokenizer)
     counts: dict[int, np.ndarray] = {}
     for trunk in planned.trunks:

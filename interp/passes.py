@@ -72,7 +72,12 @@ class WholePass:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
         rows = self.rows.to(q.device)
         found = row_evidence(
-            q[:, :, rows], k, q_positions=rows, spans=self.spans.to(q.device), sinks=how.sinks, **limits(rows, sees, how)
+            q[:, :, rows],
+            k,
+            q_positions=rows,
+            spans=self.spans.to(q.device),
+            sinks=how.sinks,
+            **limits(rows, sees, how),
         )
         visible = np.array([needle_visible(self.probe, sees)])
         self.evidence[layer] = _summary(found, self.kinds, visible)
@@ -139,8 +144,12 @@ class TailPass:
         self.trunk_kinds = self.kinds.repeat(2)[torch.from_numpy(used).to(device)]
         repeat = [t.n_answer for t in self.tails]
         # own keys: the needle's rows run at their own positions, the question's are `shift` behind theirs
-        self.needle_end = torch.from_numpy(np.repeat([t.graft_start + t.graft_len for t in self.tails], repeat)).to(device)
-        self.shift = torch.from_numpy(np.repeat([t.positions[-1] - t.rotary[-1] for t in self.tails], repeat)).to(device)
+        self.needle_end = torch.from_numpy(np.repeat([t.graft_start + t.graft_len for t in self.tails], repeat)).to(
+            device
+        )
+        self.shift = torch.from_numpy(np.repeat([t.positions[-1] - t.rotary[-1] for t in self.tails], repeat)).to(
+            device
+        )
         self.graft_start = torch.from_numpy(np.repeat([t.graft_start for t in self.tails], repeat)).to(device)
         self.graft_len = torch.from_numpy(np.repeat([t.graft_len for t in self.tails], repeat)).to(device)
 
@@ -206,7 +215,9 @@ class TailPass:
             )
             return out, found.lse
         out = rows.new_zeros(*rows.shape[:3], values.shape[-1])
-        lse = torch.full(rows.shape[:3], -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device)
+        lse = torch.full(
+            rows.shape[:3], -torch.inf, dtype=torch.promote_types(rows.dtype, torch.float32), device=rows.device
+        )
         for limit, index in self.groups:
             index = index.to(rows.device)
             out[:, :, index], lse[:, :, index] = attend(
@@ -251,4 +262,3 @@ def _in_trunk(spans: np.ndarray, tail: Tail) -> np.ndarray:
 
 def _summary(found: RowEvidence, kinds: Tensor, visible: np.ndarray) -> LayerEvidence:
     return LayerEvidence(found.argmax_key[0], found.p_max[0], _by_kind(found.span_mass, kinds)[0], visible)
-

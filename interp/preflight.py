@@ -47,8 +47,8 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
             raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
         if _difference(ours, own) > tolerance:
             raise CaptureError(
-                f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own attention "
-                f"({model.attention()}); its attention does something that headscope does not reproduce"
+                f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own "
+                f"attention ({model.attention()}); its attention does something that headscope does not reproduce"
             )
         if reason := model.alone_because():
             return reason

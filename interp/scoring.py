@@ -10,15 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from ..probes import Probe, ProbeSet
+from ..probes import Probe, ProbeSet, fingerprint
+from ..probes.errors import TokenizerMismatch
 from .adapters import HuggingFaceModel, adapt
 from .engine import CHUNK, Engine, Progress
 from .environment import describe
 from .estimators import ESTIMATORS
 from .evidence import ProbeEvidence
+from .loading import LoadedModel, load_model
 from .nll import nll_classes
 from .preflight import preflight
-from .results import HeadScores
+from .results import PROBE_COLUMNS, HeadScores
 from .sharing import compare_sharing
 from .tree import plan
 
@@ -39,12 +41,13 @@ def score_heads(
     """Score every attention head of a model on a set of probes, teacher-forced, without building an attention map.
 
     Args:
-        model: a transformers causal LM, a TransformerLens `TransformerBridge`, or a path or hub id (see `load_model`).
+        model: a transformers causal LM, a TransformerLens `TransformerBridge`, what `load_model` returned, or a path or
+            hub id to load so.
         probes: the probes (`headscope.probes.build`, `ProbeSet`).
         sharing: how probes share prefills. "exact": only what is provably equal. "grafted": one prefill of the haystack
             for all needles, depths and lengths, an approximation. "auto": grafted where many probes share a haystack.
             A model that cannot share (length-dependent RoPE, recurrent layers) runs every probe alone.
-        check_sharing: run this many of the probes exactly as well and report the difference in provenance["check_sharing"].
+        check_sharing: run this many of the probes exactly as well; the difference is in provenance["check_sharing"].
         generate: also let the model answer greedily and give Wu et al.'s gated count as "wu_count_generated"
             (NaN for answers that fail the gate). Needs a tokenizer.
         tokenizer: checked against the probes' tokenizer when given.
@@ -61,17 +64,21 @@ def score_heads(
         ValueError: a probe is longer than the model's context, its tokens are not in the vocabulary, or the model
             computes NaN.
     """
-    loaded = _load(model) if isinstance(model, (str, PathLike)) else None
-    if loaded is not None:
+    loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
+    if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
+    else:
+        loaded = None
     if generate and tokenizer is None:
         raise ValueError("generate=True needs tokenizer=..., to find line ends and to compare words with the needle's")
     if not isinstance(probes, ProbeSet):
-        raise TypeError(f"probes must be a headscope.probes.ProbeSet, got {type(probes).__name__}; wrap a list: ProbeSet([...])")
+        raise TypeError(
+            f"probes must be a ProbeSet, got {type(probes).__name__}; wrap a list of probes: ProbeSet([...])"
+        )
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 token, got {chunk}")
     if tokenizer is not None:
-        probes.check_tokenizer(tokenizer)
+        _check_tokenizer(probes, tokenizer)
     adapted = adapt(model)
     _check_fit(adapted, probes)
 
@@ -110,7 +117,7 @@ def score_heads(
             "dtype": str(adapted.dtype).removeprefix("torch."),
             "attn_implementation": attention,
             "revision": loaded.revision if loaded else None,
-            "weights_sha256": loaded.weights_sha256 if loaded else None,
+            "weights_sha256": loaded.fingerprint if loaded else None,
         },
         **{name: np.array([n[name] for n in nll], np.float32) for name in nll[0]},  # type: ignore[arg-type]
     )
@@ -124,15 +131,17 @@ def score_evidence(probes: Sequence[Probe], evidence: dict[int, ProbeEvidence]) 
     }
 
 
-def _load(model: str | PathLike[str]) -> Any:
-    from .loading import load_model
-
-    return load_model(model)
+def _check_tokenizer(probes: ProbeSet, tokenizer: Any) -> None:
+    given = fingerprint(tokenizer)
+    for probe in probes:
+        if probe.tokenizer_fp not in ("", given):
+            raise TokenizerMismatch(
+                f"probe {probe.id!r} was built with tokenizer {probe.tokenizer_fp} and the model's is {given}; "
+                "build the probes with this model's tokenizer"
+            )
 
 
 def _check_fit(model: HuggingFaceModel, probes: ProbeSet) -> None:
-    if not len(probes):
-        raise ValueError("the probe set is empty; there is nothing to score")
     longest = max(probes, key=lambda probe: probe.length)
     if model.context is not None and longest.length > model.context:
         raise ValueError(
@@ -143,12 +152,11 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet) -> None:
     largest = max(int(probe.input_ids.max()) for probe in probes)
     if largest >= vocabulary:
         raise ValueError(
-            f"the probes hold token id {largest} and {model.name} has a vocabulary of {vocabulary}: they were built with "
-            "another tokenizer; build them with this model's"
+            f"the probes hold token id {largest} and {model.name} has a vocabulary of {vocabulary}: they were built "
+            "with another tokenizer; build them with this model's"
         )
 
 
 def _columns(probes: ProbeSet, grafted: np.ndarray) -> dict[str, np.ndarray]:
-    names = ("id", "family", "variant", "needle_id", "seed", "length", "depth", "depth_nominal", "distance", "interference")
-    columns = {name: np.array([getattr(probe, name) for probe in probes]) for name in (*names, "n_answer")}
+    columns = {name: np.array([getattr(probe, name) for probe in probes]) for name in PROBE_COLUMNS}
     return {**columns, "grafted": grafted.astype(np.int64)}

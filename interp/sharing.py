@@ -46,7 +46,10 @@ def compare_sharing(engine: Engine, used: Plan, evidence: dict[int, ProbeEvidenc
     order_a, order_b = np.argsort(-a, kind="stable"), np.argsort(-b, kind="stable")
     shared_nll = [nll_classes(probes[i], evidence[i]) for i in chosen]
     exact_nll = [nll_classes(p, exact[i]) for i, p in enumerate(subset)]
-    gap = {k: float(np.nanmean([s[k] - e[k] for s, e in zip(shared_nll, exact_nll, strict=True)])) for k in ("nll", "nll_novel")}
+    gap = {
+        k: float(np.nanmean([s[k] - e[k] for s, e in zip(shared_nll, exact_nll, strict=True)]))
+        for k in ("nll", "nll_novel")
+    }
     found = {
         "n_probes": len(subset),
         "n_grafted": int(used.grafted[chosen].sum()),

@@ -128,8 +128,8 @@ def _cut_grafted(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
     context = np.concatenate([ids[:start], ids[end:question]])
     limits = np.concatenate([np.full_like(needle, start), np.full_like(branch, len(context))])
     positions = np.concatenate([needle, branch])
-    # Measured: a question at the haystack's end is closer to separate forwards than one shifted by the needle's length.
-    # Only a needle that reaches beyond the end pushes it back; with the needle right before it, nothing is approximated.
+    # Measured: a question at the haystack's end is closer to separate forwards than one shifted by the needle's
+    # length. Only a needle that reaches beyond the end pushes it back; right before the question, nothing is changed.
     rotary = np.concatenate([needle, branch - question + max(len(context), end)])
     return context, Tail(index, ids[positions], positions, rotary, limits, start, end - start, probe.n_answer)
 

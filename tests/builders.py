@@ -12,7 +12,14 @@ VOCAB = 199
 
 
 def random_probe(
-    length: int = 120, depth: float = 0.4, *, needle: int = 7, question: int = 9, answer: int = 5, seed: int = 0, haystack: int = 0
+    length: int = 120,
+    depth: float = 0.4,
+    *,
+    needle: int = 7,
+    question: int = 9,
+    answer: int = 5,
+    seed: int = 0,
+    haystack: int = 0,
 ) -> Probe:
     """A haystack of random ids with `needle` ids inserted at `depth`; the answer copies the end of the needle.
 
@@ -36,7 +43,9 @@ def random_probe(
     return replace(probe, graft=(at, at + len(inserted)), haystack_id=f"hay{haystack}")
 
 
-def random_grid(lengths: tuple[int, ...] = (60, 121, 200), depths: tuple[float, ...] = (0.0, 0.3, 0.7, 1.0)) -> ProbeSet:
+def random_grid(
+    lengths: tuple[int, ...] = (60, 121, 200), depths: tuple[float, ...] = (0.0, 0.3, 0.7, 1.0)
+) -> ProbeSet:
     """Probes of one haystack: every length and depth, needles of different sizes."""
     return ProbeSet(
         [

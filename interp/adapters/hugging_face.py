@@ -31,7 +31,9 @@ class HuggingFaceModel:
         self.name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
         self.n_layers = int(self.config.num_hidden_layers)
         if model.get_output_embeddings() is None:
-            raise CaptureError(f"{type(model).__name__} has no output embeddings; give the causal LM, not its base model")
+            raise CaptureError(
+                f"{type(model).__name__} has no output embeddings; give the causal LM, not its base model"
+            )
 
     @property
     def context(self) -> int | None:
@@ -95,7 +97,11 @@ class HuggingFaceModel:
         """
         with _only_rows(self.model.get_output_embeddings(), rows):
             out = self.model(
-                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=cache is not None, return_dict=True
+                input_ids=ids,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                return_dict=True,
             )
         logits: Tensor = out.logits
         return logits.reshape(-1, logits.shape[-1])

@@ -46,15 +46,15 @@ class BridgeModel(HuggingFaceModel):
                 attention.__dict__.pop("forward", None)
 
     def _check(self, attention: Any) -> None:
-        """Refuse user hooks that would not fire: on scores and patterns, and on projections the original does not use."""
+        """Refuse user hooks that would not fire: on scores, patterns, and projections the original does not use."""
         from transformer_lens.hook_points import HookPoint
 
         fires = {attention.hook_in, attention.hook_out, *attention.original_component.modules()}
         for name, hook in attention.named_modules():
             if isinstance(hook, HookPoint) and (hook.fwd_hooks or hook.bwd_hooks) and hook not in fires:
                 raise CaptureError(
-                    f"a hook is set on {name} of {attention.name!r}, which does not fire while headscope runs this model "
-                    "without a materialised attention pattern; remove it (bridge.reset_hooks()), or hook the output"
+                    f"a hook is set on {name} of {attention.name!r}, which does not fire while headscope runs this "
+                    "model without a materialised attention pattern; remove it (bridge.reset_hooks()), or hook the output"
                 )
 
 

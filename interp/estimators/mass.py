@@ -9,7 +9,7 @@ from ..evidence import ProbeEvidence
 
 
 def needle_mass(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
-    """Mean over the answer rows of the probability on the needle: float32 [n_layers, n_heads], NaN when unobservable."""
+    """Mean over the answer rows of the probability on the needle: float32 [n_layers, n_heads], NaN if unobservable."""
     return evidence.hidden_as_nan(evidence.mass[..., 0].mean(axis=-1))
 
 

@@ -57,7 +57,9 @@ def test_an_ablation_by_hook_is_measured_and_the_bridge_is_put_back(tmp_path: Pa
     assert all("forward" not in block.attn.__dict__ for block in model.blocks)
 
 
-@pytest.mark.parametrize(("family", "name"), [("llama", "hook_pattern"), ("llama", "hook_attn_scores"), ("gpt2", "hook_q")])
+@pytest.mark.parametrize(
+    ("family", "name"), [("llama", "hook_pattern"), ("llama", "hook_attn_scores"), ("gpt2", "hook_q")]
+)
 def test_a_hook_that_cannot_fire_is_refused(family: str, name: str, tmp_path: Path) -> None:
     model = bridge(family, tmp_path)
     with (

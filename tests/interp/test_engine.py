@@ -114,13 +114,15 @@ def test_a_needle_that_straddles_the_window_is_scored() -> None:
     for depth in np.linspace(0.5, 0.9, 9):
         probe = random_probe(100, float(depth), needle=9, seed=5)
         first = probe.answer_rows[0] - 31
-        (start, end), = probe.needle_spans
+        ((start, end),) = probe.needle_spans
         if start < first < end:
             straddling.append(replace(probe, id=f"{probe.id}-{depth}"))
     assert straddling
     scores = score_heads(model, ProbeSet(straddling))
     for i, probe in enumerate(straddling):
-        np.testing.assert_allclose(scores.per_probe["needle_mass"][i], oracle.run(model, probe).scores["needle_mass"], **CLOSE)
+        np.testing.assert_allclose(
+            scores.per_probe["needle_mass"][i], oracle.run(model, probe).scores["needle_mass"], **CLOSE
+        )
 
 
 @pytest.mark.parametrize("family", BYPASSING)
