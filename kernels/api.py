@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -42,8 +43,8 @@ def row_evidence(
 
     Args:
         q: [B, Hq, R, D] float64, float32, bfloat16 or float16; any strides.
-        k: [B, Hkv, N, D], same dtype and device; any strides (a view of a cache), Hq a multiple of Hkv. Query head h uses
-            key head h // (Hq // Hkv); k is never expanded to Hq.
+        k: [B, Hkv, N, D], same dtype and device; any strides (a view of a cache). Hq is a multiple of Hkv and query
+            head h uses key head h // (Hq // Hkv); k is never expanded to Hq.
         q_positions: int [R] or [B, R], in any order.
         spans: int [B, S, 2] or per row [B, R, S, 2], half-open [start, end) in key positions; may be empty or reach
             outside the keys.
@@ -61,11 +62,22 @@ def row_evidence(
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or values do not fit; the message names the argument.
     """
-    _check_impl(impl)
-    _, ev = reference.evidence(
-        q, k, None,
-        **_checked(q, k, None, q_positions, spans, scale, window, softcap, sinks, key_limits, key_starts, k_positions, topk),
+    _, ev = _run(
+        q,
+        k,
+        None,
+        q_positions=q_positions,
+        spans=spans,
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        k_positions=k_positions,
+        topk=topk,
         causal=causal,
+        impl=impl,
     )
     return ev
 
@@ -101,33 +113,172 @@ def evidence_attention(
     Returns:
         The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence.
     """
-    _check_impl(impl)
     if q_positions is None:
+        _whole("q_offset", q_offset)
+        _floats("q", q, "[B, Hq, R, D]")
         q_positions = q_offset + torch.arange(q.shape[2], device=q.device)
-    elif q_offset:
+    elif q_offset != 0:
         raise ValueError(f"q_offset={q_offset} and q_positions were both given; pass one of them")
-    out, ev = reference.evidence(
-        q, k, v,
-        **_checked(q, k, v, q_positions, spans, scale, window, softcap, sinks, key_limits, key_starts, k_positions, topk),
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (q, k, v)):
+        raise ValueError(
+            "q, k or v requires grad, but evidence_attention has no backward; call it under torch.no_grad()"
+        )
+    out, ev = _run(
+        q,
+        k,
+        v,
+        q_positions=q_positions,
+        spans=spans,
+        scale=scale,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        k_positions=k_positions,
+        topk=topk,
         causal=causal,
+        impl=impl,
     )
     assert out is not None
     return out, ev
 
 
-def _check_impl(impl: str) -> None:
+def _run(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    *,
+    q_positions: Tensor,
+    spans: Tensor | None,
+    scale: float | None,
+    window: int | None,
+    softcap: float | None,
+    sinks: Tensor | None,
+    key_limits: Tensor | None,
+    key_starts: Tensor | None,
+    k_positions: Tensor | None,
+    topk: int,
+    causal: bool,
+    impl: str,
+) -> tuple[Tensor | None, RowEvidence]:
+    """Check everything, then hand it to the implementation."""
     if impl == "triton":
         raise ValueError('impl="triton": the Triton kernels do not exist yet; use "auto" or "reference"')
     if impl not in ("auto", "reference"):
         raise ValueError(f'impl={impl!r} is unknown; use "auto" or "reference"')
+    batch, heads, rows, n = _check_heads(q, k, v)
+    _whole("topk", topk, least=0)
+    if window is not None:
+        _whole("window", window, least=1)
+    if not isinstance(causal, bool):
+        raise TypeError(f"causal is {causal!r}; pass True or False")
+    if sinks is not None:
+        _floats("sinks", sinks, "[Hq]")
+        if sinks.shape != (heads,):
+            raise ValueError(f"sinks has shape {tuple(sinks.shape)}; pass one logit per query head, [{heads}]")
+    if spans is not None:
+        spans = _integers("spans", spans, q.device)
+        if spans.dim() not in (3, 4) or spans.shape[-1] != 2 or spans.shape[:-2] not in ((batch,), (batch, rows)):
+            raise ValueError(
+                f"spans has shape {tuple(spans.shape)}; pass [start, end) pairs as [B, S, 2] = [{batch}, S, 2], or per "
+                f"row as [B, R, S, 2] = [{batch}, {rows}, S, 2]"
+            )
 
+    def per_row(name: str, x: Tensor | None) -> Tensor | None:
+        return None if x is None else _integers(name, x, q.device, ("R", rows), batch)
 
-def _checked(q, k, v, q_positions, spans, scale, window, softcap, sinks, key_limits, key_starts, k_positions, topk):  # type: ignore[no-untyped-def]
-    def rows(x):  # type: ignore[no-untyped-def]
-        return None if x is None else x.to(q.device, torch.int64).reshape(-1, x.shape[-1])
-
-    return dict(
-        q_positions=rows(q_positions), spans=None if spans is None else spans.to(q.device, torch.int64),
-        scale=1 / math.sqrt(q.shape[-1]) if scale is None else scale, window=window, softcap=softcap, sinks=sinks,
-        key_limits=rows(key_limits), key_starts=rows(key_starts), k_positions=rows(k_positions), topk=topk,
+    if k_positions is not None:
+        k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
+        if bool((k_positions.diff(dim=-1) <= 0).any()):
+            raise ValueError(
+                "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
+            )
+    return reference.evidence(
+        q,
+        k,
+        v,
+        q_positions=_integers("q_positions", q_positions, q.device, ("R", rows), batch),
+        spans=spans,
+        scale=q.shape[-1] ** -0.5 if scale is None else _positive("scale", scale),
+        window=window,
+        softcap=None if softcap is None else _positive("softcap", softcap),
+        sinks=None if sinks is None else sinks.detach().to(q.device),
+        key_limits=per_row("key_limits", key_limits),
+        key_starts=per_row("key_starts", key_starts),
+        k_positions=k_positions,
+        topk=topk,
+        causal=causal,
     )
+
+
+def _check_heads(q: Tensor, k: Tensor, v: Tensor | None) -> tuple[int, int, int, int]:
+    """B, Hq, R and N of inputs that fit each other."""
+    _floats("q", q, "[B, Hq, R, D]")
+    _floats("k", k, "[B, Hkv, N, D]")
+    batch, heads, rows, dim = q.shape
+    if k.shape[0] != batch or k.shape[3] != dim:
+        raise ValueError(
+            f"k has shape {tuple(k.shape)} and q {tuple(q.shape)}; k must be [B, Hkv, N, D] with q's B = {batch} and "
+            f"D = {dim}"
+        )
+    if heads == 0 or dim == 0 or k.shape[1] == 0 or heads % k.shape[1]:
+        raise ValueError(
+            f"q has {heads} heads and k has {k.shape[1]}, of dimension {dim}; the query heads must be a multiple of "
+            f"the key heads"
+        )
+    if v is not None:
+        _floats("v", v, "[B, Hkv, N, Dv]")
+        if v.shape[:3] != k.shape[:3]:
+            raise ValueError(
+                f"v has shape {tuple(v.shape)} and k {tuple(k.shape)}; they may differ in the last axis only"
+            )
+    for name, x in (("k", k), ("v", v)):
+        if x is not None and (x.dtype != q.dtype or x.device != q.device):
+            raise TypeError(
+                f"{name} is {x.dtype} on {x.device}, q is {q.dtype} on {q.device}; convert {name} to match q"
+            )
+    return batch, heads, rows, k.shape[2]
+
+
+def _floats(name: str, x: Tensor, shape: str) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is {type(x).__name__}; pass a torch.Tensor {shape}")
+    if x.dtype not in _FLOATS:
+        raise TypeError(f"{name} is {x.dtype}; pass float64, float32, bfloat16 or float16")
+    if x.dim() != shape.count(",") + 1:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; pass {shape}")
+
+
+def _integers(
+    name: str, x: Tensor, device: torch.device, axis: tuple[str, int] | None = None, batch: int = 1
+) -> Tensor:
+    """As int64 on the device; with an axis also checked to be [axis] or [B, axis], and given its batch axis."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is {type(x).__name__}; pass an integer torch.Tensor")
+    if x.dtype not in _INTS:
+        raise TypeError(f"{name} is {x.dtype}; pass int64 or int32")
+    x = x.to(device, torch.int64)
+    if axis is None:
+        return x
+    letter, length = axis
+    if x.shape not in ((length,), (batch, length)):
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; pass [{letter}] = [{length}] or [B, {letter}] = [{batch}, {length}]"
+        )
+    return x if x.dim() == 2 else x[None]
+
+
+def _whole(name: str, value: int, least: int | None = None) -> None:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r}; pass a whole number")
+    if least is not None and value < least:
+        raise ValueError(f"{name}={value}; pass at least {least}")
+
+
+def _positive(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {type(value).__name__}; pass a number above 0")
+    if not (value > 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value}; pass a finite number above 0")
+    return float(value)

@@ -15,27 +15,34 @@ if TYPE_CHECKING:
 class RowEvidence:
     """Evidence of B x Hq x R query rows; float fields are float32 (float64 for float64 inputs).
 
-    A row that sees a NaN score (or a score of +inf) has ``lse``, ``max_logit`` and ``span_mass`` NaN and ``argmax_key`` -1:
+    A row that sees a NaN score, or one of +inf, has NaN in ``lse``, ``max_logit`` and ``span_mass`` and no key (-1):
     broken inputs stay visible, they never turn into a plausible number.
     """
 
     lse: Tensor
-    """[B, Hq, R] log-sum-exp (nats) of the scaled, soft-capped scores, the sink included; -inf when there is neither a visible key nor a sink."""
+    """[B, Hq, R] log-sum-exp (nats) of the scaled, soft-capped scores and the sink; -inf when there is neither."""
     argmax_key: Tensor
-    """[B, Hq, R] int64 position of the highest-scoring key, the lowest position on ties; -1 when the row sees no key."""
+    """[B, Hq, R] int64 position of the highest-scoring key, the lowest on ties; -1 when the row sees no key."""
     max_logit: Tensor
     """[B, Hq, R] scaled, soft-capped score at ``argmax_key``; -inf when the row sees no key."""
     span_mass: Tensor
     """[B, Hq, R, S] attention probability on each span; 0 for an empty span or a row that sees no key."""
     topk_key: Tensor | None = None
-    """[B, Hq, R, K] int64 positions of the K highest-scoring keys, descending, ties lowest position first, padded with -1; None without top-k."""
+    """[B, Hq, R, K] int64 positions of the highest-scoring keys, descending, ties lowest first, padded with -1."""
     topk_logit: Tensor | None = None
-    """[B, Hq, R, K] their scaled, soft-capped scores, padded with -inf; None without top-k."""
+    """[B, Hq, R, K] their scaled, soft-capped scores, padded with -inf."""
 
     @classmethod
     def empty(
-        cls, batch: int, heads: int, rows: int, *, spans: int = 0, topk: int = 0,
-        dtype: torch.dtype = torch.float32, device: torch.device | str | None = None,
+        cls,
+        batch: int,
+        heads: int,
+        rows: int,
+        *,
+        spans: int = 0,
+        topk: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
     ) -> RowEvidence:
         """Evidence over no keys at all: the identity of ``merge``."""
         shape = (batch, heads, rows)
@@ -59,8 +66,8 @@ def merge(a: RowEvidence, b: RowEvidence) -> RowEvidence:
     """Evidence over the union of two disjoint sets of keys, for the same rows and spans.
 
     Associative, commutative, with ``RowEvidence.empty`` as identity (floats up to rounding). A learned sink is one more
-    logit of the row, so it must be part of exactly one side. Keys are ordered by ``max_logit``; where two sides agree in
-    it to the last bit, the lower position wins.
+    logit of the row, so it must be part of exactly one side. Keys are ordered by ``max_logit``; where two sides agree
+    in it to the last bit, the lower position wins.
 
     Raises:
         ValueError: the two sides differ in rows, number of spans or top-k.
@@ -70,8 +77,8 @@ def merge(a: RowEvidence, b: RowEvidence) -> RowEvidence:
         shapes = [None if side is None else tuple(side.shape) for side in (left, right)]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"merge: {name} is {shapes[0]} in a and {shapes[1]} in b; both sides must describe the same rows with the "
-                f"same spans and top-k (compute them with the same `spans` and `topk`)"
+                f"{name} is {shapes[0]} in a and {shapes[1]} in b; both sides of a merge must describe the same rows "
+                f"with the same spans and topk"
             )
     lse = torch.logaddexp(a.lse, b.lse)
     broken = lse.isnan()

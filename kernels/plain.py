@@ -1,7 +1,7 @@
 """Attention without evidence, by the fastest kernel torch has, with the log-sum-exp needed to merge it with other keys.
 
-The kernels are only asked for two things they all agree on: every row sees every key, and the causal square (as many rows
-as keys). Everything else is put together from these with ``merge_outputs``: no mask is ever built.
+The kernels are only asked for two things they all agree on: every row sees every key, and the causal square (as many
+rows as keys). Everything else is put together from these with ``merge_outputs``: no mask is ever built.
 """
 
 from __future__ import annotations
@@ -40,15 +40,17 @@ def attend(
         sinks: float [Hq], one more logit per head that takes probability but is no key.
 
     Returns:
-        The output [B, Hq, Q, Dv] in q's dtype and the log-sum-exp [B, Hq, Q] (nats, the sink included; float32, float64 for
-        float64 inputs). A row without keys has output 0 and log-sum-exp -inf.
+        The output [B, Hq, Q, Dv] in q's dtype, and the log-sum-exp [B, Hq, Q] in nats with the sink included, float32
+        (float64 for float64 inputs). Without keys they are 0 and -inf.
 
     Raises:
         ValueError: causal with more rows than keys, or a window without causal.
     """
     rows, n = q.shape[2], k.shape[2]
     if causal and rows > n:
-        raise ValueError(f"q has {rows} rows but k only {n} keys; causal rows are the last of the keys, so need rows <= keys")
+        raise ValueError(
+            f"q has {rows} rows but k only {n} keys; causal rows are the last of the keys, so need rows <= keys"
+        )
     if window is not None and not causal:
         raise ValueError(f"window={window} needs causal=True; use evidence_attention for other rules")
     if scale is None:

@@ -5,9 +5,9 @@ key's position, and positions increase along the keys; so **a row sees one inter
 nothing below needs to know which rule set it.
 
 Memory: rows and keys are walked in blocks of at most ``SCORES`` scores. Beside the result and a few integers per row,
-scratch is at most about 2 x SCORES numbers, however many keys, rows and heads there are (never less than one row of every
-head over one block of keys). Keys and values are read through views, a block at a time; the query heads that share a key
-head are folded into the rows, [B * Hkv, Hq / Hkv * R, D] @ [B * Hkv, D, N], so nothing is expanded to Hq.
+scratch is a small multiple of SCORES numbers, however many keys, rows and heads there are (though never less than one
+row of every head over one block of keys). Keys and values are read through views, a block at a time; the query heads that
+share a key head are folded into the rows, [B * Hkv, Hq / Hkv * R, D] @ [B * Hkv, D, N], so nothing is expanded to Hq.
 """
 
 from __future__ import annotations
@@ -78,7 +78,13 @@ def evidence(
     ev = RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, dtype=dtype, device=q.device)
     out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
     first, last = visible_keys(
-        q_positions, n, causal=causal, window=window, key_limits=key_limits, key_starts=key_starts, k_positions=k_positions
+        q_positions,
+        n,
+        causal=causal,
+        window=window,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        k_positions=k_positions,
     )
     first, last = first.expand(batch, rows), last.expand(batch, rows)
     # Rows with neighbouring intervals go into one block: it walks fewer keys and masks fewer of them.
@@ -121,7 +127,7 @@ def visible_keys(
     key_starts: Tensor | None,
     k_positions: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """The interval of key indices each row sees: first, and one past the last; int64 [B or 1, R], equal when it sees none."""
+    """The interval of key indices each row sees, [first, last): int64 [B or 1, R], equal when the row sees none."""
     low = torch.full_like(q_positions, torch.iinfo(torch.int64).min)
     high = torch.full_like(q_positions, torch.iinfo(torch.int64).max)
     if causal:
@@ -147,7 +153,7 @@ def key_index(positions: Tensor, n: int, k_positions: Tensor | None) -> Tensor:
 
 
 def _blocks(order: Tensor, q: Tensor, k: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Batch entries and the rows [b, r] of each to walk together, so that scores, queries and keys all fit SCORES numbers."""
+    """Batch entries and the rows [b, r] of each to walk together: scores, queries and keys all fit SCORES numbers."""
     batch, rows = order.shape
     (_, heads, _, dim), (_, kv_heads, n, _) = q.shape, k.shape
     keys = min(n, KEYS)
@@ -160,7 +166,14 @@ def _blocks(order: Tensor, q: Tensor, k: Tensor) -> Iterator[tuple[slice, Tensor
 
 
 def _walk(
-    q: Tensor, k: Tensor, v: Tensor | None, first: Tensor, last: Tensor, scoring: Scoring, sinks: Tensor | None, topk: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    first: Tensor,
+    last: Tensor,
+    scoring: Scoring,
+    sinks: Tensor | None,
+    topk: int,
 ) -> tuple[RowEvidence, Tensor | None]:
     """Online softmax and argmax of a block of rows q [b, Hq, r, D] over the keys they see, [first, last) of [b, r].
 
@@ -228,7 +241,7 @@ def _or_zero(logit: Tensor, raw: Tensor) -> Tensor:
 
 
 def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Maximum of the last axis and its first index: by chunk, then inside the best chunk (half the time of max(dim) on CPU)."""
+    """Maximum of the last axis and its first index. By chunk, then inside the best one: half the time of max(dim)."""
     n = scores.shape[-1]
     size = CHUNK if n % CHUNK == 0 else n
     chunks = scores.view(-1, n // size, size)
@@ -239,22 +252,26 @@ def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _several_highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The highest of the last axis and their indices, descending, ties in order. The scores are changed and put back."""
+    """The highest of the last axis and their indices, descending, ties in order; scores are changed and put back."""
     found = []
     for _ in range(count):
         high, at = _highest(scores)
         found.append((high, at))
         scores.scatter_(-1, at[..., None], -torch.inf)
-    for high, at in reversed(found):  # an exhausted row takes the same place again and again: its first value goes back last
+    for high, at in reversed(
+        found
+    ):  # an exhausted row takes the same place again and again: its first value goes back last
         scores.scatter_(-1, at[..., None], high[..., None])
     return torch.stack([high for high, _ in found], -1), torch.stack([at for _, at in found], -1)
 
 
-def _add_span_mass(q: Tensor, k: Tensor, spans: Tensor, first: Tensor, last: Tensor, scoring: Scoring, ev: RowEvidence) -> None:
+def _add_span_mass(
+    q: Tensor, k: Tensor, spans: Tensor, first: Tensor, last: Tensor, scoring: Scoring, ev: RowEvidence
+) -> None:
     """Add the probability on each span to ev.span_mass; spans are key indices, the log-sum-exp in ev is final.
 
-    Only keys of spans are touched. Spans are short and may lie far apart from row to row, so their keys are gathered: all
-    (batch, row, span) are sorted by where the span starts, neighbours form a tile, and a tile gathers its keys once.
+    Only keys of spans are touched. Spans are short and may lie far apart from row to row, so their keys are gathered:
+    all (batch, row, span) are sorted by where the span starts, neighbours form a tile, a tile gathers its keys once.
     """
     (batch, heads, rows, dim), (_, kv_heads, n, _) = q.shape, k.shape
     spans = (spans if spans.dim() == 4 else spans[:, None]).expand(batch, rows, -1, 2)
@@ -292,7 +309,7 @@ def _add_span_mass(q: Tensor, k: Tensor, spans: Tensor, first: Tensor, last: Ten
 
 
 def _tiles(line: Tensor) -> Tensor:
-    """Neighbours among sorted places, as indices [T, P] padded with -1 behind; a jump of more than SPAN_GAP starts a new tile."""
+    """Neighbours among sorted places as indices [T, P], padded with -1; a jump of over SPAN_GAP starts a new tile."""
     index = torch.arange(len(line), device=line.device)
     jump = line.diff(prepend=line[:1] - SPAN_GAP - 1) > SPAN_GAP
     since_jump = index - torch.where(jump, index, 0).cummax(0).values
