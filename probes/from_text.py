@@ -68,7 +68,7 @@ def from_text(
     prompt_len, branch = prompt_end + shift, question_start + shift
     answer_ids = all_ids[prompt_len:]
     sources, alignment = align(all_ids, answer_ids, [(first + shift, last + shift)])
-    mute = [not any(map(str.isalnum, surface)) for surface in codec.surfaces(answer_ids.tolist())]
+    mute = codec.mute(answer_ids.tolist())
     realised = first / max(1, question_start - (last - first))
     return Probe(
         id=id,

@@ -154,7 +154,7 @@ class Layout:
         prompt_len = len(ids) - n_answer
         answer = ids[prompt_len:]
         sources, alignment = align(ids, answer, [needle])
-        mute = [not any(map(str.isalnum, surface)) for surface in self.codec.surfaces(answer.tolist())]
+        mute = self.codec.mute(answer.tolist())
         classes = classify(answer, question=ids[question_start:prompt_len], sources=sources, mute=mute)
         if "novel" not in classes:
             raise AlignmentFailed(

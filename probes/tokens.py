@@ -132,6 +132,10 @@ class Codec:
             found.append(self._surfaces[id])
         return found
 
+    def mute(self, ids: Iterable[int]) -> list[bool]:
+        """Per token: it holds no letter or digit, nor a part of one."""
+        return [not any(c.isalnum() or c == "\ufffd" for c in surface) for surface in self.surfaces(ids)]
+
     def is_canonical(self, ids: Ids, at: int) -> bool:
         """Whether encoding the text around position `at` gives the same ids again."""
         if not 0 < at < len(ids):
