@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..results import RETRIEVAL_THRESHOLD, need
-from .lengths import group_lengths, human_length
+from .facts import facts, model_name
+from .lengths import group_lengths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -183,9 +184,14 @@ def overview(scores: HeadScores, figure: Figure | None = None) -> Figure:
         grid = figure.add_gridspec(3, 2, height_ratios=(0.5, heads_high, below_high), width_ratios=(1.12, 1.0))
         header = figure.add_subplot(grid[0, :])
         header.set_axis_off()
-        title = {"xy": (0.0, 1.0), "xycoords": "axes fraction", "textcoords": "offset points", "va": "top"}
-        header.annotate(_short_model(scores), xytext=(0, 0), fontsize=15, fontweight="bold", **title)
-        header.annotate(_describe(scores), xytext=(0, -23), fontsize=9.5, color=MUTED, **title)
+        title: dict[str, Any] = {
+            "xy": (0.0, 1.0),
+            "xycoords": "axes fraction",
+            "textcoords": "offset points",
+            "va": "top",
+        }
+        header.annotate(model_name(scores), xytext=(0, 0), fontsize=15, fontweight="bold", **title)
+        header.annotate("  ·  ".join(facts(scores)), xytext=(0, -23), fontsize=9.5, color=MUTED, **title)
         head_heatmap(scores, figure.add_subplot(grid[1, :]))
         length_depth(scores, figure.add_subplot(grid[2, 0]), value=value)
         top_heads(scores, figure.add_subplot(grid[2, 1]))
@@ -276,7 +282,7 @@ def _cell_lines(ax: Axes, columns: int, rows: int) -> None:
 def _name_heads(ax: Axes, heads: Sequence[Any], n_layers: int) -> int:
     """Ring the heads and write their names above their layer's column; returns the height of the names in lines."""
     from matplotlib.patheffects import Normal, Stroke
-    from matplotlib.transforms import offset_copy
+    from matplotlib.transforms import ScaledTranslation
 
     if not heads:
         return 0
@@ -284,16 +290,16 @@ def _name_heads(ax: Axes, heads: Sequence[Any], n_layers: int) -> int:
     for head in sorted(heads, key=lambda head: (head.layer, head.head)):
         by_layer.setdefault(head.layer, []).append(head)
     halo = [Stroke(linewidth=2.6, foreground="white"), Normal()]
-    rings = [[head.layer for head in heads], [head.head for head in heads]]
+    x, y = [head.layer for head in heads], [head.head for head in heads]
     inches = ax.get_window_extent().width / ax.figure.dpi
     # A ring fits a cell about as wide as high, within what can be seen and what looks calm.
     across = float(np.clip(72 * 0.5 * inches / n_layers, 8.0, 13.0))
-    ax.scatter(*rings, s=across**2, facecolor="none", edgecolor=ACCENT, linewidth=1.3, path_effects=halo, zorder=3)
+    ax.scatter(x, y, s=across**2, facecolor="none", edgecolor=ACCENT, linewidth=1.3, path_effects=halo, zorder=3)
 
     columns = np.array(list(by_layer), dtype=float)
     places = _spread(columns, gap=0.47 * n_layers / inches, low=-0.5, high=n_layers - 0.5)
     top_edge = ax.get_xaxis_transform()
-    above = offset_copy(top_edge, ax.figure, y=9.0, units="points")
+    above = top_edge + ScaledTranslation(0.0, 9 / 72, ax.figure.dpi_scale_trans)
     for (layer, group), place in zip(by_layer.items(), places, strict=True):
         ax.annotate(
             "\n".join(str(head) for head in group),
@@ -347,29 +353,3 @@ def _length_depth_cells(scores: HeadScores, value: str) -> tuple[np.ndarray, np.
     np.add.at(counts, (row[seen], column[seen]), 1)
     with np.errstate(invalid="ignore"):
         return total / counts, counts, lengths, labels
-
-
-def _short_model(scores: HeadScores) -> str:
-    """A hub id as it is; of a local path only its end."""
-    name = scores.model_id
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
-
-
-def _describe(scores: HeadScores) -> str:
-    lengths = np.asarray(scores.probes["length"])
-    span = human_length(int(lengths.min()))
-    if lengths.max() > lengths.min():
-        span += f" to {human_length(int(lengths.max()))}"
-    needles = len(np.unique(scores.probes["needle_id"]))
-    parts = [
-        f"probe set {scores.probe_set_name}",
-        f"{len(lengths)} probe{'s' if len(lengths) != 1 else ''}",
-        f"{needles} needle{'s' if needles != 1 else ''}",
-        f"{span} tokens",
-        f"{scores.n_layers} layers x {scores.n_heads} heads ({scores.n_kv_heads} KV)",
-    ]
-    sharing = scores.provenance.get("sharing")
-    if sharing:
-        parts.append(f"sharing: {sharing}")
-    parts.append(f"exact match {np.mean(scores.exact_match):.0%}")
-    return "  ·  ".join(parts)

@@ -56,7 +56,7 @@ class LayerStrip:
         label = len(f"L{len(self.best) - 1}") + 1
         per_row = max(options.max_width - label, 10) // 10 * 10
         for start in range(0, len(self.best), per_row):
-            row = Text(f"L{start}".ljust(label), "dim")
+            row = Text().append(f"L{start}".ljust(label), "dim")
             for value in self.best[start : start + per_row]:
                 if np.isnan(value):
                     row.append("." if options.ascii_only else "·", "dim")

@@ -1,0 +1,60 @@
+"""The command line: `headscope score | probes | validate | export | env`, also `python -m headscope`.
+
+No logic lives here: commands read options, call the library, and print. Heavy imports wait until a command runs.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from . import files, probes
+from .errors import FrontDoor
+from .score import score
+
+app = typer.Typer(
+    cls=FrontDoor,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode="rich",
+)
+app.command()(score)
+app.add_typer(probes.app, name="probes")
+app.command()(files.validate)
+app.command()(files.export)
+
+
+@app.callback(invoke_without_command=True)
+def front(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Which attention heads copy from far away, how well, and how that changes while a model is trained.
+
+    \b
+    headscope score ./my-model -o run.h5 --figures figures    which heads retrieve, in a few minutes
+    headscope probes list                                     what can be asked
+    headscope probes show grid --tokenizer ./my-model         one probe, its needle highlighted
+    headscope export run.h5 --format csv                      the scores for other tools
+    """
+    if version:
+        typer.echo(f"headscope {__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command()
+def env() -> None:
+    """Versions, devices and switches, to paste into a bug report."""
+    from ..interp.environment import describe, format_report
+
+    typer.echo(format_report(describe()))
+
+
+def main() -> None:
+    """Run the command line on sys.argv; exits with 0, 2 for a user error, 130 when interrupted."""
+    app(prog_name="headscope")

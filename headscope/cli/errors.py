@@ -1,0 +1,82 @@
+"""User errors become one line on stderr and exit code 2; everything else keeps its traceback.
+
+HEADSCOPE_DEBUG=1 shows the traceback of user errors too.
+"""
+
+from __future__ import annotations
+
+import linecache
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from typer.core import TyperGroup
+
+
+class UsageError(ValueError):
+    """Something that the command line asks for cannot be done."""
+
+
+class FrontDoor(TyperGroup):
+    """A group of commands that ends every user error the same way, whoever called it."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        def run() -> Any:
+            return super(FrontDoor, self).main(args, prog_name, complete_var, False, windows_expand_args, **extra)
+
+        if not standalone_mode:
+            return run()
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal without unicode gets "?", not a traceback
+        try:
+            code = run()
+        except Exception as error:
+            message = user_message(error)
+            if message is None or os.environ.get("HEADSCOPE_DEBUG") == "1":
+                raise
+            sys.stderr.write(f"error: {message}\n")
+            sys.exit(2)
+        if code == 130:
+            sys.stderr.write("interrupted\n")
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def user_message(error: Exception) -> str | None:
+    """One line for the user, in the words of the command line; None when the error is not the user's."""
+    if hasattr(error, "format_message"):  # typer's own: unknown option, missing argument, bad value
+        text = error.format_message()
+    elif isinstance(error, OSError) and error.filename is not None and error.strerror:
+        text = f"{error.filename}: {error.strerror}; check the path and its permissions"
+    elif type(error).__module__.startswith("headscope.") or _raised_on_purpose(error):
+        text = str(error)
+    else:
+        return None
+    # Messages of the library name Python arguments: allow_pickle=True is --allow-pickle here.
+    text = re.sub(r"\b(allow_pickle|trust_remote_code|generate)=True", lambda match: _option(match[1]), text)
+    text = re.sub(r"\b(tokenizer|device|dtype|sharing|revision)=(?=[\"'])", lambda match: _option(match[1]) + " ", text)
+    return " ".join(text.split())
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _raised_on_purpose(error: Exception) -> bool:
+    """A plain ValueError or TypeError that a `raise` of ours made, not a complaint of numpy or torch."""
+    if not isinstance(error, (ValueError, TypeError)) or error.__traceback__ is None:
+        return False
+    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
+    ours = str(frame.f_globals.get("__name__", "")).startswith("headscope.")
+    return ours and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")

@@ -1,0 +1,70 @@
+"""`headscope validate` and `headscope export`: what to do with a results file."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .errors import UsageError
+
+ResultsFile = Annotated[Path, typer.Argument(metavar="FILE.h5", help="A file that headscope score wrote.")]
+
+
+def validate(file: ResultsFile) -> None:
+    """Check a results file; say what is wrong with it, or what it holds."""
+    from ..interp import store
+
+    problems = store.validate(file)
+    for problem in problems:
+        typer.echo(f"error: {problem}", err=True)
+    if problems:
+        raise typer.Exit(2)
+    steps = store.checkpoints(file)
+    typer.echo(f"{file} is in order: {len(steps)} checkpoint{'s' if len(steps) != 1 else ''}")
+
+
+class Format(StrEnum):
+    retrieval_head = "retrieval-head"
+    duo_attention = "duo-attention"
+    qrhead = "qrhead"
+    csv = "csv"
+    parquet = "parquet"
+
+
+_FUNCTIONS = {
+    Format.retrieval_head: "retrieval_head_json",
+    Format.duo_attention: "duo_attention_tsv",
+    Format.qrhead: "qrhead_string",
+}
+
+
+def export(
+    file: ResultsFile,
+    format: Annotated[Format, typer.Option(help="For which tool.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to; without it, to the terminal.")
+    ] = None,
+    checkpoint: Annotated[
+        int | None, typer.Option(metavar="STEP", help="Which checkpoint: the last by default; csv, parquet: all.")
+    ] = None,
+) -> None:
+    """Write scores for other tools: Retrieval_Head, DuoAttention, QRHead, or as a table.
+
+    \b
+    headscope export run.h5 --format csv > heads.csv
+    headscope export run.h5 --format duo-attention -o full_attention_heads.tsv
+    """
+    from ..interp import export as formats
+
+    name = _FUNCTIONS.get(format, format.value)
+    if output is not None:
+        formats.export(file, name, output, checkpoint=checkpoint)
+        typer.echo(f"{format.value}  {output}")
+        return
+    if format is Format.parquet:
+        raise UsageError("--format parquet is binary; say where to write it: -o heads.parquet")
+    content = formats.render(file, name, checkpoint=checkpoint)
+    typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))

@@ -1,0 +1,143 @@
+"""Options that several commands share, and how their values are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..interp.report.lengths import LengthError, parse_length
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from ..probes import ProbeSet
+
+BUILD = "Probes"
+LOAD = "Model"
+
+
+class Kind(StrEnum):
+    sentence = "sentence"
+    number = "number"
+    uuid = "uuid"
+    biography = "biography"
+
+
+Lengths = Annotated[
+    str | None, typer.Option(metavar="1k,2k,4k", help="Context lengths in tokens; 1k is 1024.", rich_help_panel=BUILD)
+]
+Depths = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N|0,0.5,1",
+        help="How many evenly spaced needle depths, or which (0 is the start).",
+        rich_help_panel=BUILD,
+    ),
+]
+Needles = Annotated[int | None, typer.Option(help="Needles a cell.", rich_help_panel=BUILD)]
+Seed = Annotated[int, typer.Option(help="Same seed, same probes, everywhere.", rich_help_panel=BUILD)]
+Kinds = Annotated[Kind | None, typer.Option(help="What the needle says.", rich_help_panel=BUILD)]
+Haystack = Annotated[
+    str | None,
+    typer.Option(metavar="DIR|noise", help="Folder of your own texts, or noise sentences.", rich_help_panel=BUILD),
+]
+Chat = Annotated[
+    bool, typer.Option("--chat", help="Wrap probes in the tokenizer's chat template.", rich_help_panel=BUILD)
+]
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(metavar="PATH|ID", help="Tokenizer, when it does not lie beside the model.", rich_help_panel=LOAD),
+]
+Revision = Annotated[
+    str | None, typer.Option(help="Branch, tag or commit of a hub model, such as step1000.", rich_help_panel=LOAD)
+]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=LOAD)
+]
+
+
+def bad(option: str, message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint=option)
+
+
+def at_least(option: str, value: float | None, least: int) -> None:
+    if value is not None and not least <= value < float("inf"):
+        raise bad(option, f"got {value}; give a number from {least} up")
+
+
+def read_lengths(text: str | None) -> list[int] | None:
+    """ "1k,2k" -> [1024, 2048]."""
+    if text is None:
+        return None
+    try:
+        return [parse_length(part) for part in text.split(",")]
+    except LengthError as error:
+        raise bad("--lengths", f"{error}, separated by commas") from error
+
+
+def read_depths(text: str | None) -> int | list[float] | None:
+    """ "11" -> 11 evenly spaced depths; "0,0.5,1" or "0.5" -> those fractions of the context."""
+    if text is None:
+        return None
+    accepted = "give how many (11), or fractions of the context from 0 to 1 (0,0.5,1)"
+    try:
+        if text.strip().isdecimal() and int(text) > 0:
+            return int(text)
+        depths = [float(part) for part in text.split(",")]
+    except ValueError as error:
+        raise bad("--depths", f"cannot read {text!r}; {accepted}") from error
+    if not all(0.0 <= depth <= 1.0 for depth in depths) or text.strip() == "0":
+        raise bad("--depths", f"got {text!r}; {accepted}")
+    return depths
+
+
+def probe_source(
+    name: str,
+    *,
+    lengths: str | None,
+    depths: str | None,
+    needles: int | None,
+    seed: int,
+    kind: Kind | None,
+    haystack: str | None,
+    chat: bool,
+) -> Callable[[Any], ProbeSet]:
+    """What --probes and its options mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
+    at_least("--needles", needles, 1)
+    given: dict[str, Any] = {
+        "lengths": read_lengths(lengths),
+        "depths": read_depths(depths),
+        "needles": needles,
+        "kind": kind.value if kind else None,
+        "haystack": haystack,
+        "chat": chat or None,
+    }
+    given = {option: value for option, value in given.items() if value is not None}
+    if Path(name).suffix == ".npz" or Path(name).is_file():
+        return _saved(Path(name), given)
+
+    from .. import probes
+
+    known = probes.list_sets()
+    if name not in known:
+        near = get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        sets = ", ".join(known)
+        raise UsageError(f"no probe set or file is called {name!r}; {hint}sets: {sets}; or give a saved .npz file")
+    if haystack not in (None, "stdlib", "noise") and not Path(haystack).exists():
+        raise bad("--haystack", f"{haystack} does not exist; give a folder of texts, a text file, or noise")
+    return lambda tokenizer: probes.build(name, tokenizer, seed=seed, **given)
+
+
+def _saved(path: Path, given: dict[str, Any]) -> Callable[[Any], ProbeSet]:
+    from ..probes import ProbeSet
+
+    if given:
+        given_options = ", ".join(f"--{option}" for option in given)
+        raise UsageError(f"{given_options}: {path} holds probes that are built already; leave it out, or name a set")
+    saved = ProbeSet.load(path)
+    return lambda tokenizer: saved

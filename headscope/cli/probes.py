@@ -1,0 +1,118 @@
+"""`headscope probes`: which sets there are, one probe as the model reads it, and sets saved for later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .errors import FrontDoor, UsageError
+from .score import working
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+app = typer.Typer(cls=FrontDoor, help="List, look at and save probe sets.", rich_markup_mode="rich")
+
+Source = Annotated[str, typer.Argument(metavar="SET|FILE.npz", help="A set by name, or a saved one.")]
+Tokenizer = Annotated[
+    str,
+    typer.Option("--tokenizer", "--model", metavar="PATH|ID", help="Whose tokenizer: a folder, .gguf file or hub id."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def front(context: typer.Context) -> None:
+    """List, look at and save probe sets.
+
+    \b
+    headscope probes list
+    headscope probes show grid 3 --tokenizer ./my-model --lengths 1k
+    headscope probes build grid --tokenizer ./my-model --lengths 1k,2k,4k -o grid.npz
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+@app.command("list")
+def list_sets() -> None:
+    """The sets that can be built by name."""
+    from .. import probes
+
+    known = probes.list_sets()
+    width = max(map(len, known))
+    for name, description in known.items():
+        typer.echo(f"{name:<{width}}  {description}")
+
+
+@app.command()
+def show(
+    probes: Source,
+    tokenizer: Tokenizer,
+    index: Annotated[int, typer.Argument(metavar="INDEX", help="Which probe of the set.")] = 0,
+    lengths: options.Lengths = None,
+    depths: options.Depths = None,
+    needles: options.Needles = None,
+    seed: options.Seed = 0,
+    kind: options.Kinds = None,
+    haystack: options.Haystack = None,
+    chat: options.Chat = False,
+    trust_remote_code: options.RemoteCode = False,
+) -> None:
+    """One probe as the model reads it: the needle highlighted, the long haystack left out."""
+    from rich.console import Console
+
+    from ..interp.loading import load_tokenizer
+    from ..probes import show as marked
+
+    source = options.probe_source(
+        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+    )
+    with working("building probes"):
+        chosen = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
+        probe_set = source(chosen)
+    if not 0 <= index < len(probe_set):
+        raise UsageError(f"INDEX: {index} given, but {probes} has the probes 0 to {len(probe_set) - 1}")
+    text = marked(probe_set[index], chosen)
+    console = Console(highlight=False)
+    console.print(text if console.color_system else bracketed(text))
+
+
+def bracketed(text: Text) -> str:
+    """The text without colours, the needle between [[ and ]]."""
+    marks = sorted((span.start, span.end) for span in text.spans if "on yellow" in str(span.style))
+    plain = text.plain
+    for start, end in reversed(marks):
+        plain = f"{plain[:start]}[[{plain[start:end]}]]{plain[end:]}"
+    return plain.replace("]][[", "")  # one needle, not a token each
+
+
+@app.command()
+def build(
+    probes: Annotated[str, typer.Argument(metavar="SET", help="A set by name.")],
+    tokenizer: Tokenizer,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.npz", help="Where to save the set.")],
+    lengths: options.Lengths = None,
+    depths: options.Depths = None,
+    needles: options.Needles = None,
+    seed: options.Seed = 0,
+    kind: options.Kinds = None,
+    haystack: options.Haystack = None,
+    chat: options.Chat = False,
+    trust_remote_code: options.RemoteCode = False,
+) -> None:
+    """Build a set for a tokenizer and save it, to score every checkpoint on the same probes."""
+    from ..interp.loading import load_tokenizer
+
+    source = options.probe_source(
+        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+    )
+    if not output.resolve().parent.is_dir():
+        raise UsageError(f"-o: the folder {output.parent} does not exist; create it: mkdir -p {output.parent}")
+    with working("building probes"):
+        probe_set = source(load_tokenizer(tokenizer, trust_remote_code=trust_remote_code))
+    probe_set.save(output)
+    facts: dict[str, Any] = probe_set.summary()
+    typer.echo(f"{output}: {facts['n_probes']} probes, {facts['n_tokens']:,} tokens, hash {facts['hash']}")

@@ -1,0 +1,305 @@
+"""`headscope score`: load a model, build probes, score every head, save, show."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from ..interp.loading import LoadedModel
+    from ..interp.results import HeadScores
+    from ..probes import ProbeSet
+
+RUN = "Run"
+
+
+class Sharing(StrEnum):
+    auto = "auto"
+    exact = "exact"
+    grafted = "grafted"
+
+
+def score(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name) or .gguf file.")],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file to write, or to append a checkpoint to."),
+    ],
+    probes: Annotated[
+        str, typer.Option(metavar="SET|FILE.npz", help="A set by name (headscope probes list) or a saved one.")
+    ] = "heads",
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")
+    ] = None,
+    lengths: options.Lengths = None,
+    depths: options.Depths = None,
+    needles: options.Needles = None,
+    seed: options.Seed = 0,
+    kind: options.Kinds = None,
+    haystack: options.Haystack = None,
+    chat: options.Chat = False,
+    sharing: Annotated[
+        Sharing,
+        typer.Option(
+            help="How probes share prefills: grafted is fast, exact is the gold standard.", rich_help_panel=RUN
+        ),
+    ] = Sharing.auto,
+    check_sharing: Annotated[
+        int,
+        typer.Option(metavar="N", help="Run N probes exactly as well; report the difference.", rich_help_panel=RUN),
+    ] = 0,
+    generate: Annotated[
+        bool,
+        typer.Option("--generate", help="Also let the model answer, for Wu et al.'s gated count.", rich_help_panel=RUN),
+    ] = False,
+    checkpoint: Annotated[
+        int, typer.Option(metavar="STEP", help="Optimizer step these weights are from.", rich_help_panel=RUN)
+    ] = 0,
+    tokens_seen: Annotated[
+        float | None,
+        typer.Option(metavar="X", help="Training tokens until then, such as 8.4e9.", rich_help_panel=RUN),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace an existing file that holds a single checkpoint.", rich_help_panel=RUN),
+    ] = False,
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=options.LOAD)
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=options.LOAD)] = "auto",
+    revision: options.Revision = None,
+    tokenizer: options.TokenizerOption = None,
+    trust_remote_code: options.RemoteCode = False,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle", help="Open pytorch_model.bin, which can run code.", rich_help_panel=options.LOAD
+        ),
+    ] = False,
+) -> None:
+    """Score every attention head of a model: which ones copy from far away?
+
+    \b
+    headscope score ./my-model -o run.h5
+    headscope score ./my-model --probes grid --lengths 1k,2k,4k --depths 11 --figures figures -o run.h5
+    headscope score EleutherAI/pythia-1b --revision step1000 --checkpoint 1000 -o pythia.h5
+    headscope score model.gguf --probes my-probes.npz -o run.h5
+    """
+    options.at_least("--check-sharing", check_sharing, 0)
+    options.at_least("--checkpoint", checkpoint, 0)
+    options.at_least("--tokens-seen", tokens_seen, 0)
+    source = options.probe_source(
+        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+    )
+    check_output(output, checkpoint, force)
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise UsageError(f"--figures: {figures} is a file; give a folder")
+
+    def fits(probe_set: ProbeSet) -> None:
+        if output.exists() and not force:
+            check_same_probes(output, probe_set)
+
+    loaded, probe_set = load(
+        model,
+        source,
+        fits,
+        tokenizer=tokenizer,
+        revision=revision,
+        dtype=dtype,
+        device=device,
+        trust_remote_code=trust_remote_code,
+        allow_pickle=allow_pickle,
+    )
+    from ..interp.scoring import score_heads
+
+    start = time.monotonic()
+    with progress_bar() as progress:
+        scores = score_heads(
+            loaded,
+            probe_set,
+            sharing=sharing.value,
+            check_sharing=check_sharing,
+            generate=generate,
+            progress=progress,
+        )
+    seconds = time.monotonic() - start
+    try:
+        save(scores, output, checkpoint, tokens_seen, force)
+    finally:
+        # The numbers are shown even where they could not be saved.
+        show(scores, seconds)
+    lines = [f"Scores   {output}, checkpoint {checkpoint}"]
+    if figures is not None:
+        from ..interp.report.figures import save_figures
+
+        with working("drawing figures"):
+            paths = save_figures(scores, figures)
+        lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
+        lines.append(f"         and as .svg in {figures}")
+    typer.echo("\n" + "\n".join(lines))
+
+
+def load(
+    model: str,
+    source: Callable[[Any], ProbeSet],
+    check: Callable[[ProbeSet], None],
+    *,
+    tokenizer: str | None,
+    revision: str | None,
+    trust_remote_code: bool,
+    **rest: Any,
+) -> tuple[LoadedModel, ProbeSet]:
+    """The model and its probes; the probes first, so that what is wrong with them is said before big weights load."""
+    from ..interp.loading import ModelError, load_model, load_tokenizer
+
+    arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, **rest}
+    if tokenizer is None and model.endswith(".gguf"):
+        # Everything is in one file; reading its vocabulary a second time would cost more than it saves.
+        with working(f"loading {Path(model).name}"):
+            loaded = load_model(model, **arguments)
+        with working("building probes"):
+            probe_set = source(loaded.tokenizer)
+        check(probe_set)
+        return loaded, probe_set
+    origin = f"{model}@{revision}" if revision and "@" not in model and not Path(model).exists() else model
+    with working("building probes"):
+        try:
+            chosen = load_tokenizer(tokenizer or origin, trust_remote_code=trust_remote_code)
+        except ModelError as error:
+            if tokenizer is not None:
+                raise
+            raise UsageError(re.sub("^tokenizer:", "MODEL:", str(error))) from error
+        probe_set = source(chosen)
+    check(probe_set)
+    with working(f"loading {Path(model).name}"):
+        return load_model(model, tokenizer=chosen, **arguments), probe_set
+
+
+def check_output(path: Path, checkpoint: int, force: bool) -> None:
+    """Raise, before any work is done, when the scores could not be written to `path` afterwards."""
+    folder = path.resolve().parent
+    if path.is_dir():
+        raise UsageError(f"-o: {path} is a folder; give a file in it, such as {path / 'run.h5'}")
+    if not folder.is_dir():
+        raise UsageError(f"-o: the folder {path.parent} does not exist; create it: mkdir -p {path.parent}")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"-o: the folder {path.parent} is not writable; choose another place for {path.name}")
+    if not path.exists():
+        return
+    if not os.access(path, os.W_OK):
+        raise UsageError(f"-o: {path} is read-only; make it writable, or choose another file")
+
+    from ..interp.store import checkpoints
+
+    steps = checkpoints(path)  # a foreign or damaged file ends here, and is not touched
+    if force and len(steps) > 1:
+        raise UsageError(f"--force: {path} holds {len(steps)} checkpoints; delete it yourself if you mean it")
+    if not force and steps and checkpoint <= steps[-1]:
+        raise UsageError(
+            f"-o: {path} already holds checkpoint {steps[-1]}; append with --checkpoint {steps[-1] + 1} or later, "
+            "replace the file with --force, or choose another"
+        )
+
+
+def check_same_probes(path: Path, probes: ProbeSet) -> None:
+    from ..interp.store import read_scores
+
+    there = read_scores(path)
+    if there.probe_set_hash != probes.hash:
+        other = f"{there.probe_set_name!r} ({there.probe_set_hash[:12]})"
+        raise UsageError(
+            f"-o: {path} holds scores on the probe set {other}, and this one is {probes.name!r} ({probes.hash[:12]}); "
+            "build it with the same options and seed, or choose another file"
+        )
+
+
+def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | None, force: bool) -> None:
+    if not (force and path.exists()):
+        scores.save(path, checkpoint=checkpoint, tokens_seen=tokens_seen)
+        return
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    try:
+        scores.save(fresh, checkpoint=checkpoint, tokens_seen=tokens_seen)
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def show(scores: HeadScores, seconds: float) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from ..interp.report.facts import facts, model_name
+    from ..interp.report.terminal import summary
+
+    console = Console(highlight=False, markup=False)
+    console.print(Text(model_name(scores), style="bold"))
+    console.print(", ".join([*facts(scores), f"{seconds:.1f} s"]), style="dim")
+    console.print()
+    console.print(summary(scores))
+    checked = scores.provenance.get("check_sharing")
+    if checked:
+        pearson = "-" if checked["pearson"] is None else f"{checked['pearson']:.3f}"
+        console.print(
+            f"\nOf these, {checked['n_probes']} probes were run exactly as well: Pearson over heads {pearson}, largest "
+            f"difference of a head {checked['max_difference']:.3f}, NLL {checked['nll_gap']:+.3f}"
+        )
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A spinner while something without a length runs; nothing where stderr is not a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int, str], None] | None]:
+    """A bar with the time left, fed by (done, total, what); None where stderr is not a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TaskProgressColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def report(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total, description=what)
+
+        yield report
