@@ -102,6 +102,16 @@ def test_nested_contexts_are_prefixes_of_one_and_hold_whole_needles(tokenizer: A
         assert text.count(squash(probe.value)) == 1
 
 
+def test_no_nested_needle_is_cut_in_two(gpt2_like: Any) -> None:
+    probes = build(
+        "grid_nested", gpt2_like, lengths=list(range(700, 1900, 150)), depths=7, needles=2, kind="number", seed=1
+    )
+    needles = {span for probe in probes for span in probe.needle_spans}
+    ends = {probe.question_start for probe in probes}
+    assert len(needles) == 14
+    assert not [(span, end) for span in needles for end in ends if span[0] < end < span[1]]
+
+
 def test_chat_has_the_templates_markup_around_the_same_context(llama3_like: Any) -> None:
     probes = build("grid", llama3_like, lengths=[400], depths=3, needles=1, chat=True)
     probes.verify(llama3_like)
