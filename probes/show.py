@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from .probe import Probe
@@ -45,13 +46,12 @@ def show(probe: Probe, tokenizer: Any, *, around: int = 24) -> Text:
         style="dim",
     )
     surfaces = codec.surfaces(probe.input_ids.tolist())
-    skipped = 0
-    for surface, style, keep in zip(surfaces, styles, kept, strict=True):
-        if not keep:
-            skipped += 1
-            continue
-        if skipped:
-            text.append(f" [... {skipped} tokens ...] ", style="dim italic")
-            skipped = 0
-        text.append(surface, style=style.strip())
+    for style, run in groupby(
+        zip(surfaces, styles, kept, strict=True), key=lambda token: token[1] if token[2] else None
+    ):
+        run_text = [surface for surface, _, _ in run]
+        if style is None:
+            text.append(f" [... {len(run_text)} tokens ...] ", style="dim italic")
+        else:
+            text.append("".join(run_text), style=style.strip())
     return text
