@@ -62,7 +62,7 @@ def standard_library(*, repeat: bool = False) -> Haystack:
     Nothing is imported and nothing is downloaded. The text differs between Python versions; a probe's `haystack_id`
     shows it.
     """
-    # Its paragraphs are short: run together, a sentence starts every 25 tokens or so, and depths are met closely.
+    # Its paragraphs are short: run together, a sentence starts every 25 to 30 tokens, and depths are met closely.
     return Haystack("standard library", _library_documents, repeat, between=" ")
 
 

@@ -200,6 +200,8 @@ class Layout:
             fixed = len(self.head) + len(insert.ids) + len(answer)
             for shorter in range(MAX_SHORTER + 1):
                 rooms = [length - shorter - fixed - len(question) for question in questions]
+                if min(rooms) < MIN_CONTEXT and shorter:
+                    break
                 if min(rooms) < MIN_CONTEXT:
                     needed = length - min(rooms) + MIN_CONTEXT
                     raise LengthTooShort(

@@ -130,8 +130,8 @@ def build(
     seed: int = 0,
     haystack: Haystack | str | PathLike[str] | None = None,
     chat: bool = False,
-    kind: Kind = "sentence",
-    answer: Answer = "value",
+    kind: Kind | None = None,
+    answer: Answer | None = None,
 ) -> ProbeSet:
     """Build a probe set. The same arguments and tokenizer give the same hash in every process.
 
@@ -146,8 +146,8 @@ def build(
         haystack: None or "stdlib" (the standard library's documentation), "noise", a folder or file of yours, or a
             `Haystack`.
         chat: use the tokenizer's chat template instead of plain completion. Induction probes have no chat form.
-        kind: what the needles of the grids are: "sentence", "number", "uuid" or "biography".
-        answer: for numbers and UUIDs in the grids: the "value" alone, or the needle "sentence".
+        kind: what the needles of the grids are: "sentence" (default), "number", "uuid" or "biography".
+        answer: for numbers and UUIDs in the grids: the "value" alone (default), or the needle "sentence".
 
     Raises:
         UnknownSet, LengthTooShort, DepthOutOfRange, HaystackTooShort, PoolTooSmall, JoinNotCanonical, NeedleLeak,
@@ -157,8 +157,10 @@ def build(
         close = difflib.get_close_matches(str(name), SETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UnknownSet(f"There is no probe set {name!r}; there are {', '.join(SETS)}.{hint}")
-    _check_choice("kind", kind, ("sentence", "number", "uuid", "biography"))
-    _check_choice("answer", answer, ("value", "sentence"))
+    _check_choice("kind", kind, ("sentence", "number", "uuid", "biography"), name)
+    _check_choice("answer", answer, ("value", "sentence"), name)
+    if answer and kind not in ("number", "uuid"):
+        raise ProbeError(f"answer={answer!r} is for kind='number' and 'uuid'; other answers are the needle sentence.")
     recipe = SETS[name]
     sizes = _lengths(recipe.lengths if lengths is None else lengths)
     count = recipe.needles if needles is None else needles
@@ -177,15 +179,17 @@ def build(
         _depths(recipe.depths if depths is None else depths),
         int(count),
         seed,
-        kind,
-        answer,
+        kind or "sentence",
+        answer or "value",
     )
     return ProbeSet(tuple(recipe.probes(order)), name)
 
 
-def _check_choice(argument: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+def _check_choice(argument: str, value: str | None, choices: tuple[str, ...], name: str) -> None:
+    if value is not None and value not in choices:
         raise ProbeError(f"{argument} is {value!r}; use one of {', '.join(map(repr, choices))}.")
+    if value is not None and not name.startswith("grid"):
+        raise ProbeError(f"{argument}={value!r} is for the grids; {name!r} has needles of its own choice.")
 
 
 def _lengths(lengths: Sequence[int] | int) -> tuple[int, ...]:

@@ -217,6 +217,8 @@ def test_the_global_random_state_is_neither_used_nor_touched(gpt2_like: Any) -> 
         (ProbeError, "seed is 'a'", "grid", {"seed": "a"}),
         (ProbeError, "kind is 'poem'", "grid", {"kind": "poem"}),
         (ProbeError, "answer is 'long'", "grid", {"answer": "long"}),
+        (ProbeError, "is for kind='number'", "grid", {"answer": "value"}),
+        (ProbeError, "'heads' has needles of its own choice", "heads", {"kind": "number"}),
         (ProbeError, "does not exist", "grid", {"haystack": "/no/such/folder"}),
         (PoolTooSmall, "there are 30", "grid", {"needles": 31}),
         (NoChatTemplate, "has no chat template", "grid", {"chat": True}),
@@ -227,6 +229,17 @@ def test_bad_requests_say_what_to_do(
 ) -> None:
     with pytest.raises(error, match=says.replace("?", r"\?")):
         build(name, without_bos, **arguments)
+
+
+def test_the_least_length_named_is_enough(tokenizer: Any) -> None:
+    with pytest.raises(LengthTooShort) as error:
+        build("grid", tokenizer, lengths=[50], depths=3, needles=1)
+    least = int(str(error.value).split("at least ")[1].rstrip("."))
+    probes = build("grid", tokenizer, lengths=[least], depths=3, needles=1)
+    probes.verify(tokenizer)
+    assert {probe.length for probe in probes} == {least}
+    with pytest.raises(LengthTooShort):
+        build("grid", tokenizer, lengths=[least - 1], depths=3, needles=1)
 
 
 def test_a_short_haystack_is_never_repeated_silently(gpt2_like: Any) -> None:
