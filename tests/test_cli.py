@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -192,14 +193,28 @@ def test_scores_are_exported_for_other_tools(scored, tmp_path):
 def test_heads_of_a_strong_model_are_exported_as_a_string(tmp_path):
     make_scores().save(tmp_path / "run.h5")
     assert succeed("export", tmp_path / "run.h5", "--format", "qrhead").startswith("18-6,17-3,18-7,")
+    assert succeed("export", tmp_path / "run.h5", "--format", "qrhead", "--top", 2) == "18-6,17-3\n"
+    make_scores(leading=()).save(tmp_path / "weak.h5")
+    assert "--top 16" in fail("export", tmp_path / "weak.h5", "--format", "qrhead")
 
 
-def test_the_quickstart_runs(model, tmp_path):
+def test_remedies_are_in_the_words_of_the_command_line(model, tmp_path):
+    assert "leave out --chat" in fail("score", model, *GRID, "--chat", "-o", tmp_path / "run.h5")
+    bare = tmp_path / "bare"
+    build("llama").save_pretrained(bare)
+    assert "pass --tokenizer <folder or hub id>" in fail("score", bare, *GRID, "-o", tmp_path / "run.h5")
+    (bare / "model.safetensors").rename(bare / "pytorch_model.bin")
+    message = fail("score", bare, *GRID, "--tokenizer", model, "-o", tmp_path / "run.h5")
+    assert "pass --allow-pickle" in message
+
+
+def test_the_quickstart_runs(model, tmp_path, monkeypatch):
     script = Path(__file__).resolve().parents[1] / "examples" / "quickstart.py"
-    done = subprocess.run([sys.executable, script, model], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert hs.open(tmp_path / "run.h5").sizes["layer"] == 4
-    assert (tmp_path / "figures" / "overview.png").is_file()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(script), str(model)])
+    runpy.run_path(str(script), run_name="__main__")
+    assert hs.open("run.h5").sizes["layer"] == 4
+    assert Path("figures", "overview.png").is_file()
 
 
 def test_bad_models_and_probes_are_told_before_anything_is_written(model, tokenizer, tmp_path):

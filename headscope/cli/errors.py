@@ -63,10 +63,19 @@ def user_message(error: Exception) -> str | None:
         text = str(error)
     else:
         return None
-    # Messages of the library name Python arguments: allow_pickle=True is --allow-pickle here.
-    text = re.sub(r"\b(allow_pickle|trust_remote_code|generate)=True", lambda match: _option(match[1]), text)
-    text = re.sub(r"\b(tokenizer|device|dtype|sharing|revision)=(?=[\"'])", lambda match: _option(match[1]) + " ", text)
-    return " ".join(text.split())
+    return " ".join(_as_options(text).split())
+
+
+_NAMES = "allow_pickle|chat|device|dtype|generate|kind|revision|sharing|tokenizer|top|trust_remote_code"
+
+
+def _as_options(text: str) -> str:
+    """Remedies in the words of the command line: allow_pickle=True is --allow-pickle, kind='number' --kind number."""
+    text = re.sub(rf"\buse ({_NAMES})=False\b", lambda match: f"leave out {_option(match[1])}", text)
+    text = re.sub(rf"\b({_NAMES})=True\b", lambda match: _option(match[1]), text)
+    quoted = rf"\b({_NAMES})=([\"'])(.+?)\2"
+    text = re.sub(quoted, lambda match: f"{_option(match[1])} {match[3]}", text)
+    return re.sub(rf"\b({_NAMES})=(\d+)", lambda match: f"{_option(match[1])} {match[2]}", text)
 
 
 def _option(name: str) -> str:

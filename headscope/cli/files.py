@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .errors import UsageError
+from .options import at_least
 
 ResultsFile = Annotated[Path, typer.Argument(metavar="FILE.h5", help="A file that headscope score wrote.")]
 
@@ -37,7 +38,6 @@ class Format(StrEnum):
 _FUNCTIONS = {
     Format.retrieval_head: "retrieval_head_json",
     Format.duo_attention: "duo_attention_tsv",
-    Format.qrhead: "qrhead_string",
 }
 
 
@@ -47,6 +47,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to; without it, to the terminal.")
     ] = None,
+    top: Annotated[int | None, typer.Option(metavar="N", help="qrhead: the N best heads, not those above 0.1.")] = None,
     checkpoint: Annotated[
         int | None, typer.Option(metavar="STEP", help="Which checkpoint: the last by default; csv, parquet: all.")
     ] = None,
@@ -58,13 +59,19 @@ def export(
     headscope export run.h5 --format duo-attention -o full_attention_heads.tsv
     """
     from ..interp import export as formats
+    from ..interp.store import write_file
 
-    name = _FUNCTIONS.get(format, format.value)
-    if output is not None:
-        formats.export(file, name, output, checkpoint=checkpoint)
-        typer.echo(f"{format.value}  {output}")
-        return
-    if format is Format.parquet:
+    at_least("--top", top, 1)
+    if top is not None and format is not Format.qrhead:
+        raise UsageError(f"--top belongs to --format qrhead; {format.value} holds every head")
+    if output is None and format is Format.parquet:
         raise UsageError("--format parquet is binary; say where to write it: -o heads.parquet")
-    content = formats.render(file, name, checkpoint=checkpoint)
-    typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
+    if format is Format.qrhead:
+        content: str | bytes = formats.qrhead_string(file, checkpoint=checkpoint, top=top)
+    else:
+        content = formats.render(file, _FUNCTIONS.get(format, format.value), checkpoint=checkpoint)
+    if output is None:
+        typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
+        return
+    write_file(output, content if isinstance(content, bytes) else content.encode())
+    typer.echo(f"{output}: {format.value}")

@@ -135,6 +135,8 @@ def length_depth(scores: HeadScores, ax: Axes | None = None, *, value: str = "nl
 
 def top_heads(scores: HeadScores, ax: Axes | None = None, *, k: int = 12, estimator: str = "retrieval") -> Axes:
     """The `k` leading heads as bars, with needle-clustered standard errors (none where there is only one needle)."""
+    from matplotlib.ticker import MaxNLocator
+
     with _style():
         ax = _axes(ax, (5.2, 0.9 + 0.27 * k))
         heads = scores.top(k, estimator)
@@ -154,8 +156,8 @@ def top_heads(scores: HeadScores, ax: Axes | None = None, *, k: int = 12, estima
         ax.set_yticks(places, [str(head) for head in heads])
         ax.set_ylim(max(len(heads), 1) - 0.4, -0.6)
         # Room on the right for the numbers beside the longest bar.
-        ax.set_xlim(0.0, end * 1.22)
-        ax.set_xticks(np.linspace(0.0, end, 6))
+        ax.set_xlim(0.0, max(end, float(np.nanmax(means + np.nan_to_num(errors), initial=0.0))) * 1.22)
+        ax.set_xticks([tick for tick in MaxNLocator(5).tick_values(0.0, end) if 0.0 <= tick <= end * 1.001])
         needles = len(np.unique(scores.probes["needle_id"]))
         spread = f"mean ± standard error over {needles} needles"
         if needles < 2:

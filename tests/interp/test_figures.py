@@ -171,6 +171,17 @@ def test_bars_are_the_scores_with_needle_clustered_errors(ax):
     assert "4 needles" in ax.get_xlabel()
 
 
+def test_wide_error_bars_and_their_numbers_stay_inside(ax):
+    scores = make_scores(leading=((1, 1, 0.02),), needles=2)
+    scores.per_probe["retrieval"][::2] *= 2.0
+    top_heads(scores, ax)
+    ax.figure.draw_without_rendering()
+    for segment in ax.collections[0].get_segments():
+        assert segment[:, 0].max() < ax.get_xlim()[1]
+    for text in ax.texts:
+        assert Text.get_window_extent(text).x1 <= ax.figure.bbox.x1
+
+
 def test_one_needle_gives_no_error_bars(ax):
     scores = make_scores(needles=1)
     top_heads(scores, ax)
