@@ -2,9 +2,9 @@
 
     python -m benchmarks.memory --length 32768
 
-A random two-layer model, float32, one probe. Each side runs in a process of its own and reports its peak resident memory,
-and how much that rose above the loaded model. The plain side is transformers' own chunked prefill into a DynamicCache with
-SDPA and one row of logits.
+A random two-layer model, float32, one probe. Each side runs in a process of its own and reports its peak resident
+memory, and how much that rose above the loaded model. The plain side is transformers' own chunked prefill into a
+DynamicCache with SDPA and one row of logits.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TypeVar
 
 import numpy as np
@@ -89,7 +90,7 @@ class Engine:
         cache.frozen = True
 
     def _chunk(self, ids: np.ndarray, start: int, cache: TrunkCache) -> Tensor:
-        with running(TrunkPass()):
+        with running(TrunkPass(self._layer_by_layer(len(ids)))):
             tokens = self._tensor(ids)[None]
             positions = torch.arange(start, start + len(ids), device=tokens.device)[None]
             last = torch.tensor([len(ids) - 1], device=tokens.device)
@@ -172,6 +173,17 @@ class Engine:
 
     def _tensor(self, ids: np.ndarray) -> Tensor:
         return torch.from_numpy(ids.astype(np.int64)).to(self.model.device)
+
+    def _layer_by_layer(self, rows: int) -> Callable[[], None] | None:
+        """Progress inside a chunk of the haystack, which may take minutes."""
+        if self.progress is None:
+            return None
+        report, done, total, layers = self.progress, self._done, self._total, count(1)
+
+        def layer_done() -> None:
+            report(done + rows * min(next(layers), self.model.n_layers) // self.model.n_layers, total, "haystack")
+
+        return layer_done
 
     def _tick(self, rows: int, what: str) -> None:
         self._done += rows

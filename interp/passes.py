@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +53,20 @@ def needle_visible(probe: Probe, sees: Visibility) -> bool:
 
 
 class TrunkPass:
-    """A chunk of the trunk: causal attention to everything cached, at the speed of the machine's fastest backend."""
+    """A chunk of the trunk: causal attention to everything cached, at the speed of the machine's fastest backend.
+
+    Args:
+        each_layer: called when a layer's attention is done.
+    """
+
+    def __init__(self, each_layer: Callable[[], None] | None = None):
+        self.each_layer = each_layer
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
-        return causal(q, k, v, sees, how)
+        out = causal(q, k, v, sees, how)
+        if self.each_layer is not None:
+            self.each_layer()
+        return out
 
 
 class WholePass:

@@ -79,11 +79,15 @@ def score_heads(
         raise ValueError(f"chunk must be at least 1 token, got {chunk}")
     if tokenizer is not None:
         _check_tokenizer(probes, tokenizer)
+    if check_sharing < 0:
+        raise ValueError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     adapted = adapt(model)
     _check_fit(adapted, probes)
 
     planned = plan(probes, sharing)
     alone = preflight(adapted, probes[0])
+    if alone and generate:
+        raise ValueError(f"generate=True is not possible with {adapted.name}: {alone}")
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)):
         engine = Engine(adapted, probes, chunk=chunk, progress=progress)

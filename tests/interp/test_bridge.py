@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import random_grid
-from tiny_models import VOCAB, build
 
+from builders import random_grid
 from headscope.interp.capture import CaptureError
 from headscope.interp.scoring import score_heads
+from tiny_models import VOCAB, build
 
 pytest.importorskip("transformer_lens")
 GRID = random_grid()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from builders import random_grid
-from tiny_models import build
 from transformers import masking_utils
 
+from builders import random_grid
 from headscope.interp.adapters import adapt
 from headscope.interp.capture import CaptureError, Visibility, classify
 from headscope.interp.scoring import score_heads
+from tiny_models import build
 
 GRID = random_grid()
 N = 200

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import oracle
 import pytest
 import torch
-from builders import random_grid, random_probe
-from tiny_models import BYPASSING, FAMILIES, LENGTH_DEPENDENT, LINEAR, WINDOWED, build
 
+import oracle
+from builders import random_grid, random_probe
 from headscope.interp.adapters import adapt
 from headscope.interp.capture import CaptureError
 from headscope.interp.engine import Engine
@@ -18,6 +17,7 @@ from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.scoring import score_heads
 from headscope.interp.tree import plan
 from headscope.probes import ProbeSet
+from tiny_models import BYPASSING, FAMILIES, LENGTH_DEPENDENT, LINEAR, WINDOWED, build
 
 GRID = random_grid()
 # fp32 rounding through four peaky layers; the oracle differs from itself in fp64 by about as much

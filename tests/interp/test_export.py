@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_scores import make_scores
 
 from headscope.interp import results
 from headscope.interp.export import (
@@ -22,6 +21,7 @@ from headscope.interp.export import (
 )
 from headscope.interp.results import HeadScores, MissingPackageError
 from headscope.interp.store import StoreError
+from made_scores import make_scores
 
 NAN = float("nan")
 

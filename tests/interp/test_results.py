@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_scores import assert_same, make_scores
 from scipy.stats import sem
 
 from headscope.interp import results
 from headscope.interp.results import HeadScore, HeadScores, MissingPackageError, UnknownEstimatorError
+from made_scores import assert_same, make_scores
 
 NAN = float("nan")
 

@@ -15,12 +15,12 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
-from made_scores import assert_same, make_scores
 
 import headscope as hs
 from headscope.interp import results, schema, store
 from headscope.interp.results import HeadScores, MissingPackageError
 from headscope.interp.store import StoreError, append, checkpoints, read_scores, read_steps, validate
+from made_scores import assert_same, make_scores
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 STEPS = (0, 1000, 2500)

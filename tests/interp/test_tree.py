@@ -7,10 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from builders import random_grid, random_probe
 from headscope.interp.tree import Trunk, plan
 from headscope.probes import Probe, ProbeSet
-
-from builders import random_grid, random_probe
 
 
 def rebuilt(trunk: Trunk, probe: Probe, tail_index: int) -> np.ndarray:

@@ -1,0 +1,149 @@
+"""score_heads as users call it: what comes back, and what bad input says."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders import random_grid, random_probe
+from headscope import probes as hp
+from headscope.interp.estimators import ESTIMATORS
+from headscope.interp.scoring import score_heads
+from headscope.probes import Probe, ProbeSet
+from tiny_models import build
+
+GRID = random_grid()
+
+
+def test_what_comes_back_is_labelled() -> None:
+    model = build("llama")
+    scores = score_heads(model, GRID)
+    assert set(scores.per_probe) == set(ESTIMATORS)
+    assert scores.retrieval.shape == (4, 8) and scores.retrieval.dtype == np.float32
+    assert scores.per_probe["retrieval"].shape == (len(GRID), 4, 8)
+    assert (scores.n_layers, scores.n_heads, scores.n_kv_heads) == (4, 8, 2)
+    assert list(scores.probes["id"]) == [probe.id for probe in GRID]
+    assert scores.probe_set_hash == GRID.hash
+    assert scores.provenance["sharing"] == "auto"
+    assert scores.provenance["dtype"] == "float32"
+    assert scores.probes["grafted"].all()
+
+
+def test_scores_do_not_depend_on_the_order_of_probes() -> None:
+    model = build("llama")
+    there, back = score_heads(model, GRID), score_heads(model, ProbeSet(list(GRID)[::-1]))
+    np.testing.assert_array_equal(there.per_probe["retrieval"], back.per_probe["retrieval"][::-1])
+
+
+def test_nll_classes_add_up() -> None:
+    probe = random_probe(answer=6)
+    mixed = replace(probe, token_class=("echo", "novel", "novel", "format", "echo", "novel"))
+    scores = score_heads(build("llama"), ProbeSet([mixed]))
+    whole = score_heads(build("llama"), ProbeSet([probe]))
+    assert scores.nll[0] == whole.nll[0]
+    parts = scores.nll_echo[0] * 2 + scores.nll_novel[0] * 3
+    assert parts < scores.nll[0] * 6  # the rest is the format token's
+    no_echo = score_heads(build("llama"), ProbeSet([replace(probe, token_class=("novel",) * 6)]))
+    assert np.isnan(no_echo.nll_echo[0])
+    assert no_echo.nll_novel[0] == no_echo.nll[0]
+
+
+def test_check_sharing_measures_the_difference() -> None:
+    """The report must be the difference between two runs that anyone can make."""
+    model = build("llama")
+    scores = score_heads(model, GRID, check_sharing=len(GRID))
+    found = scores.provenance["check_sharing"]
+    exact = score_heads(model, GRID, sharing="exact")
+    a, b = scores.retrieval.ravel(), exact.retrieval.ravel()
+    assert found["n_probes"] == found["n_grafted"] == len(GRID)
+    assert found["max_difference"] == pytest.approx(np.abs(a - b).max(), abs=1e-6)
+    assert found["pearson"] == pytest.approx(np.corrcoef(a, b)[0, 1], abs=1e-5)
+    assert found["nll_gap"] == pytest.approx((scores.nll - exact.nll).mean(), abs=1e-5)
+
+
+def test_check_sharing_warns_where_grafting_is_far_off(caplog: pytest.LogCaptureFixture) -> None:
+    """A random model attends everywhere, so its grafted scores differ; the user must hear of it."""
+    with caplog.at_level(logging.WARNING):
+        score_heads(build("llama"), GRID, check_sharing=6)
+    assert "sharing" in caplog.text and "exact" in caplog.text
+
+
+def test_exact_sharing_needs_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        found = score_heads(build("llama"), GRID, sharing="exact", check_sharing=6).provenance["check_sharing"]
+    assert found["max_difference"] == 0
+    assert not caplog.text
+
+
+def test_a_path_is_loaded(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    model = build("llama")
+    model.save_pretrained(tmp_path)
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(199)}, unk_token="w0"))
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0").save_pretrained(tmp_path)
+    scores = score_heads(tmp_path, GRID)
+    np.testing.assert_array_equal(scores.retrieval, score_heads(model, GRID).retrieval)
+    assert scores.provenance["weights_sha256"].startswith("safetensors:")
+
+
+def test_a_probe_longer_than_the_context_is_refused() -> None:
+    model = build("llama", max_position_embeddings=128)
+    with pytest.raises(ValueError, match=r"200 tokens.*made for 128"):
+        score_heads(model, GRID)
+
+
+def test_tokens_outside_the_vocabulary_are_refused() -> None:
+    ids = np.array([1, 5, 6, 7, 900, 8, 9, 5, 6])
+    with pytest.raises(ValueError, match="vocabulary of 199"):
+        score_heads(build("llama"), ProbeSet([Probe.from_ids(ids, prompt_len=7, needles=[(1, 3)])]))
+
+
+def test_another_tokenizer_is_refused() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(199)}, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
+    made = ProbeSet([replace(probe, tokenizer_fp="49152-of-another") for probe in GRID])
+    with pytest.raises(hp.ProbeError, match="49152-of-another"):
+        score_heads(build("llama"), made, tokenizer=tokenizer)
+    fitting = ProbeSet([replace(probe, tokenizer_fp=hp.fingerprint(tokenizer)) for probe in GRID])
+    score_heads(build("llama"), fitting, tokenizer=tokenizer)
+
+
+def test_an_answer_that_no_needle_token_gives_is_an_error_not_a_zero() -> None:
+    ids = np.array([1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
+    with pytest.raises(ValueError, match="no token of its answer occurs in its needle"):
+        score_heads(build("llama"), ProbeSet([Probe.from_ids(ids, prompt_len=9, needles=[(2, 4)])]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"sharing": "graft"}, "'graft'"),
+        ({"chunk": 0}, "chunk must be"),
+        ({"generate": True}, "needs tokenizer"),
+        ({"check_sharing": -1}, "check_sharing must be"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        score_heads(build("llama"), GRID, **arguments)
+
+
+def test_a_list_of_probes_is_refused_with_the_remedy() -> None:
+    with pytest.raises(TypeError, match=r"ProbeSet\(\[\.\.\.\]\)"):
+        score_heads(build("llama"), list(GRID))
+
+
+def test_needles_at_the_borders() -> None:
+    """Right at the start, and right before the question, with one-token answers."""
+    probes = ProbeSet([random_probe(80, depth, answer=1, seed=i) for i, depth in enumerate((0.0, 1.0))])
+    scores = score_heads(build("llama"), probes)
+    assert not np.isnan(scores.per_probe["retrieval"]).any()
