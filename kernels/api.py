@@ -119,6 +119,7 @@ def evidence_attention(
         q_positions = q_offset + torch.arange(q.shape[2], device=q.device)
     elif q_offset != 0:
         raise ValueError(f"q_offset={q_offset} and q_positions were both given; pass one of them")
+    _floats("v", v, "[B, Hkv, N, Dv]")
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (q, k, v)):
         raise ValueError(
             "q, k or v requires grad, but evidence_attention has no backward; call it under torch.no_grad()"

@@ -4,10 +4,10 @@ One idea carries this file. Every rule about what a row may see (causal order, w
 key's position, and positions increase along the keys; so **a row sees one interval of key indices**, [first, last), and
 nothing below needs to know which rule set it.
 
-Memory: rows and keys are walked in blocks of at most ``SCORES`` scores. Beside the result and a few integers per row,
-scratch is a small multiple of SCORES numbers, however many keys, rows and heads there are (though never less than one
-row of every head over one block of keys). Keys and values are read through views, a block at a time; the query heads that
-share a key head are folded into the rows, [B * Hkv, Hq / Hkv * R, D] @ [B * Hkv, D, N], so nothing is expanded to Hq.
+Memory: rows and keys are walked in blocks of at most ``SCORES`` scores. Beside the result and a few integers per row
+and span, scratch is a small multiple of SCORES numbers, however many keys, rows and heads there are (though never less
+than one row of every head over one block of keys). Keys and values are read through views, a block at a time. The query
+heads that share a key head are folded into the rows, [B * Hkv, Hq / Hkv * R, D] @ [B * Hkv, D, N]: nothing is expanded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SCORES = 1 << 20  # scores per block: 4 MB of float32, about the second-level ca
 KEYS = 1024  # keys per block
 CHUNK = 64  # keys per step of the search for the highest score, and per gather for span mass
 SPAN_ROWS = 32  # at most so many rows share one gather of span keys
-SPAN_GAP = 64  # rows whose spans start at most this far apart may share one
+SPAN_GAP = 8  # rows whose spans start at most this far apart may share one
 
 
 class Scoring(NamedTuple):
@@ -188,14 +188,12 @@ def _walk(
     out = None if v is None else q.new_zeros(groups, folded.shape[1], v.shape[-1])
     more, more_at = top[..., None].expand(-1, -1, -1, topk), top_at[..., None].expand(-1, -1, -1, topk)
     begin, end = int(first.min()), int(last.max())
-    all_from, all_to = int(first.max()), int(last.min())  # every row sees the keys in between
     scratch = q.new_empty(top.numel() * min(KEYS, max(0, end - begin)))
-    for k0 in range(begin, end, KEYS):
-        k1 = min(k0 + KEYS, end)
+    for k0, k1, partly in _key_blocks(begin, int(first.max()), int(last.min()), end):
         scores = scratch[: top.numel() * (k1 - k0)].view(b, heads, r, k1 - k0)
         torch.bmm(folded, _block(k, k0, k1, q.dtype).mT, out=scores.view(groups, -1, k1 - k0))
         hidden = None
-        if k0 < all_from or k1 > all_to:
+        if partly:
             key = torch.arange(k0, k1, device=q.device)
             hidden = ((key < first[..., None]) | (key >= last[..., None]))[:, None]
             scores.masked_fill_(hidden, -torch.inf)
@@ -231,6 +229,19 @@ def _walk(
     return part, out.view(b, heads, r, -1) * exp_difference(logit, lse)[..., None]
 
 
+def _key_blocks(begin: int, clear_from: int, clear_to: int, end: int) -> Iterator[tuple[int, int, bool]]:
+    """Blocks [k0, k1) of keys, and whether a row may not see all of it; every row sees [clear_from, clear_to)."""
+    k0 = begin
+    while k0 < end:
+        k1 = min(k0 + KEYS, end)
+        if k0 < clear_from:
+            k1 = min(k1, k0 + -(-(clear_from - k0) // CHUNK) * CHUNK)
+        elif k0 + CHUNK <= clear_to:
+            k1 = min(k1, k0 + (clear_to - k0) // CHUNK * CHUNK)
+        yield k0, k1, k0 < clear_from or k1 > clear_to
+        k0 = k1
+
+
 def _block(x: Tensor, begin: int, end: int, dtype: torch.dtype) -> Tensor:
     return x[:, :, begin:end].to(dtype).flatten(0, 1)
 
@@ -242,13 +253,14 @@ def _or_zero(logit: Tensor, raw: Tensor) -> Tensor:
 
 def _highest(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Maximum of the last axis and its first index. By chunk, then inside the best one: half the time of max(dim)."""
-    n = scores.shape[-1]
-    size = CHUNK if n % CHUNK == 0 else n
-    chunks = scores.view(-1, n // size, size)
+    if scores.shape[-1] % CHUNK:
+        high, at = scores.max(-1)
+        return high, at
+    chunks = scores.view(-1, scores.shape[-1] // CHUNK, CHUNK)
     high, chunk = chunks.amax(-1).max(-1)
-    chunk_row = chunk + torch.arange(len(chunks), device=scores.device) * (n // size)
-    inside = chunks.view(-1, size).index_select(0, chunk_row).max(-1).indices
-    return high.view(scores.shape[:-1]), (chunk * size + inside).view(scores.shape[:-1])
+    chosen = chunk + torch.arange(len(chunks), device=scores.device) * chunks.shape[1]
+    inside = chunks.view(-1, CHUNK).index_select(0, chosen).max(-1).indices
+    return high.view(scores.shape[:-1]), (chunk * CHUNK + inside).view(scores.shape[:-1])
 
 
 def _several_highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -258,9 +270,7 @@ def _several_highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         high, at = _highest(scores)
         found.append((high, at))
         scores.scatter_(-1, at[..., None], -torch.inf)
-    for high, at in reversed(
-        found
-    ):  # an exhausted row takes the same place again and again: its first value goes back last
+    for high, at in reversed(found):  # an exhausted row took one place again and again; its first value goes back last
         scores.scatter_(-1, at[..., None], high[..., None])
     return torch.stack([high for high, _ in found], -1), torch.stack([at for _, at in found], -1)
 

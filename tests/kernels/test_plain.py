@@ -1,0 +1,142 @@
+"""Plain attention and its log-sum-exp against the whole map, on torch's kernel and on the fallback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from headscope.kernels import plain, reference
+from headscope.kernels.plain import attend
+from naive_attention import naive_map
+
+
+def problem(
+    heads: int, kv_heads: int, rows: int, n: int, dim: int = 8, batch: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    gen = torch.Generator().manual_seed(heads + rows + n)
+    shapes = ((batch, heads, rows, dim), (batch, kv_heads, n, dim), (batch, kv_heads, n, dim))
+    return tuple(torch.randn(shape, generator=gen) for shape in shapes)  # type: ignore[return-value]
+
+
+def check(
+    q: Tensor, k: Tensor, v: Tensor, *, causal: bool = True, tol: float = 3e-6, out_tol: float = 3e-6, **options: Any
+) -> None:
+    n = k.shape[2]
+    _, _, p, lse, _ = naive_map(q, k, q_positions=torch.arange(n - q.shape[2], n), causal=causal, **options)
+    wanted = p @ v.double().repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+    out, got = attend(q, k, v, causal=causal, **options)
+    assert out.shape == wanted.shape and out.dtype == q.dtype
+    assert got.shape == lse.shape and got.dtype == torch.promote_types(q.dtype, torch.float32)
+    torch.testing.assert_close(out.double(), wanted, rtol=out_tol, atol=out_tol)
+    torch.testing.assert_close(got.double(), lse, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(1, 1), (4, 4), (6, 2), (8, 1)])
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (1, 50), (7, 50), (50, 50), (49, 50), (600, 700)])
+def test_causal_rows_are_the_last_of_the_keys(heads: int, kv_heads: int, rows: int, n: int) -> None:
+    check(*problem(heads, kv_heads, rows, n))
+
+
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (5, 3), (70, 600)])
+def test_every_row_sees_every_key(rows: int, n: int) -> None:
+    check(*problem(6, 2, rows, n, batch=2), causal=False, scale=0.7)
+
+
+@settings(deadline=None, max_examples=100)
+@given(n=st.integers(1, 60), rows=st.integers(1, 60), window=st.integers(1, 70), sinks=st.booleans())
+def test_any_window(n: int, rows: int, window: int, sinks: bool) -> None:
+    extra = {"sinks": torch.tensor([-1.0, 0.0, 1.0, 8.0])} if sinks else {}
+    check(*problem(4, 2, min(rows, n), n), window=window, **extra)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_sinks(causal: bool) -> None:
+    check(*problem(4, 2, 9, 30), causal=causal, sinks=torch.tensor([-40.0, 0.0, 3.0, 90.0]))
+
+
+@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dtypes(dtype: torch.dtype, window: int | None) -> None:
+    """Half precision: p is rounded to q's dtype once, the output once for each of up to four parts that are merged, and
+    torch's kernel takes a faster exp, good to about 3e-5.
+    """
+    q, k, v = (x.to(dtype) for x in problem(4, 2, 90, 120))
+    eps = torch.finfo(dtype).eps
+    check(q, k, v, window=window, tol=64 * eps if dtype == torch.float64 else 1e-4, out_tol=16 * eps)
+
+
+def test_strided_views_of_a_cache() -> None:
+    gen = torch.Generator().manual_seed(0)
+    cache = torch.randn(1, 64, 2, 2, 8, generator=gen)
+    k, v = (cache[:, :40, i].transpose(1, 2) for i in (0, 1))
+    q = torch.randn(1, 10, 4, 8, generator=gen).transpose(1, 2)
+    check(q, k, v)
+    check(q, k, v, window=16)
+    across = torch.randn(1, 2, 8, 40, generator=gen).mT  # the last axis is not the contiguous one
+    check(q, across, v)
+
+
+def test_other_head_dimension_of_v_and_no_keys_take_the_reference() -> None:
+    q, k, v = problem(4, 2, 9, 30)
+    check(q, k, v[..., :3], window=7, sinks=torch.zeros(4))
+    out, lse = attend(q, k[:, :, :0], v[:, :, :0], causal=False)
+    assert (out == 0).all() and (lse == -torch.inf).all()
+    assert attend(q[:, :, :0], k, v)[0].shape == (1, 4, 0, 8)
+
+
+def test_the_kernel_is_what_runs_on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("fell back to the reference")
+
+    monkeypatch.setattr(reference, "evidence", refuse)
+    q, k, v = problem(4, 2, 30, 50)
+    for options in ({}, {"causal": False}, {"window": 7}, {"sinks": torch.zeros(4)}):
+        attend(q, k, v, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("window", [None, 6])
+@pytest.mark.parametrize("where", ["q", "k", "all of k"])
+def test_nan_is_never_silent(where: str, window: int | None) -> None:
+    """torch's CPU kernel answers 0 for a row whose scores are all NaN; we do not."""
+    q, k, v = problem(2, 1, 20, 20)
+    if where == "q":
+        q[0, 1, 7] = torch.nan
+    else:
+        k[:, :, 7 if where == "k" else slice(None)] = torch.nan
+    _, _, _, lse, _ = naive_map(q, k, q_positions=torch.arange(20), window=window)
+    out, got = attend(q, k, v, window=window)
+    assert torch.equal(got.isnan(), lse.isnan())
+    assert torch.equal(out.isnan().all(-1), lse.isnan())
+    assert torch.equal(out.isnan().any(-1), lse.isnan())
+
+
+def test_a_score_of_exactly_zero_is_no_nan() -> None:
+    q, k, v = problem(2, 1, 3, 3)
+    check(torch.zeros_like(q), k, v)
+
+
+def test_bad_arguments() -> None:
+    q, k, v = problem(2, 1, 5, 3)
+    with pytest.raises(ValueError, match="q has 5 rows but k only 3 keys"):
+        attend(q, k, v)
+    with pytest.raises(ValueError, match="window=4 needs causal=True"):
+        attend(q, k, v, causal=False, window=4)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["_cudnn", "_flash"])
+@pytest.mark.parametrize("window", [None, 100])
+def test_on_a_gpu(name: str, window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k, v = (x.bfloat16() for x in problem(8, 2, 300, 1000, dim=128))
+    monkeypatch.setattr(plain, "_kernel", lambda *_: getattr(plain, name))
+    _, _, p, lse, _ = naive_map(q, k, q_positions=torch.arange(700, 1000), window=window)
+    out, got = attend(q.cuda(), k.cuda(), v.cuda(), window=window)
+    torch.testing.assert_close(got.cpu().double(), lse, rtol=1e-4, atol=1e-4)
+    wanted = p @ v.double().repeat_interleave(4, dim=1)
+    torch.testing.assert_close(out.cpu().double(), wanted, rtol=2e-2, atol=2e-2)
