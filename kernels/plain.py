@@ -107,8 +107,9 @@ def _windowed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, win
         reach = min(end, block + window - 1) - begin  # the last row of a whole block sees nothing before it
         if block and reach > 0:
             earlier = slice(begin - window + 1, block)
-            backwards = (here[:, :, :reach], k[:, :, earlier], v[:, :, earlier])
-            far_out, far_lse = _last_rows(kernel, *(x.flip(2) for x in backwards), scale)
+            far_out, far_lse = _last_rows(
+                kernel, here[:, :, :reach].flip(2), k[:, :, earlier].flip(2), v[:, :, earlier].flip(2), scale
+            )
             part_out[:, :, :reach], part_lse[:, :, :reach] = merge_outputs(
                 part_out[:, :, :reach], part_lse[:, :, :reach], far_out.flip(2), far_lse.flip(2)
             )

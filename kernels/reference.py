@@ -39,11 +39,10 @@ class Scoring(NamedTuple):
         return (raw * (self.scale / self.softcap)).tanh_().mul_(self.softcap)
 
     def exp_(self, raw: Tensor, shift: Tensor, hidden: Tensor | None) -> Tensor:
-        """exp(logit(raw) - shift) in place, and 0 where hidden."""
+        """exp(logit(raw) - shift) in place, 0 where hidden. There raw is -inf, but the soft-cap makes that finite."""
         if self.softcap is None:
-            weight = torch.add(-shift, raw, alpha=self.scale, out=raw).exp_()
-        else:
-            weight = raw.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap).sub_(shift).exp_()
+            return torch.add(-shift, raw, alpha=self.scale, out=raw).exp_()
+        weight = raw.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap).sub_(shift).exp_()
         return weight if hidden is None else weight.masked_fill_(hidden, 0)
 
 
@@ -312,8 +311,8 @@ def _add_span_mass(
             key = t_begin + torch.arange(offset, min(offset + CHUNK, longest), device=q.device)
             keys = k[b[:, :1, None], kv_head, key.clamp_max(n - 1)[:, None]].to(lse.dtype)
             scores = (folded @ keys.mT).view(len(tile), heads, width, -1)
-            hidden = (key[:, None] < start[tile][..., None]) | (key[:, None] >= stop[tile][..., None])
-            mass = scoring.exp_(scores, shift, hidden[:, None]).sum(-1).transpose(1, 2)
+            hidden = ((key[:, None] < start[tile][..., None]) | (key[:, None] >= stop[tile][..., None]))[:, None]
+            mass = scoring.exp_(scores.masked_fill_(hidden, -torch.inf), shift, hidden).sum(-1).transpose(1, 2)
             batch_at, row_at, span_at = at[tile[real]].unbind(1)
             ev.span_mass[batch_at, :, row_at, span_at] += mass[real]
 
