@@ -17,7 +17,8 @@ from .adapters import HuggingFaceModel
 from .cache import TrunkCache
 from .capture import running
 from .evidence import ProbeEvidence
-from .passes import LayerEvidence, TailPass, TrunkPass, WholePass
+from .passes import LayerEvidence, TrunkPass, WholePass
+from .tails import TailPass
 from .tree import Plan, Tail, Trunk
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class Engine:
         cache.frozen = True
 
     def _chunk(self, ids: np.ndarray, start: int, cache: TrunkCache) -> Tensor:
-        with running(TrunkPass(self._layer_by_layer(len(ids)))):
+        with running(TrunkPass(self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
             tokens = self._tensor(ids)[None]
             positions = torch.arange(start, start + len(ids), device=tokens.device)[None]
             last = torch.tensor([len(ids) - 1], device=tokens.device)

@@ -1,4 +1,4 @@
-"""Is this model really reproduced? Three forwards of forty tokens answer before any number is trusted."""
+"""Is this model really reproduced? A few forwards of forty tokens answer before any number is trusted."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .adapters import HuggingFaceModel
 from .cache import TrunkCache
 from .capture import CaptureError, evaluating, running
 from .engine import Engine
-from .passes import TailPass, WholePass
+from .passes import WholePass
+from .tails import TailPass
 from .tree import plan
 
 log = logging.getLogger(__name__)
@@ -24,7 +25,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 
 
 def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
-    """Compare a short sequence three ways: the model's own attention, ours in one piece, and ours in trunk and tail.
+    """Compare a short sequence run by the model's own attention, by ours in trunk and tail, and if needed by ours in one.
 
     Returns:
         None when probes may share a prefill, else why each must run alone.
@@ -41,29 +42,34 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     with evaluating(model.model):
         own = model.forward(tokens, positions, None, whole.rows)
     with model.routed(LENGTH):
+        reason = model.alone_because()
+        if reason is None:
+            shared = _in_trunk_and_tail(model, short)
+            if _difference(shared, own) <= tolerance:
+                return None
         with running(whole):
             ours = model.forward(tokens, positions, None, whole.rows)
-        if not whole.evidence:
-            raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
-        if _difference(ours, own) > tolerance:
-            raise CaptureError(
-                f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own "
-                f"attention ({model.attention()}); its attention does something that headscope does not reproduce"
-            )
-        if reason := model.alone_because():
-            return reason
-        engine = Engine(model, [short], chunk=8)
-        planned = plan([short], "exact")
-        cache = TrunkCache(planned.capacity)
-        engine.prefill(planned.trunks[0], cache)
-        batch = TailPass(planned.trunks[0].tails, [short], cache, model.device)
-        with running(batch):
-            shared = model.forward(batch.ids, batch.positions, cache, batch.answers)
-    if _difference(shared, ours) > tolerance:
+    if not whole.evidence:
+        raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
+    if _difference(ours, own) > tolerance:
+        raise CaptureError(
+            f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own attention "
+            f"({model.attention()}); its attention does something that headscope does not reproduce"
+        )
+    if reason is None:
         reason = f"a prefill in chunks changes its logits by {_difference(shared, ours):.2g} (relative)"
         log.warning("%s: %s; every probe runs alone", model.name, reason)
-        return reason
-    return None
+    return reason
+
+
+def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> Tensor:
+    """Logits of the probe's answer rows, its context prefilled in two chunks."""
+    trunk = plan([probe], "exact").trunks[0]
+    cache = TrunkCache(len(trunk.ids))
+    Engine(model, [probe], chunk=LENGTH // 2).prefill(trunk, cache)
+    tail = TailPass(trunk.tails, [probe], cache, model.device)
+    with running(tail):
+        return model.forward(tail.ids, tail.positions, cache, tail.answers)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

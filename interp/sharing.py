@@ -50,22 +50,22 @@ def compare_sharing(engine: Engine, used: Plan, evidence: dict[int, ProbeEvidenc
         k: float(np.nanmean([s[k] - e[k] for s, e in zip(shared_nll, exact_nll, strict=True)]))
         for k in ("nll", "nll_novel")
     }
-    found = {
-        "n_probes": len(subset),
-        "n_grafted": int(used.grafted[chosen].sum()),
-        "pearson": float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else None,
-        "top10_overlap": len(set(order_a[:10]) & set(order_b[:10])),
-        "max_difference": float(np.abs(a - b).max()),
-        "leading_difference": float(np.abs(a - b)[order_b[:LEADING]].max()),
-        "nll_gap": gap["nll"],
-        "nll_novel_gap": gap["nll_novel"],
-    }
-    pearson = found["pearson"]
-    if (pearson is not None and pearson < PEARSON_BOUND) or found["leading_difference"] > LEADING_BOUND:
+    pearson = float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else None
+    leading = float(np.abs(a - b)[order_b[:LEADING]].max())
+    if (pearson is not None and pearson < PEARSON_BOUND) or leading > LEADING_BOUND:
         log.warning(
             "sharing: grafted scores differ from separate forwards (Pearson %s, leading heads by up to %.3f); "
             "use sharing='exact' where single scores matter",
             "undefined" if pearson is None else f"{pearson:.3f}",
-            found["leading_difference"],
+            leading,
         )
-    return found
+    return {
+        "n_probes": len(subset),
+        "n_grafted": int(used.grafted[chosen].sum()),
+        "pearson": pearson,
+        "top10_overlap": len(set(order_a[:10]) & set(order_b[:10])),
+        "max_difference": float(np.abs(a - b).max()),
+        "leading_difference": leading,
+        "nll_gap": gap["nll"],
+        "nll_novel_gap": gap["nll_novel"],
+    }

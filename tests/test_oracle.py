@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import oracle
 import pytest
 import torch
 
+import oracle
 from headscope.probes import Probe
 from tiny_models import ALL, FAMILIES, VOCAB, WINDOW, WINDOWED, build
 
