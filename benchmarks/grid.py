@@ -1,12 +1,13 @@
 """What does a whole length x depth grid cost? Three things timed in one run, alternating.
 
-    python -m benchmarks.grid [MODEL] --answer 8
-    python -m benchmarks.grid [MODEL] --answer 40
+    python -m benchmarks.grid [MODEL]
+    python -m benchmarks.grid [MODEL] --kind uuid
 
 a: our whole grid, 4 lengths x 10 depths, grafted: scores of every head, NLL and exact match of 40 probes.
 b: one plain forward of the longest probe with SDPA and one row of logits.
-c: the usual procedure for the same 40 probes: prefill each, then decode the answer's tokens with eager attention maps.
-   Cells are timed for every length and a few depths, and counted for all (the cost of a cell does not depend on depth).
+c: the usual procedure for the same 40 probes: prefill each, then decode with eager attention maps, once as many tokens as
+   the answer has and once the 40 tokens of a usual decoding budget (it stops at a line end or after 50). Cells are timed
+   for every length and a few depths, and counted for all: the cost of a cell does not depend on depth.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ from .smollm2 import load, parser, say
 from .usual import plain_forward, usual_cell
 
 LENGTHS, DEPTHS = (512, 1024, 2048, 4096), 10
+BUDGET = 40  # decoding steps
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--answer", type=int, choices=(8, 40), default=8, help="answer tokens a probe has, about")
+    arguments.add_argument("--kind", choices=("number", "uuid"), default="number", help="answers of 8 or of 33 tokens")
     arguments.add_argument("--repeats", type=int, default=3, help="medians are reported")
     arguments.add_argument("--cells", type=int, default=2, help="timed cells of the usual procedure per length")
     options = arguments.parse_args()
     found, loaded = machine(), load(options.model)
-    kind = {"kind": "number"} if options.answer == 8 else {"kind": "uuid"}
-    probes = hp.build("grid", loaded.tokenizer, lengths=LENGTHS, depths=DEPTHS, needles=1, **kind)  # type: ignore[arg-type]
+    probes = hp.build(
+        "grid", loaded.tokenizer, lengths=LENGTHS, depths=DEPTHS, needles=1, kind=options.kind, answer="value"
+    )
     longest = max(probes, key=lambda probe: probe.length)
     say(one_line(found))
     n_answer = statistics.mean(probe.n_answer for probe in probes)
@@ -45,22 +48,26 @@ def main() -> None:
         scores = score_heads(loaded, probes, sharing="grafted")
         ours.append(perf_counter() - began)
         say(f"  plain forward {plain[-1]:6.2f} s   our grid {ours[-1]:6.2f} s   ratio {ours[-1] / plain[-1]:.2f}")
-    usual = 0.0
+    usual = {round(n_answer): 0.0, BUDGET: 0.0}
     for length in LENGTHS:
         cells = [probe for probe in probes if probe.length == length]
-        timed = [usual_cell(loaded.model, probe, probe.n_answer)[0] for probe in cells[:: len(cells) // options.cells]]
-        usual += statistics.mean(timed) * len(cells)
-        say(
-            f"  usual procedure at {length}: {statistics.mean(timed):.2f} s a cell ({len(timed)} timed of {len(cells)})"
-        )
+        timed = cells[:: len(cells) // options.cells][: options.cells]
+        for steps in usual:
+            seconds = statistics.mean(usual_cell(loaded.model, probe, steps)[0] for probe in timed)
+            usual[steps] += seconds * len(cells)
+            say(
+                f"  usual procedure at {length}, {steps} steps: {seconds:.2f} s a cell ({len(timed)} timed of {len(cells)})"
+            )
     a, b = statistics.median(ours), statistics.median(plain)
     pairs = [x / y for x, y in zip(ours, plain, strict=True)]
     say(f"a  our grid          {a:8.2f} s   top: {' '.join(str(head) for head in scores.top(6))}")
     say(f"b  one plain forward {b:8.2f} s   a / b = {statistics.median(pairs):.2f}")
-    say(f"c  usual procedure   {usual:8.2f} s   c / a = {usual / a:.1f}")
+    for steps, seconds in usual.items():
+        say(f"c  usual, {steps:2} steps   {seconds:8.2f} s   c / a = {seconds / a:.1f}")
     results = {"model": loaded.model_id, "fingerprint": loaded.fingerprint, "n_answer": n_answer, "ours": ours}
-    results |= {"plain": plain, "usual": usual, "a_over_b": statistics.median(pairs), "c_over_a": usual / a}
-    say(write_results(f"grid-{options.answer}", results, found).name)
+    results |= {"plain": plain, "usual": usual, "a_over_b": statistics.median(pairs)}
+    results |= {"c_over_a": {steps: seconds / a for steps, seconds in usual.items()}}
+    say(write_results(f"grid-{options.kind}", results, found).name)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from .tree import Plan, Tail, Trunk
 log = logging.getLogger(__name__)
 
 CHUNK = 4096  # prefill rows per forward; larger chunks cost memory, smaller ones speed
-TAIL_ROWS = 2048  # rows of tails per forward
+TAIL_ROWS = 4096  # rows of tails per forward
 LOGITS = 1 << 27  # logits per forward: 512 MiB in float32
 SMALLEST_CHUNK = 64
 
@@ -119,7 +119,8 @@ class Engine:
     ) -> list[ProbeEvidence]:
         """Join the layers' evidence and the logits, and cut them into probes."""
         answers = torch.from_numpy(np.concatenate([p.answer_ids for p in probes]).astype(np.int64)).to(logits.device)
-        logprobs = torch.log_softmax(logits.float(), dim=-1).gather(-1, answers[:, None])[:, 0].cpu().numpy()
+        logits = logits.float()
+        logprobs = (logits.gather(-1, answers[:, None])[:, 0] - logits.logsumexp(dim=-1)).cpu().numpy()
         correct = (logits.argmax(dim=-1) == answers).cpu().numpy()
         heads = max((found.argmax_key.shape[0] for found in layers.values()), default=0)
         shape = (self.model.n_layers, heads, len(answers))

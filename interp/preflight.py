@@ -25,7 +25,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 
 
 def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
-    """Compare a short sequence run by the model's own attention, by ours in trunk and tail, and if needed by ours in one.
+    """Compare a short sequence: the model's own attention, ours in trunk and tail, and where needed ours at once.
 
     Returns:
         None when probes may share a prefill, else why each must run alone.

@@ -54,7 +54,7 @@ class BridgeModel(HuggingFaceModel):
             if isinstance(hook, HookPoint) and (hook.fwd_hooks or hook.bwd_hooks) and hook not in fires:
                 raise CaptureError(
                     f"a hook is set on {name} of {attention.name!r}, which does not fire while headscope runs this "
-                    "model without a materialised attention pattern; remove it (bridge.reset_hooks()) or hook the output"
+                    "model without an attention pattern; remove it (bridge.reset_hooks()), or hook the output"
                 )
 
 
