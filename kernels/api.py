@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from functools import cache
+from importlib.util import find_spec
 from numbers import Integral, Real
 
 import torch
@@ -13,6 +16,7 @@ from .evidence import RowEvidence
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_TRITON_DIM = 256  # a block holds all of a key
 
 
 def row_evidence(
@@ -56,7 +60,8 @@ def row_evidence(
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
         topk: how many of the highest-scoring keys to keep per row.
         causal: whether rows are limited to keys at or before their own position.
-        impl: "auto", "reference" or "triton".
+        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``) and the PyTorch reference
+            elsewhere; "triton" or "reference" insists.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
@@ -164,12 +169,9 @@ def _run(
     impl: str,
 ) -> tuple[Tensor | None, RowEvidence]:
     """Check everything, then hand it to the implementation."""
-    if impl == "triton":
-        raise ValueError('impl="triton": the Triton kernels do not exist yet; use "auto" or "reference"')
-    if impl not in ("auto", "reference"):
-        raise ValueError(f'impl={impl!r} is unknown; use "auto" or "reference"')
     batch, heads, rows, n = _check_heads(q, k, v)
     _whole("topk", topk, least=0)
+    chosen = implementation(q, v, topk=topk, impl=impl)
     if window is not None:
         _whole("window", window, least=1)
     if not isinstance(causal, bool):
@@ -195,7 +197,10 @@ def _run(
             raise ValueError(
                 "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
             )
-    return reference.evidence(
+    evidence = reference.evidence
+    if chosen == "triton":
+        from .gpu.launch import evidence
+    return evidence(
         q,
         k,
         v,
@@ -211,6 +216,53 @@ def _run(
         topk=topk,
         causal=causal,
     )
+
+
+def implementation(q: Tensor, v: Tensor | None = None, *, topk: int = 0, impl: str = "auto") -> str:
+    """Which implementation such a call runs: "triton" or "reference".
+
+    "auto" is Triton for tensors on a GPU wherever it can be, "triton" raises where it cannot.
+
+    Raises:
+        ValueError: impl is unknown, or it is "triton" and something stands in the way; the message says what.
+    """
+    if impl not in ("auto", "triton", "reference"):
+        raise ValueError(f'impl={impl!r} is unknown; use "auto", "triton" or "reference"')
+    if impl == "reference":
+        return "reference"
+    obstacle = _obstacle(q, v, topk)
+    if obstacle is None:
+        return "triton" if impl == "triton" or q.is_cuda else "reference"
+    if impl == "triton":
+        raise ValueError(f'impl="triton": {obstacle}; or use "auto" or "reference"')
+    return "reference"
+
+
+def _obstacle(q: Tensor, v: Tensor | None, topk: int) -> str | None:
+    """What keeps the Triton kernels from these inputs, and what to do about it."""
+    if q.dtype == torch.float64:
+        return "q is torch.float64; pass float32, bfloat16 or float16"
+    dim = max(q.shape[-1], 0 if v is None else v.shape[-1])
+    if dim > _TRITON_DIM:
+        return f"the head dimension is {dim}; the kernels take up to {_TRITON_DIM}"
+    if topk:
+        return f"topk={topk}; the kernels keep the highest key only, so leave topk at 0"
+    # TRITON_INTERPRET=1 runs the kernels in Python, on tensors of any device: for testing them without a GPU.
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        if not q.is_cuda:
+            return f"q is on {q.device}; move q, k and v to a GPU"
+        if torch.version.hip is not None:
+            return "the kernels are made for NVIDIA GPUs; this torch is built for AMD's"
+        if torch.cuda.get_device_capability(q.device) < (8, 0):
+            return f"{torch.cuda.get_device_name(q.device)} is older than compute capability 8.0; use a newer GPU"
+    if not _has_triton():
+        return "the triton package is missing; pip install 'headscope[triton]'"
+    return None
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
 
 
 def _check_heads(q: Tensor, k: Tensor, v: Tensor | None) -> tuple[int, int, int, int]:

@@ -71,7 +71,7 @@ BAD: list[tuple[type[Exception], str, dict[str, Any]]] = [
     (TypeError, "topk=1.5", {"topk": 1.5}),
     (ValueError, "topk=-1; pass at least 0", {"topk": -1}),
     (TypeError, "causal is 1; pass True or False", {"causal": 1}),
-    (ValueError, 'impl="triton": the Triton kernels do not exist yet; use "auto"', {"impl": "triton"}),
+    (ValueError, 'impl="triton": q is on cpu; move q, k and v to a GPU; or use "auto"', {"impl": "triton"}),
     (ValueError, "impl='flash' is unknown", {"impl": "flash"}),
 ]
 

@@ -1,0 +1,93 @@
+"""Block sizes, in a table: no tuning at run time, the same result on every run.
+
+Chosen so that ahead-of-time compilation stays within shared memory and (nearly) without spills; see
+tests/kernels/gpu/test_aot.py. Not tuned on a device.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Tile(NamedTuple):
+    rows: int
+    keys: int
+    warps: int
+    stages: int
+
+
+# (architecture, head dimension rounded up to a power of two, at least 64) -> tile, for bfloat16 and float16
+ROWS = {
+    (80, 64): Tile(128, 64, 8, 3),
+    (80, 128): Tile(128, 64, 8, 3),
+    (80, 256): Tile(64, 64, 8, 2),
+    (90, 64): Tile(128, 64, 8, 3),
+    (90, 128): Tile(128, 64, 8, 3),
+    (90, 256): Tile(128, 64, 8, 2),
+    (100, 64): Tile(128, 64, 8, 3),
+    (100, 128): Tile(128, 64, 8, 3),
+    (100, 256): Tile(128, 64, 8, 2),
+}
+ATTENTION = {
+    (80, 64): Tile(128, 64, 8, 3),
+    (80, 128): Tile(128, 64, 8, 2),
+    (80, 256): Tile(64, 32, 8, 2),
+    (90, 64): Tile(128, 128, 8, 3),
+    (90, 128): Tile(128, 64, 8, 3),
+    (90, 256): Tile(128, 64, 8, 2),
+    (100, 64): Tile(128, 128, 8, 3),
+    (100, 128): Tile(128, 64, 8, 2),
+    (100, 256): Tile(128, 32, 8, 2),
+}
+# float32 is there for checking; it does not fit the tiles above. The key: head dimension as above.
+FLOAT32 = {64: Tile(32, 32, 4, 2), 128: Tile(32, 16, 4, 2), 256: Tile(16, 16, 4, 1)}
+INTERPRETED = Tile(16, 16, 4, 1)
+
+
+def row_tile(q: Tensor, rows: int) -> Tile:
+    """For row_evidence; few rows get a tile of their size."""
+    tile = _look_up(ROWS, q, q.shape[-1])
+    return _of_size(tile, rows)
+
+
+def span_tile(q: Tensor, rows: int) -> Tile:
+    """For span_mass: small, because a tile walks the spans of all its rows."""
+    tile = _look_up(ROWS, q, q.shape[-1])
+    return _of_size(tile._replace(rows=min(tile.rows, 64), keys=min(tile.keys, 32), stages=1), rows)
+
+
+def attention_tile(q: Tensor, v: Tensor) -> Tile:
+    """For evidence_attention."""
+    return _look_up(ATTENTION, q, max(q.shape[-1], v.shape[-1]))
+
+
+@cache
+def architecture(device: torch.device) -> int:
+    """80, 90 or 100: whose tiles to use. GPUs with less shared memory than these get the smallest, those of 80."""
+    return {9: 90, 10: 100}.get(torch.cuda.get_device_capability(device)[0], 80)
+
+
+@cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors; 1 for the interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def table_tile(table: dict[tuple[int, int], Tile], arch: int, dtype: torch.dtype, dim: int) -> Tile:
+    size = max(64, 1 << (dim - 1).bit_length())
+    return FLOAT32[size] if dtype == torch.float32 else table[arch, size]
+
+
+def _look_up(table: dict[tuple[int, int], Tile], q: Tensor, dim: int) -> Tile:
+    return table_tile(table, architecture(q.device), q.dtype, dim) if q.device.type == "cuda" else INTERPRETED
+
+
+def _of_size(tile: Tile, rows: int) -> Tile:
+    fit = max(16, 1 << (rows - 1).bit_length())
+    if fit >= tile.rows:
+        return tile if tile.rows > 64 else tile._replace(warps=4)
+    return tile._replace(rows=fit, warps=4 if fit <= 64 else tile.warps)

@@ -1,0 +1,206 @@
+"""Attention with the evidence of every row: one pass over the keys, and a look back at the few blocks that won.
+
+The loop is FlashAttention's (arXiv 2205.14135) plus one compare and one select a row: it remembers the *block* of each
+row's highest score. When the loop is done, the distinct winning blocks of the tile (a handful) are scored once more to
+find the keys. Span mass is left to ``span_mass``, which needs only the log-sum-exp.
+"""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .configs import attention_tile
+from .primitives import (
+    LOG2E,
+    NO_KEY,
+    close_rows,
+    load_keys,
+    load_rows,
+    logit,
+    or_zero,
+    scores,
+    tile_rows,
+    walked_keys,
+)
+from .problem import Problem
+
+
+def evidence_attention(problem: Problem, v: Tensor, *, evidence: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Output [B, Hq, R, Dv]; lse, key index (int64) and highest logit, each [B, Hq, R].
+
+    Without ``evidence`` the last two are not written: the same kernel as plain attention, to compare with.
+    """
+    q, k = problem.q, problem.k
+    (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
+    tile = attention_tile(q, v)
+    out = torch.empty(batch, heads, rows, v.shape[-1], dtype=q.dtype, device=q.device)
+    lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)
+    max_logit, at = torch.empty_like(lse), torch.empty_like(lse, dtype=torch.int64)
+    evidence_attention_kernel[(batch * heads * triton.cdiv(rows, tile.rows),)](
+        q,
+        k,
+        v,
+        problem.first,
+        problem.last,
+        problem.sinks,
+        out,
+        lse,
+        at,
+        max_logit,
+        *q.stride(),
+        *k.stride(),
+        *v.stride(),
+        problem.mult,
+        problem.cap,
+        rows,
+        heads,
+        G=heads // kv_heads,
+        D=dim,
+        BD=problem.padded(dim),
+        DV=v.shape[-1],
+        BDV=problem.padded(v.shape[-1]),
+        BM=tile.rows,
+        BN=tile.keys,
+        HAS_FIRST=problem.has_first,
+        HAS_CAP=problem.has_cap,
+        HAS_SINK=problem.has_sink,
+        EVIDENCE=evidence,
+        PRECISION=problem.precision,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return out, lse, at, max_logit
+
+
+@triton.jit(do_not_specialize=["R", "HQ"])
+def evidence_attention_kernel(
+    q,  # [B, HQ, R, D]
+    k,  # [B, HQ / G, N, D]
+    v,  # [B, HQ / G, N, DV]
+    first,  # int32 [B, R]
+    last,  # int32 [B, R]
+    sinks,  # float32 [HQ]
+    out,  # [B, HQ, R, DV]
+    lse,  # float32 [B, HQ, R]
+    at,  # int64 [B, HQ, R]
+    max_logit,  # float32 [B, HQ, R]
+    s_qb,
+    s_qh,
+    s_qr,
+    s_qd,
+    s_kb,
+    s_kh,
+    s_kn,
+    s_kd,
+    s_vb,
+    s_vh,
+    s_vn,
+    s_vd,
+    mult,
+    cap,
+    R,
+    HQ,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    DV: tl.constexpr,
+    BDV: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    HAS_FIRST: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    HAS_SINK: tl.constexpr,
+    EVIDENCE: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    tiles = tl.cdiv(R, BM)
+    # The last rows have the most keys: they start first.
+    i_t, i_bh = tiles - 1 - tl.program_id(0) % tiles, tl.program_id(0) // tiles
+    i_b, i_h = (i_bh // HQ).to(tl.int64), (i_bh % HQ).to(tl.int64)
+    o_r, _, real = tile_rows(i_t, R, BM, 1)
+    o_d, o_e, o_n = tl.arange(0, BD), tl.arange(0, BDV), tl.arange(0, BN).to(tl.int64)
+    b_first, b_last = tl.load(first + i_b * R + o_r), tl.load(last + i_b * R + o_r)
+
+    p_q = q + i_b * s_qb + i_h * s_qh + (o_r.to(tl.int64) * s_qr)[:, None] + o_d[None, :] * s_qd
+    b_q = load_rows(p_q, o_d, D, BD)
+    p_k = k + i_b * s_kb + i_h // G * s_kh + o_n[:, None] * s_kn + o_d[None, :] * s_kd
+    p_v = v + i_b * s_vb + i_h // G * s_vh + o_n[:, None] * s_vn + o_e[None, :] * s_vd
+
+    begin, end, low, clear_from, clear_to = walked_keys(b_first, b_last, BN)
+    b_m = tl.full([BM], float("-inf"), tl.float32)  # highest raw score
+    b_l = tl.zeros([BM], tl.float32)  # sum of exp(logit - logit(b_m))
+    b_block = tl.full([BM], NO_KEY, tl.int32)  # first key of the block of b_m
+    b_o = tl.zeros([BM, BDV], tl.float32)
+    if HAS_FIRST:
+        b_m, b_l, b_block, b_o = _walk(
+            b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, low, tl.minimum(end, clear_from),
+            b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, True,
+        )  # fmt: skip
+    b_m, b_l, b_block, b_o = _walk(
+        b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end,
+        tl.maximum(low, clear_from), tl.minimum(end, clear_to),
+        b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, False,
+    )  # fmt: skip
+    b_m, b_l, b_block, b_o = _walk(
+        b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, tl.maximum(low, clear_to), end,
+        b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, True,
+    )  # fmt: skip
+
+    b_seen = b_first < b_last
+    b_m, b_l = tl.where(b_seen, b_m, float("-inf")), tl.where(b_seen, b_l, 0.0)
+    b_sink = b_l
+    if HAS_SINK:
+        b_sink = tl.zeros([BM], tl.float32) + tl.load(sinks + i_h)
+    b_lse, b_top, b_share = close_rows(b_m, b_l, b_sink, mult, cap, HAS_CAP, HAS_SINK)
+    o_row = i_bh.to(tl.int64) * R + o_r
+    tl.store(lse + o_row, b_lse, mask=real)
+    p_o = out + o_row[:, None] * DV + o_e[None, :]
+    b_o = tl.where(b_seen[:, None], b_o * b_share[:, None], 0.0)
+    tl.store(p_o, b_o.to(out.dtype.element_ty), mask=real[:, None] & (o_e < DV)[None, :])
+
+    if EVIDENCE:
+        tl.store(max_logit + o_row, b_top, mask=real)
+        b_todo = tl.where(b_seen & (b_lse == b_lse), b_block, NO_KEY)
+        b_at = tl.full([BM], -1, tl.int32)
+        o_c = tl.arange(0, BN)[None, :]
+        n = tl.min(b_todo, 0)
+        while n < NO_KEY:
+            b_s = scores(b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n, D, BD, BN, PRECISION, True)
+            # The block's own maximum, so that nothing depends on both products being equal to the last bit.
+            b_c = tl.min(tl.where(b_s == tl.max(b_s, 1)[:, None], o_c, BN), 1)
+            b_at = tl.where(b_todo == n, n + b_c, b_at)
+            b_todo = tl.where(b_todo == n, NO_KEY, b_todo)
+            n = tl.min(b_todo, 0)
+        tl.store(at + o_row, b_at.to(tl.int64), mask=real)
+
+
+@triton.jit
+def _walk(
+    b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, n_from, n_to,
+    b_m, b_l, b_block, b_o, mult, cap,
+    D: tl.constexpr, BD: tl.constexpr, DV: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr,
+    HAS_CAP: tl.constexpr, EVIDENCE: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+):  # fmt: skip
+    """Online softmax over the blocks of [n_from, n_to), with the output of each row and the block of its maximum."""
+    for n in range(n_from, n_to, BN):
+        b_s = scores(b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n, D, BD, BN, PRECISION, MASKED)
+        b_top = tl.max(b_s, 1)
+        if EVIDENCE:
+            b_block = tl.where(b_top > b_m, n, b_block)  # strictly greater: the earlier block keeps a tie
+        b_new = tl.maximum(b_m, b_top)
+        b_shift = logit(b_new, mult, cap, LOG2E, HAS_CAP)
+        if MASKED:
+            b_shift = or_zero(b_shift)
+        b_p = tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift[:, None])
+        b_fade = tl.exp2(logit(b_m, mult, cap, LOG2E, HAS_CAP) - b_shift)
+        b_l = b_l * b_fade + tl.sum(b_p, 1)
+        o_n = n + tl.arange(0, BN)
+        b_v = load_keys(p_v + tl.cast(n, tl.int64) * s_vn, o_n, o_e, begin, end, DV, BDV, MASKED)
+        b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o * b_fade[:, None], input_precision=PRECISION)
+        b_m = b_new
+    return b_m, b_l, b_block, b_o

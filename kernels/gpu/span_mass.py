@@ -1,0 +1,112 @@
+"""Attention probability on spans, when the log-sum-exp of the rows is known: only the spans' keys are read."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .configs import span_tile
+from .primitives import LOG2E, NO_KEY, load_rows, logit, or_zero, scores, tile_rows
+from .problem import Problem
+
+
+def span_mass(problem: Problem, lse: Tensor, spans: Tensor) -> Tensor:
+    """[B, Hq, R, S] of spans int32 [B, R, S, 2], half-open in key indices; lse [B, Hq, R] is final."""
+    q, k = problem.q, problem.k
+    (batch, heads, rows, dim), kv_heads, count = q.shape, k.shape[1], spans.shape[2]
+    group = heads // kv_heads
+    mass = torch.empty(batch, heads, rows, count, dtype=torch.float32, device=q.device)
+    if not mass.numel():
+        return mass
+    tile = span_tile(q, group * rows)
+    span_mass_kernel[(batch * kv_heads * triton.cdiv(group * rows, tile.rows), count)](
+        q,
+        k,
+        problem.first,
+        problem.last,
+        spans,
+        lse,
+        mass,
+        *q.stride(),
+        *k.stride(),
+        *spans.stride(),
+        problem.mult,
+        problem.cap,
+        rows,
+        kv_heads,
+        G=group,
+        D=dim,
+        BD=problem.padded(dim),
+        BM=tile.rows,
+        BN=tile.keys,
+        HAS_CAP=problem.has_cap,
+        PRECISION=problem.precision,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return mass
+
+
+@triton.jit(do_not_specialize=["R", "H"])
+def span_mass_kernel(
+    q,  # [B, H * G, R, D]
+    k,  # [B, H, N, D]
+    first,  # int32 [B, R]
+    last,  # int32 [B, R]
+    spans,  # int32 [B, R, S, 2]
+    lse,  # float32 [B, H * G, R]
+    mass,  # float32 [B, H * G, R, S]
+    s_qb,
+    s_qh,
+    s_qr,
+    s_qd,
+    s_kb,
+    s_kh,
+    s_kn,
+    s_kd,
+    s_sb,
+    s_sr,
+    s_ss,
+    s_se,
+    mult,
+    cap,
+    R,
+    H,
+    G: tl.constexpr,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    HAS_CAP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    tiles = tl.cdiv(R * G, BM)
+    i_t, i_bh, i_s = tl.program_id(0) % tiles, tl.program_id(0) // tiles, tl.program_id(1)
+    i_b, i_h = (i_bh // H).to(tl.int64), (i_bh % H).to(tl.int64)
+    o_r, o_g, real = tile_rows(i_t, R, BM, G)
+    o_d, o_n = tl.arange(0, BD), tl.arange(0, BN).to(tl.int64)
+    p_span = spans + i_b * s_sb + o_r.to(tl.int64) * s_sr + i_s * s_ss
+    b_start = tl.maximum(tl.load(p_span), tl.load(first + i_b * R + o_r))
+    b_stop = tl.minimum(tl.load(p_span + s_se), tl.load(last + i_b * R + o_r))
+
+    p_q = q + i_b * s_qb + ((i_h * G + o_g) * s_qh + o_r.to(tl.int64) * s_qr)[:, None] + o_d[None, :] * s_qd
+    b_q = load_rows(p_q, o_d, D, BD)
+    p_k = k + i_b * s_kb + i_h * s_kh + o_n[:, None] * s_kn + o_d[None, :] * s_kd
+    o_row = (i_bh.to(tl.int64) * G + o_g) * R + o_r
+    b_lse = tl.load(lse + o_row)
+    b_shift = or_zero(b_lse)[:, None] * LOG2E
+
+    b_mass = tl.zeros([BM], tl.float32)
+    end = tl.max(b_stop, 0)
+    # The rows' spans may lie far apart: from where one block ends, go on at the next key that some row asks for.
+    n = tl.min(tl.where(b_start < b_stop, b_start, NO_KEY), 0)
+    while n < NO_KEY:
+        b_s = scores(b_q, p_k, s_kn, o_d, b_start, b_stop, n, end, n, D, BD, BN, PRECISION, True)
+        b_mass += tl.sum(tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift), 1)
+        n = tl.min(tl.where((b_start < b_stop) & (b_stop > n + BN), tl.maximum(b_start, n + BN), NO_KEY), 0)
+    b_mass = tl.where(b_lse != b_lse, b_lse, b_mass)
+    tl.store(mass + o_row * tl.num_programs(1) + i_s, b_mass, mask=real)

@@ -1,0 +1,76 @@
+"""Compile a kernel for an architecture that is not here, and read what came out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
+from triton.compiler import ASTSource
+
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have (CUDA C++ Programming Guide)
+TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}  # in PTX
+MMA = re.compile(r"\b(HMMA|HGMMA|UTC\w*MMA)\b")
+BRANCH = re.compile(r"\bBRA[.\w]*\s.*`\((\.L_x_\d+)\)")
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    ptx: str
+    sass: str
+    shared: int
+    """bytes"""
+    spills: int
+    """bytes of spill stores"""
+
+    @property
+    def main_loop(self) -> int:
+        """Instructions of the smallest loop that has both matrix products and exponentials."""
+        lines = [line for line in map(str.strip, self.sass.splitlines()) if line]
+        label = {line[:-1]: at for at, line in enumerate(lines) if re.fullmatch(r"\.L_x_\d+:", line)}
+        sizes = []
+        for at, line in enumerate(lines):
+            jump = BRANCH.search(line)
+            if jump and (begin := label.get(jump[1], at)) < at:
+                body = [x for x in lines[begin : at + 1] if x.startswith("/*")]
+                if any(MMA.search(x) for x in body) and any("MUFU.EX2" in x for x in body):
+                    sizes.append(len(body))
+        if not sizes:
+            raise AssertionError("found no loop with matrix products and exponentials")
+        return min(sizes)
+
+
+def compiled(kernel: Any, sm: int, types: dict[str, str], constants: dict[str, Any], *, warps: int, stages: int) -> Compiled:
+    """``types``: Triton type of every argument that is not a constant; pointers and strides count as multiples of 16."""
+    names = kernel.arg_names
+    signature = {name: "constexpr" if name in constants else types[name] for name in names}
+    aligned = [name for name in names if name not in constants and (types[name][0] == "*" or name.startswith("s_"))]
+    attrs = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
+    source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
+    built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": warps, "num_stages": stages})
+    ptx = built.asm["ptx"]
+    target = re.search(r"\.target\s+(sm_\w+)", ptx)
+    assert target
+    with TemporaryDirectory() as folder:
+        cubin, text = Path(folder, "kernel.cubin"), Path(folder, "kernel.ptx")
+        text.write_text(ptx)
+        said = _run(get_ptxas(sm).path, "-v", f"--gpu-name={target[1]}", text, "-o", f"{cubin}.again")
+        cubin.write_bytes(built.asm["cubin"])
+        sass = _run(TOOLS / "nvdisasm", "-c", cubin)
+    spills = re.search(r"(\d+) bytes spill stores", said)
+    assert spills, said
+    return Compiled(ptx, sass, built.metadata.shared, int(spills[1]))
+
+
+def _run(*command: object) -> str:
+    done = subprocess.run([str(x) for x in command], capture_output=True, text=True)
+    if done.returncode:
+        raise AssertionError(f"{command[0]}: {done.stdout}{done.stderr}")
+    return done.stdout + done.stderr

@@ -1,0 +1,380 @@
+"""Both Triton kernels, interpreted on CPU tensors, against the whole attention map in float64.
+
+Run by test_without_gpu.py with TRITON_INTERPRET=1. Everything torch.empty hands out is filled with NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import interpreter_shim  # noqa: F401
+import pytest
+import torch
+from torch import Tensor
+
+from headscope.kernels import RowEvidence, evidence_attention, merge, row_evidence
+from headscope.kernels.api import implementation
+from headscope.kernels.gpu import configs, launch
+from headscope.kernels.gpu import row_evidence as rows_module
+from naive_attention import naive_map, naive_span_mass, naive_topk
+
+# Scores are sums of products in float32, of inputs that are exact in it: some roundings of a value of size max(1, |x|).
+TOL = 32 * torch.finfo(torch.float32).eps
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> None:
+    def poisoned(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def empty(*args: Any, **kwargs: Any) -> Tensor:
+            x = make(*args, **kwargs)
+            return x.fill_(torch.nan if x.is_floating_point() else 77)
+
+        return empty
+
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoned(getattr(torch, name)))
+
+
+def integers(*shape: int, seed: int, high: int = 3) -> Tensor:
+    """Small whole numbers: every product is exact, and ties are everywhere."""
+    return torch.randint(-high, high + 1, shape, generator=torch.Generator().manual_seed(seed)).float()
+
+
+def normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def close(got: Tensor, wanted: Tensor, tol: float | Tensor) -> None:
+    assert got.shape == wanted.shape
+    error = (got.double() - wanted.double()).abs()
+    ok = (error <= tol * wanted.abs().clamp_min(1)) | (got.double() == wanted.double())
+    assert ok.all(), f"off by {error[~ok].max().item()} at {(~ok).nonzero()[0].tolist()}"
+
+
+def compare(
+    q: Tensor, k: Tensor, v: Tensor | None = None, *, spans: Tensor | None = None, tol: float = TOL, **options: Any
+) -> RowEvidence:
+    """Hold everything both kernels return (only the first without v) against the map."""
+    raw, logits, p, lse, position = naive_map(q, k, **options)
+    ev = row_evidence(q, k, spans=spans, impl="triton", **options)
+    found = [ev]
+    if v is not None:
+        out, fused = evidence_attention(q, k, v, spans=spans, impl="triton", **options)
+        found.append(fused)
+        values = v.double().repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        assert out.dtype == q.dtype
+        # Weights are rounded to v's dtype for the product (half a unit each), and the output once more.
+        unit = torch.finfo(q.dtype).eps
+        close(out, p @ values, tol * (1 + values.abs().amax()) + unit * (p @ values.abs()))
+    for got in found:
+        key, value = naive_topk(raw, logits, position, 1)
+        assert torch.equal(got.argmax_key, key[..., 0])
+        assert got.lse.dtype == got.max_logit.dtype == got.span_mass.dtype == torch.float32
+        assert got.topk_key is None
+        close(got.lse, lse, tol)
+        close(got.max_logit, value[..., 0], tol)
+        close(got.p_max, p.amax(-1), tol)
+        close(
+            got.span_mass, lse.new_zeros(*lse.shape, 0) if spans is None else naive_span_mass(p, position, spans), tol
+        )
+    return ev
+
+
+def qkv(batch: int, kv_heads: int, group: int, rows: int, n: int, dim: int, seed: int = 0) -> tuple[Tensor, ...]:
+    return (
+        normal(batch, kv_heads * group, rows, dim, seed=seed),
+        normal(batch, kv_heads, n, dim, seed=seed + 1),
+        normal(batch, kv_heads, n, dim, seed=seed + 2),
+    )
+
+
+@pytest.mark.parametrize("group", [1, 2, 3, 4, 8])
+def test_query_heads_share_key_heads(group: int) -> None:
+    compare(*qkv(2, 2, group, 5, 37, 8), q_positions=torch.arange(32, 37), spans=torch.tensor([[[3, 9]], [[0, 37]]]))
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 33, 77])
+def test_odd_lengths(n: int) -> None:
+    compare(*qkv(1, 1, 2, 3, n, 5, seed=n), q_positions=torch.tensor([n - 1, 0, n // 2]))
+
+
+@pytest.mark.parametrize("tile", [(16, 32, 4, 1), (32, 16, 4, 1)])
+def test_causal_square_in_other_tiles(tile: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configs, "INTERPRETED", configs.Tile(*tile))
+    compare(*qkv(1, 1, 2, 75, 75, 16), q_positions=torch.arange(75), spans=torch.tensor([[[0, 4], [30, 41]]]))
+
+
+def test_early_rows_see_nothing() -> None:
+    ev = compare(*qkv(1, 1, 2, 6, 9, 4), q_positions=torch.tensor([-3, -1, 0, 4, 8, 1000]))
+    assert (ev.argmax_key[0, :, :2] == -1).all() and (ev.lse[0, :, :2] == -torch.inf).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("window", [1, 7, 30, 1000])
+def test_window(window: int, causal: bool) -> None:
+    rows = torch.tensor([49, 3, 0, 17, 18, 60, 5, 31, 16])
+    spans = torch.tensor([[[0, 4], [10, 20]]])
+    compare(*qkv(1, 1, 2, 9, 50, 8), q_positions=rows, window=window, causal=causal, spans=spans)
+
+
+def test_wide_window_has_clear_blocks_between_two_masked_edges() -> None:
+    compare(*qkv(1, 1, 1, 20, 120, 8), q_positions=torch.arange(100, 120), window=80, spans=torch.tensor([[[20, 60]]]))
+
+
+def test_softcap_does_not_hide_the_order_of_saturated_scores() -> None:
+    q = torch.full((1, 1, 1, 1), 100.0)
+    k = torch.tensor([1.0, 3.0, 7.0, 5.0]).view(1, 1, 4, 1)
+    ev = compare(q, k, k, q_positions=torch.tensor([3]), scale=1.0, softcap=2.0)
+    assert ev.argmax_key.item() == 2 and ev.max_logit.item() == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize("softcap", [0.5, 50.0])
+def test_softcap(softcap: float) -> None:
+    q, k, v = qkv(1, 2, 2, 9, 33, 8)
+    rows = torch.tensor([-2, 5, 32, 0, 16, 15, 31, 20, 9])
+    spans = torch.tensor([[[0, 4], [10, 20]]])
+    # tanh by way of exp is off by a rounding or two of 1, times the cap.
+    compare(6 * q, k, v, q_positions=rows, softcap=softcap, window=18, spans=spans, tol=TOL + 2e-7 * softcap)
+
+
+def test_sinks_take_probability_but_are_no_keys() -> None:
+    sinks = torch.tensor([-3.0, 0.0, 2.0, 50.0])
+    rows = torch.tensor([-1, 0, 10, 20, 32])
+    ev = compare(*qkv(2, 2, 2, 5, 33, 8), q_positions=rows, sinks=sinks, spans=torch.tensor([[[0, 33]]] * 2))
+    assert (ev.argmax_key[:, :, 0] == -1).all() and (ev.p_max[:, :, 0] == 0).all()
+    assert torch.equal(ev.lse[0, :, 0], sinks), "a row without keys keeps the sink"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_limits_and_starts_differ_by_row_and_batch(causal: bool) -> None:
+    gen = torch.Generator().manual_seed(0)
+    limits, starts = torch.randint(-5, 50, (3, 11), generator=gen), torch.randint(-5, 45, (3, 11), generator=gen)
+    rows = torch.randint(0, 45, (3, 11), generator=gen)
+    spans = torch.tensor([[[0, 4]], [[30, 50]], [[-5, 12]]])
+    options = {"q_positions": rows, "key_limits": limits, "key_starts": starts}
+    compare(*qkv(3, 1, 2, 11, 40, 8), **options, causal=causal, spans=spans)
+
+
+def test_key_positions_with_holes() -> None:
+    gen = torch.Generator().manual_seed(0)
+    q, k, v = qkv(2, 1, 2, 12, 20, 8)
+    places = torch.stack([torch.randperm(100, generator=gen)[:20].sort().values - 10 for _ in range(2)])
+    rows = torch.arange(-12, 96, 9)
+    spans = torch.tensor([[[0, 30], [50, 51], [-20, 200]], [[5, 5], [60, 99], [7, 3]]])
+    compare(q, k, v, q_positions=rows, k_positions=places, window=60, spans=spans)
+    compare(q, k, v, q_positions=rows, k_positions=places[0], key_limits=rows + 3, causal=False, spans=spans)
+
+
+def test_spans_far_apart_in_one_tile() -> None:
+    gen = torch.Generator().manual_seed(0)
+    q, k, _ = qkv(1, 1, 2, 14, 300, 8)
+    start = torch.randint(-3, 298, (14, 3), generator=gen)
+    spans = torch.stack((start, start + torch.randint(-1, 30, (14, 3), generator=gen)), -1)[None]
+    rows = torch.randint(0, 300, (14,), generator=gen)
+    compare(q, k, q_positions=rows, spans=spans, key_limits=torch.randint(0, 300, (14,), generator=gen))
+    window = torch.stack((rows - 9, rows + 1), -1)[None, :, None]
+    compare(q, k, q_positions=rows, spans=window)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("dim", "value_dim"), [(64, 64), (80, 80), (192, 128)])
+def test_dtypes_and_head_dimensions(dtype: torch.dtype, dim: int, value_dim: int) -> None:
+    q, k, v = (x.to(dtype) for x in qkv(1, 1, 2, 9, 65, dim))
+    rows = torch.arange(56, 65)
+    compare(q, k, v[..., :value_dim], q_positions=rows, spans=torch.tensor([[[0, 4], [10, 50]]]))
+
+
+@pytest.mark.parametrize("dim", [96, 128, 256])
+def test_more_head_dimensions(dim: int) -> None:
+    q, k, v = (x.bfloat16() for x in qkv(1, 1, 1, 3, 40, dim))
+    compare(q, k, v, q_positions=torch.tensor([39, 7, 20]), spans=torch.tensor([[[5, 17]]]))
+
+
+@pytest.mark.parametrize("n", [12, 64, 129])
+def test_ties_inside_and_across_blocks_go_to_the_lowest_position(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    q, k = integers(1, 4, 6, 3, seed=n), integers(1, 2, n, 3, seed=n + 1, high=1)
+    rows = torch.tensor([n - 1, n // 2, 0, 5, 7, n - 1])
+    compare(q, k, k, q_positions=rows)
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: 3)
+    compare(q, k, q_positions=rows)
+    same = k[:, :, :1].expand(1, 2, n, 3)
+    ev = compare(q, same, same, q_positions=rows)
+    assert (ev.argmax_key == 0).all()
+    ev = compare(q, same, same, q_positions=rows, window=2)
+    assert torch.equal(ev.argmax_key, (rows - 1).clamp_min(0).expand_as(ev.argmax_key))
+
+
+@pytest.mark.parametrize("splits", range(1, 8))
+def test_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: splits)
+    q, k, _ = qkv(1, 2, 2, 5, 100, 8)
+    rows = torch.tensor([99, -1, 0, 40, 99])
+    compare(q, k, q_positions=rows, spans=torch.tensor([[[3, 90]]]), sinks=torch.tensor([0.0, -9.0, 3.0, 40.0]))
+    compare(q, k, q_positions=rows, window=37, softcap=5.0, tol=TOL + 1e-6)
+
+
+def test_splits_follow_the_work() -> None:
+    q, k = torch.zeros(1, 4, 3, 8), torch.zeros(1, 1, 1000, 8)
+    ev = row_evidence(q, k, q_positions=torch.tensor([999, 0, 500]), impl="triton")
+    assert ev.argmax_key.eq(0).all()
+    problem = launch.Problem.of(
+        q, k, q_positions=torch.zeros(1, 3).long(), scale=1.0, window=None, softcap=None, sinks=None,
+        key_limits=None, key_starts=None, k_positions=None, causal=True,
+    )  # fmt: skip
+    assert rows_module.splits_for(problem, 1, 16) == 2
+    assert rows_module.splits_for(problem, 1, 512) == 1, "too few blocks to share"
+    assert rows_module.splits_for(problem, 5, 16) == 1, "enough tiles already"
+
+
+def test_strided_views_of_a_cache() -> None:
+    cache = normal(2, 50, 2, 2, 8, seed=0)  # [B, N, kv, Hkv, D], longer than what is filled
+    cache[:, 33:] = torch.nan
+    k, v = (cache[:, :, i].transpose(1, 2) for i in (0, 1))
+    q = normal(2, 5, 4, 8, seed=1).transpose(1, 2)
+    compare(q, k[:, :, :33], v[:, :, :33], q_positions=torch.arange(28, 33), spans=torch.tensor([[[3, 20]], [[0, 4]]]))
+    # Keys behind every row's limit are not read: the rest of a cache may hold anything.
+    out, ev = evidence_attention(q, k, v, q_positions=torch.arange(28, 33), impl="triton")
+    same_out, same = evidence_attention(q, k[:, :, :33], v[:, :, :33], q_positions=torch.arange(28, 33), impl="triton")
+    assert torch.equal(out, same_out) and torch.equal(ev.argmax_key, same.argmax_key) and torch.equal(ev.lse, same.lse)
+    k_last = normal(2, 2, 8, 33, seed=2).mT  # keys along the last axis in memory
+    compare(q, k_last, k_last, q_positions=torch.arange(28, 33))
+
+
+def test_nothing_to_see() -> None:
+    q, k = normal(2, 4, 3, 8, seed=0), normal(2, 2, 0, 8, seed=1)
+    spans = torch.tensor([[[0, 4]], [[1, 2]]])
+    for sinks in (None, torch.ones(4)):
+        out, fused = evidence_attention(q, k, k, q_positions=torch.arange(3), spans=spans, sinks=sinks, impl="triton")
+        assert (out == 0).all()
+        for ev in (fused, row_evidence(q, k, q_positions=torch.arange(3), spans=spans, sinks=sinks, impl="triton")):
+            assert (ev.lse == (-torch.inf if sinks is None else 1)).all() and (ev.argmax_key == -1).all()
+            assert (ev.max_logit == -torch.inf).all() and (ev.p_max == 0).all() and (ev.span_mass == 0).all()
+    none = row_evidence(q[:, :, :0], normal(2, 2, 5, 8, seed=1), q_positions=torch.arange(0), impl="triton")
+    assert none.lse.shape == (2, 4, 0)
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("where", ["q", "k"])
+def test_nan_is_reported_by_the_rows_that_see_it_and_only_by_them(where: str, softcap: float | None) -> None:
+    q, k, v = qkv(1, 2, 1, 6, 30, 8)
+    rows = torch.tensor([4, 9, 10, 11, 29, -1])
+    (q if where == "q" else k)[0, 1, 2 if where == "q" else 10, 3] = torch.nan
+    broken = torch.zeros(1, 2, 6, dtype=torch.bool)
+    broken[0, 1, [2] if where == "q" else [2, 3, 4]] = True
+    options = {"q_positions": rows, "spans": torch.tensor([[[0, 3], [9, 12], [5, 5]]]), "softcap": softcap}
+    clean = row_evidence(q.nan_to_num(), k.nan_to_num(), impl="reference", **options)
+    out, fused = evidence_attention(q, k, v, impl="triton", **options)
+    assert torch.equal(out.isnan().all(-1), broken) and torch.equal(out.isnan().any(-1), broken)
+    for ev in (fused, row_evidence(q, k, impl="triton", **options)):
+        assert torch.equal(ev.lse.isnan(), broken) and torch.equal(ev.max_logit.isnan(), broken)
+        assert (ev.argmax_key[broken] == -1).all()
+        assert torch.equal(ev.argmax_key[~broken], clean.argmax_key[~broken])
+        assert ev.span_mass[broken].isnan().all() and not ev.span_mass[~broken].isnan().any()
+        close(ev.lse[~broken], clean.lse[~broken], TOL if softcap is None else TOL + 1e-6)
+
+
+def test_an_infinite_score_is_reported_too() -> None:
+    q, k = torch.ones(1, 1, 2, 2), torch.ones(1, 1, 9, 2)
+    k[0, 0, 5, 0] = torch.inf
+    _, fused = evidence_attention(q, k, torch.ones_like(k), q_positions=torch.tensor([4, 8]), impl="triton")
+    for ev in (fused, row_evidence(q, k, q_positions=torch.tensor([4, 8]), impl="triton")):
+        assert ev.lse.isnan().flatten().tolist() == [False, True]
+        assert ev.argmax_key.flatten().tolist() == [0, -1]
+
+
+def test_large_scores_do_not_overflow() -> None:
+    q, k = 100 * integers(1, 2, 4, 4, seed=0), 100 * integers(1, 1, 50, 4, seed=1)
+    # A log-sum-exp near 1e5 is itself only known to 4e-3 in float32, and so is a probability that is read off it.
+    compare(q, k, k, q_positions=torch.arange(46, 50), scale=1.0, spans=torch.tensor([[[0, 25]]]), tol=1e-2)
+
+
+def test_trunk_of_many_tails() -> None:
+    """Rows of three tails against one trunk, each up to where its tail leaves it, merged with the tail's own keys."""
+    heads, own, branch = 2, 6, torch.tensor([7, 30, 41])
+    q, k, v = qkv(1, 1, heads, 3 * own, 50, 8)
+    tail_k = normal(3, 1, own, 8, seed=9)
+    rows = (branch[:, None] + torch.arange(own)).flatten()
+    limits = branch.repeat_interleave(own)
+    spans = torch.tensor([[[2, 9], [35, 43]]])
+    options = {"q_positions": rows, "key_limits": limits, "spans": spans}
+    compare(q, k, v, **options)
+    trunk = row_evidence(q, k, impl="triton", **options)
+    _, fused = evidence_attention(q, k, v, impl="triton", **options)
+    by_tail = q.view(heads, 3, own, 8).transpose(0, 1)
+    positions = rows.view(3, own)
+    tails = row_evidence(
+        by_tail, tail_k, q_positions=positions, k_positions=positions, spans=spans.expand(3, 2, 2), impl="triton"
+    )
+    for part in (trunk, fused):
+        split = RowEvidence(*(
+            x.view(heads, 3, own, *x.shape[3:]).transpose(0, 1)
+            for x in (part.lse, part.argmax_key, part.max_logit, part.span_mass)
+        ))  # fmt: skip
+        whole = merge(split, tails)
+        for i, at in enumerate(branch.tolist()):
+            keys = torch.cat((k[:, :, :at], tail_k[i : i + 1]), 2)
+            wanted = row_evidence(by_tail[i : i + 1], keys, q_positions=positions[i], spans=spans, impl="reference")
+            assert torch.equal(whole.argmax_key[i], wanted.argmax_key[0])
+            close(whole.lse[i], wanted.lse[0], TOL)
+            close(whole.span_mass[i], wanted.span_mass[0], TOL)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_mixture_of_options(seed: int) -> None:
+    gen = torch.Generator().manual_seed(1000 + seed)
+
+    def draw(low: int, high: int, *shape: int) -> Any:
+        x = torch.randint(low, high, shape, generator=gen)
+        return x if shape else int(x)
+
+    batch, kv_heads, group, rows, n, dim = draw(1, 3), draw(1, 3), draw(1, 4), draw(1, 12), draw(1, 90), draw(1, 20)
+    q, k, v = qkv(batch, kv_heads, group, rows, n, dim, seed=seed)
+    if draw(0, 2):
+        q, k = q.round(), k.round()  # ties
+    options: dict[str, Any] = {"q_positions": draw(-3, 100, batch, rows), "causal": bool(draw(0, 2))}
+    for name, value in {
+        "scale": 0.25,
+        "window": draw(1, 60),
+        "sinks": normal(kv_heads * group, seed=seed),
+        "key_limits": draw(-3, 100, rows),
+        "key_starts": draw(-3, 60, batch, rows),
+        "k_positions": draw(1, 4, n).cumsum(0) - 3,
+    }.items():
+        if draw(0, 2):
+            options[name] = value
+    start = draw(-5, 90, batch, rows, 2)
+    compare(q, k, v, spans=torch.stack((start, start + draw(-2, 20, batch, rows, 2)), -1), **options)
+
+
+def test_the_same_attention_without_evidence() -> None:
+    q, k, v = qkv(1, 1, 2, 20, 50, 8)
+    problem = launch.Problem.of(
+        q, k, q_positions=torch.arange(30, 50)[None], scale=0.3, window=None, softcap=None, sinks=None,
+        key_limits=None, key_starts=None, k_positions=None, causal=True,
+    )  # fmt: skip
+    out, lse, at, _ = launch.evidence_attention(problem, v)
+    plain, plain_lse, untouched, _ = launch.evidence_attention(problem, v, evidence=False)
+    assert torch.equal(out, plain) and torch.equal(lse, plain_lse)
+    assert (untouched == 77).all() and (at >= 0).all()
+
+
+def test_gradients_elsewhere_are_not_disturbed() -> None:
+    q = normal(1, 2, 3, 4, seed=0).requires_grad_()
+    ev = row_evidence(q, normal(1, 2, 9, 4, seed=1), q_positions=torch.arange(6, 9), impl="triton")
+    assert not ev.lse.requires_grad and torch.is_grad_enabled()
+
+
+def test_what_the_kernels_do_not_take() -> None:
+    for message, q, options in (
+        ("q is torch.float64; pass float32", torch.zeros(1, 1, 1, 8).double(), {}),
+        ("the head dimension is 257; the kernels take up to 256", torch.zeros(1, 1, 1, 257), {}),
+        ("topk=3; the kernels keep the highest key only", torch.zeros(1, 1, 1, 8), {"topk": 3}),
+    ):
+        with pytest.raises(ValueError, match=message):
+            row_evidence(q, q, q_positions=torch.zeros(1).long(), impl="triton", **options)
+        assert implementation(q, **options) == "reference"
+        row_evidence(q, q, q_positions=torch.zeros(1).long(), **options)
+    q = torch.zeros(1, 1, 1, 8)
+    assert implementation(q) == "reference", "auto leaves CPU tensors to the reference, interpreter or not"
+    assert implementation(q, impl="triton") == "triton"
