@@ -5,9 +5,9 @@
 
 a: our whole grid, 4 lengths x 10 depths, grafted: scores of every head, NLL and exact match of 40 probes.
 b: one plain forward of the longest probe with SDPA and one row of logits.
-c: the usual procedure for the same 40 probes: prefill each, then decode with eager attention maps, once as many tokens as
-   the answer has and once the 40 tokens of a usual decoding budget (it stops at a line end or after 50). Cells are timed
-   for every length and a few depths, and counted for all: the cost of a cell does not depend on depth.
+c: the usual procedure for the same 40 probes: prefill each, then decode with eager attention maps, once as many tokens
+   as the answer has and once the 40 tokens of a usual decoding budget (it stops at a line end or after 50). Cells are
+   timed for every length and a few depths, and counted for all: the cost of a cell does not depend on depth.
 """
 
 from __future__ import annotations
@@ -55,9 +55,7 @@ def main() -> None:
         for steps in usual:
             seconds = statistics.mean(usual_cell(loaded.model, probe, steps)[0] for probe in timed)
             usual[steps] += seconds * len(cells)
-            say(
-                f"  usual procedure at {length}, {steps} steps: {seconds:.2f} s a cell ({len(timed)} timed of {len(cells)})"
-            )
+            say(f"  usual at {length}, {steps} steps: {seconds:.2f} s a cell ({len(timed)} timed of {len(cells)})")
     a, b = statistics.median(ours), statistics.median(plain)
     pairs = [x / y for x, y in zip(ours, plain, strict=True)]
     say(f"a  our grid          {a:8.2f} s   top: {' '.join(str(head) for head in scores.top(6))}")

@@ -25,7 +25,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 
 
 def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
-    """Compare a short sequence: the model's own attention, ours in trunk and tail, and where needed ours at once.
+    """Compare a short sequence: the model's own attention, ours in trunk and tail, where needed ours in one piece.
 
     Returns:
         None when probes may share a prefill, else why each must run alone.
@@ -63,10 +63,10 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
 
 
 def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> Tensor:
-    """Logits of the probe's answer rows, its context prefilled in two chunks."""
+    """Logits of the probe's answer rows, its context prefilled before them."""
     trunk = plan([probe], "exact").trunks[0]
     cache = TrunkCache(len(trunk.ids))
-    Engine(model, [probe], chunk=LENGTH // 2).prefill(trunk, cache)
+    Engine(model, [probe]).prefill(trunk, cache)
     tail = TailPass(trunk.tails, [probe], cache, model.device)
     with running(tail):
         return model.forward(tail.ids, tail.positions, cache, tail.answers)
