@@ -13,7 +13,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["HeadScore", "HeadScores", "__version__", "kernels", "load_model", "open", "probes", "score_heads"]
+__all__ = [
+    "CopyProfile",
+    "HeadScore",
+    "HeadScores",
+    "__version__",
+    "copy_profile",
+    "kernels",
+    "load_model",
+    "open",
+    "probes",
+    "score_heads",
+]
 
 _root = Path(__file__).resolve().parents[1]
 if (_root / "interp").is_dir() and (_root / "setup.py").is_file():
@@ -22,6 +33,8 @@ if (_root / "interp").is_dir() and (_root / "setup.py").is_file():
 
 if TYPE_CHECKING:
     from . import kernels, probes
+    from .interp.copying.profile import CopyProfile
+    from .interp.copying.run import copy_profile
     from .interp.loading import load_model
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
@@ -29,8 +42,10 @@ if TYPE_CHECKING:
 else:
     _ROOMS = ("interp", "kernels", "probes")
     _HOMES = {
+        "CopyProfile": ".interp.copying.profile",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
+        "copy_profile": ".interp.copying.run",
         "load_model": ".interp.loading",
         "open": ".interp.store",
         "score_heads": ".interp.scoring",

@@ -1,4 +1,4 @@
-"""The command line: `headscope score | probes | validate | export | env`, also `python -m headscope`.
+"""The command line: `headscope score | copy-profile | probes | validate | export | env`, also `python -m headscope`.
 
 No logic lives here: commands read options, call the library, and print. Heavy imports wait until a command runs.
 """
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import files, probes
+from . import copying, files, probes
 from .errors import FrontDoor
 from .score import score
 
@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(score)
+app.command()(copying.copy_profile)
 app.add_typer(probes.app, name="probes")
 app.command()(files.validate)
 app.command()(files.export)
@@ -38,6 +39,7 @@ def front(
     headscope score ./my-model -o run.h5 --figures figures    which heads retrieve, in a few minutes
     headscope probes list                                     what can be asked
     headscope probes show grid --tokenizer ./my-model         one probe, its needle highlighted
+    headscope copy-profile ./my-model --text book.txt -o p.h5 what heads copy on a text of your own
     headscope export run.h5 --format csv                      the scores for other tools
     """
     if version:

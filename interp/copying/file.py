@@ -36,16 +36,22 @@ _LONG_NAMES = {
     "sink_rate": "share of rows whose argmax key is one of the first four positions",
 }
 _ONE = {"units": "1"}
+
+
+def _attrs(name: str, dims: tuple[str, ...]) -> dict[str, str]:
+    return {"long_name": _LONG_NAMES[name]} | _ONE | ({"coordinates": "kv_head"} if "head" in dims else {})
+
+
 LAYOUT = [
     Variable("", "layer", ("layer",), "i4", {"long_name": "layer, counted from 0"} | _ONE),
     Variable("", "head", ("head",), "i4", {"long_name": "query head, counted from 0"} | _ONE),
     Variable("", "kv_head", ("head",), "i4", {"long_name": "key-value head that the query head reads"} | _ONE),
     Variable(
-        "", "distance", ("distance",), "i4", {"long_name": "lowest distance of a bin, which ends below its double"} | _ONE
+        "", "distance", ("distance",), "i4", {"long_name": "lowest distance of a bin, ending below its double"} | _ONE
     ),
     Variable("", "position", ("position",), "i4", {"long_name": "first row of a part of the text"} | _ONE),
-    *(Variable("", name, dims, "i4", {"long_name": _LONG_NAMES[name]} | _ONE) for name, dims in COUNTS.items()),
-    *(Variable("", name, HEADS, "f4", {"long_name": _LONG_NAMES[name]} | _ONE) for name in RATES),
+    *(Variable("", name, dims, "i4", _attrs(name, dims)) for name, dims in COUNTS.items()),
+    *(Variable("", name, HEADS, "f4", _attrs(name, HEADS)) for name in RATES),
 ]
 
 

@@ -47,8 +47,8 @@ class CopyProfile:
     next token, ids[t+1], and *echoes* when it is the current one, ids[t], both with j < t; it may do both. A row with
     j = t attends to itself: it counts in `self_rows`, and is neither. Rows are all but the last, which has no next.
 
-    A copy was *possible* at row t where the layer sees ids[t+1] at some j < t, and possible at a distance bin where such
-    a j lies in it: one row may have been able to copy from several bins, and counts once in each. Windowed layers are
+    A copy was *possible* at row t where the layer sees ids[t+1] at some j < t, and possible in a distance bin where
+    such a j lies: one row may have been able to copy from several bins, and counts once in each. Windowed layers are
     counted over the keys that their rows see. Echoes likewise, with ids[t].
 
     All counts are int32. D bins of distance t - j: bin b holds 2^b .. 2^(b+1) - 1. P equal parts of the text, at most
@@ -104,7 +104,8 @@ class CopyProfile:
             raise ValueError(f"n_heads must be a multiple of n_kv_heads, got {self.n_heads} and {self.n_kv_heads}")
 
     def __repr__(self) -> str:
-        return f"<CopyProfile of {self.model_id!r}: {self.n_layers} layers x {self.n_heads} heads, {self.n_tokens} tokens>"
+        size = f"{self.n_layers} layers x {self.n_heads} heads, {self.n_tokens} tokens"
+        return f"<CopyProfile of {self.model_id!r}: {size}>"
 
     @property
     def n_layers(self) -> int:
@@ -174,8 +175,8 @@ class CopyProfile:
     def top(self, k: int = 10, by: str = "copy_rate") -> list[HeadScore]:
         """The k heads with the highest rate, best first; equal ones in (layer, head) order.
 
-        `by` is one of "copy_rate", "echo_rate", "self_rate", "sink_rate". Heads without a rate are left out. `stderr` is
-        NaN: neighbouring rows of one text are not independent.
+        `by`: one of "copy_rate", "echo_rate", "self_rate", "sink_rate". Heads without a rate are left out. `stderr`
+        is NaN: neighbouring rows of one text are not independent.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, got {k}")

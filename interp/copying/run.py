@@ -28,9 +28,7 @@ from .possible import possible_rows
 from .profile import COUNTS, CopyProfile
 
 
-def copy_profile(
-    model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress: Progress | None = None
-) -> CopyProfile:
+def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress: Progress | None = None) -> CopyProfile:
     """Count, for every head and over all rows of a text, how often its argmax key holds the next or the current token.
 
     One prefill, no needle, no attention map. The definitions are at `CopyProfile`. Chunks change nothing but rounding:
@@ -136,9 +134,7 @@ class TextEngine(Engine):
         return lambda: report(start + (end - start) * min(next(done), layers) // layers, n, "text")
 
 
-def _tables(
-    text: Text, counts: dict[int, Counts], sees: dict[int, Visibility], n_layers: int
-) -> dict[str, np.ndarray]:
+def _tables(text: Text, counts: dict[int, Counts], sees: dict[int, Visibility], n_layers: int) -> dict[str, np.ndarray]:
     """The arrays of a CopyProfile; 0 for layers without attention, and for heads that a layer does not have."""
     sizes = {
         "layer": n_layers,

@@ -1,8 +1,8 @@
 """Pictures of a copy profile. Each function draws on the axes it is given (or on new ones) and returns them.
 
-    ax = copy_heads(profile)                  # layer x head, leading heads ringed and named
-    ax = copy_distances(profile)              # leading heads x distance: how far back they copy from
-    save_copy_figures(profile, "figures")     # both as PNG and SVG, identical bytes for identical profiles
+ax = copy_heads(profile)                  # layer x head, leading heads ringed and named
+ax = copy_distances(profile)              # leading heads x distance: how far back they copy from
+save_copy_figures(profile, "figures")     # both as PNG and SVG, identical bytes for identical profiles
 """
 
 from __future__ import annotations
@@ -66,9 +66,13 @@ def copy_distances(profile: CopyProfile, ax: Axes | None = None, *, k: int = 12)
     rates = np.array([profile.copy_rate_by_distance[head.layer, head.head] for head in heads], dtype=float)
     possible = np.array([profile.copy_possible[head.layer] for head in heads])
     n_bins = len(profile.distance)
+    rates = rates.reshape(-1, n_bins)
     with _style():
         ax = _axes(ax, _distances_size(profile, len(heads)))
-        rates = rates.reshape(-1, n_bins)
+        if not heads:
+            ax.set_axis_off()
+            ax.text(0.5, 0.5, "No copy was possible in this text.", transform=ax.transAxes, ha="center", va="center")
+            return ax
         end = _scale_end(rates)
         image = ax.imshow(rates, cmap=_colours(_BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
         _cell_lines(ax, n_bins, len(heads))

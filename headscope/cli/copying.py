@@ -1,0 +1,101 @@
+"""`headscope copy-profile`: what every head copies on a text of one's own, over all its rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .errors import UsageError
+from .score import progress_bar, working
+
+if TYPE_CHECKING:
+    from ..interp.copying.profile import CopyProfile
+
+
+def copy_profile(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name) or .gguf file.")],
+    text: Annotated[Path, typer.Option("--text", metavar="FILE", help="A text in UTF-8, the longer the better.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file to write.")],
+    figures: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=options.LOAD)
+    ] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=options.LOAD)] = "auto",
+    revision: options.Revision = None,
+    tokenizer: options.TokenizerOption = None,
+    trust_remote_code: options.RemoteCode = False,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle", help="Open pytorch_model.bin, which can run code.", rich_help_panel=options.LOAD
+        ),
+    ] = False,
+) -> None:
+    """How often does every head copy the next token from a text, and from how far back?
+
+    \b
+    headscope copy-profile ./my-model --text book.txt -o profile.h5 --figures figures
+    """
+    words = read_text(text)
+    if figures is not None and figures.exists() and not figures.is_dir():
+        raise UsageError(f"--figures: {figures} is a file; give a folder")
+    from ..interp.copying.file import check_target
+
+    check_target(output)
+    from ..interp.copying import run
+    from ..interp.loading import load_model
+
+    with working(f"loading {Path(model).name}"):
+        loaded = load_model(
+            model,
+            tokenizer=tokenizer,
+            revision=revision,
+            dtype=dtype,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            allow_pickle=allow_pickle,
+        )
+    encode: Any = loaded.tokenizer  # load_model finds one or raises
+    ids = encode(words, verbose=False)["input_ids"]
+    if len(ids) < 2:
+        raise UsageError(f"--text: {text} is {len(ids)} tokens; give a longer text")
+    with progress_bar() as progress:
+        profile = run.copy_profile(loaded, ids, progress=progress)
+    profile.save(output)
+    show(profile)
+    lines = [f"Profile  {output}"]
+    if figures is not None:
+        from ..interp.report.copy_figures import save_copy_figures
+
+        with working("drawing figures"):
+            paths = save_copy_figures(profile, figures)
+        lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
+        lines.append(f"         and as .svg in {figures}")
+    typer.echo("\n" + "\n".join(lines))
+
+
+def read_text(path: Path) -> str:
+    if path.is_dir():
+        raise UsageError(f"--text: {path} is a folder; give a text file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--text: {path} is not UTF-8 (byte {error.start}); convert it: iconv -t UTF-8") from error
+
+
+def show(profile: CopyProfile) -> None:
+    from rich.console import Console
+
+    from ..interp.report.copy_terminal import copy_table
+
+    console = Console(highlight=False, markup=False)
+    console.print(f"{profile.model_id}", style="bold")
+    size = f"{profile.n_layers} layers x {profile.n_heads} heads ({profile.n_kv_heads} KV)"
+    console.print(f"{profile.n_tokens:,} tokens, {size}", style="dim")
+    console.print()
+    console.print(copy_table(profile))
