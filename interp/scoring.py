@@ -123,7 +123,7 @@ def score_heads(
             "revision": loaded.revision if loaded else None,
             "weights_sha256": loaded.fingerprint if loaded else None,
         },
-        **{name: np.array([n[name] for n in nll], np.float32) for name in nll[0]},  # type: ignore[arg-type]
+        **{name: np.array([n[name] for n in nll], np.float32) for name in nll[0]},
     )
 
 
