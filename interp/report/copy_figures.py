@@ -34,7 +34,7 @@ def copy_heads(profile: CopyProfile, ax: Axes | None = None, *, by: str = "copy_
     """One rate of every head, layers from left to right; the leading heads, at most `k`, are ringed and named.
 
     `by`: "copy_rate", "echo_rate", "self_rate" or "sink_rate". Colours run from 0 to 1, or end at a round number near
-    the largest rate, as the colour bar says. Grey: no rate, as in a layer without attention.
+    the largest rate, as the colour bar says. Hatched: no rate, as in a layer without attention.
     """
     values = profile.rate(by).astype(float)
     title, unit = _TITLES[by]
@@ -44,13 +44,15 @@ def copy_heads(profile: CopyProfile, ax: Axes | None = None, *, by: str = "copy_
         end = _scale_end(values)
         label = unit if end == 1.0 else f"{unit} (colours end at {end:g})"
         image = ax.imshow(values.T, cmap=_colours(_BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
+        _hatch(ax, np.isnan(values.T))
         _cell_lines(ax, n_layers, n_heads)
         ax.set_xticks(*_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
         ax.set_yticks(*_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
-        ax.set_xlabel("layer" + ("   (grey: no attention to look at)" if np.isnan(values).any() else ""))
+        missing = "   (hatched: no attention, or nothing possible)" if np.isnan(values).any() else ""
+        ax.set_xlabel(f"layer{missing}\n{_facts(profile)}")
         ax.set_ylabel("query head")
         lines = _name_heads(ax, [head for head in profile.top(k, by) if head.score > 0], n_layers)
-        ax.set_title(f"{title}   ({_facts(profile)})", pad=6.0 if not lines else 14.0 + 10.0 * lines)
+        ax.set_title(title, pad=6.0 if not lines else 14.0 + 10.0 * lines)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label=label)
         bar.outline.set_visible(False)
     return ax
@@ -60,7 +62,7 @@ def copy_distances(profile: CopyProfile, ax: Axes | None = None, *, k: int = 12)
     """How far back the `k` heads with the highest copy rate copy from: of the rows that could, the share that did.
 
     A column is a doubling of the distance and shows, above, on how many rows of a layer that sees everything a copy
-    from there was possible; pale numbers rest on fewer than ten. Grey: never possible, as beyond a layer's window.
+    from there was possible; pale numbers rest on fewer than ten. Hatched: never possible, as beyond a layer's window.
     """
     heads = profile.top(k)
     rates = np.array([profile.copy_rate_by_distance[head.layer, head.head] for head in heads], dtype=float)
@@ -75,9 +77,10 @@ def copy_distances(profile: CopyProfile, ax: Axes | None = None, *, k: int = 12)
             return ax
         end = _scale_end(rates)
         image = ax.imshow(rates, cmap=_colours(_BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
+        _hatch(ax, np.isnan(rates))
         _cell_lines(ax, n_bins, len(heads))
         for (row, column), rate in np.ndenumerate(rates):
-            if np.isfinite(rate):
+            if rate >= 0.005:  # what would read 0.00 stays pale and silent
                 dark = rate / end > 0.55
                 few = possible[row, column] < 10
                 ink = ("#c3cfe3" if dark else "#8b96a5") if few else ("white" if dark else INK)
@@ -97,9 +100,12 @@ def copy_distances(profile: CopyProfile, ax: Axes | None = None, *, k: int = 12)
         edges = [human_length(int(start)) for start in (*profile.distance, 2 * profile.distance[-1])]
         ax.set_xticks(np.arange(n_bins + 1) - 0.5, edges)
         ax.set_yticks(range(len(heads)), [f"{head}  {head.score:.2f}" for head in heads])
-        ax.set_xlabel("copy distance in tokens   (above: rows that could copy from there)")
+        ax.grid(which="major", axis="x", color="white", linewidth=0.8)  # ticks at the edges took the place of its lines
+        above = "above: rows that could copy from there; a row may be in several columns"
+        hatched = ["hatched: never possible"] if np.isnan(rates).any() else []
+        ax.set_xlabel(f"copy distance in tokens   ({above})\n{', '.join([_facts(profile), *hatched])}")
         ax.set_ylabel("head and its copy rate")
-        ax.set_title(f"How far back the leading heads copy from   ({_facts(profile)})", pad=18.0)
+        ax.set_title("How far back the leading heads copy from", pad=18.0)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.015, aspect=22, fraction=0.05, label="share of possible copies")
         bar.outline.set_visible(False)
     return ax
@@ -132,14 +138,22 @@ def save_copy_figures(profile: CopyProfile, folder: str | Path, formats: Sequenc
     return paths
 
 
+def _hatch(ax: Axes, missing: np.ndarray) -> None:
+    """Hatch the cells [rows, columns] that have no value: a pale zero would look alike."""
+    if missing.any():
+        edges = [np.arange(size + 1) - 0.5 for size in reversed(missing.shape)]
+        nothing = np.ma.masked_where(~missing, np.zeros(missing.shape))
+        ax.pcolor(*edges, nothing, facecolor="none", edgecolor="#a3abb7", linewidth=0.0, hatch="//////", zorder=1.5)
+
+
 def _heads_size(profile: CopyProfile) -> tuple[float, float]:
     """Nearly square cells on a ten-inch width, within what a page bears, and room for the names above."""
     height = np.clip(8.8 * profile.n_heads / profile.n_layers, 2.3, max(3.6, 0.085 * profile.n_heads))
-    return 10.0, float(height) + 1.1
+    return 10.0, float(height) + 1.3
 
 
 def _distances_size(profile: CopyProfile, heads: int) -> tuple[float, float]:
-    return 2.6 + 0.48 * max(len(profile.distance), 8), 1.3 + _LINE * max(heads, 3)
+    return 2.6 + 0.48 * max(len(profile.distance), 8), 1.45 + _LINE * max(heads, 3)
 
 
 def _facts(profile: CopyProfile) -> str:

@@ -349,6 +349,7 @@ def test_pictures_show_the_rates(profile: CopyProfile, tmp_path) -> None:
     shown = np.ma.filled(ax.images[0].get_array(), np.nan)
     np.testing.assert_array_equal(shown, np.array([profile.copy_rate_by_distance[h.layer, h.head] for h in best]))
     assert [label.get_text().split()[0] for label in ax.get_yticklabels()] == [str(head) for head in best]
+    assert np.isnan(shown).any() and any(artist.get_hatch() for artist in ax.collections), "beyond the window: hatched"
     first, second = (save_copy_figures(profile, tmp_path / name) for name in "ab")
     expected_names = {f"copy_{what}.{kind}" for what in ("heads", "distances") for kind in ("png", "svg")}
     assert {path.name for path in first} == expected_names
