@@ -60,7 +60,7 @@ def row_evidence(
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
         topk: how many of the highest-scoring keys to keep per row.
         causal: whether rows are limited to keys at or before their own position.
-        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``) and the PyTorch reference
+        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``), the PyTorch reference
             elsewhere; "triton" or "reference" insists.
 
     Raises:

@@ -71,7 +71,7 @@ class Problem:
 
     @property
     def precision(self) -> str:
-        """How tl.dot multiplies. Three tf32 products keep float32's accuracy on tensor cores; others are exact anyway."""
+        """How tl.dot multiplies: float32 as three tf32 products, to keep its accuracy; other products are exact."""
         return "tf32x3" if self.q.dtype == torch.float32 else "ieee"
 
     @staticmethod

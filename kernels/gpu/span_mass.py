@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import span_tile
-from .primitives import LOG2E, NO_KEY, load_rows, logit, or_zero, scores, tile_rows
+from .primitives import NO_KEY, load_rows, logit, or_zero, scores, tile_rows
 from .problem import Problem
 
 
@@ -98,7 +98,7 @@ def span_mass_kernel(
     p_k = k + i_b * s_kb + i_h * s_kh + o_n[:, None] * s_kn + o_d[None, :] * s_kd
     o_row = (i_bh.to(tl.int64) * G + o_g) * R + o_r
     b_lse = tl.load(lse + o_row)
-    b_shift = or_zero(b_lse)[:, None] * LOG2E
+    b_shift = or_zero(b_lse)[:, None]
 
     b_mass = tl.zeros([BM], tl.float32)
     end = tl.max(b_stop, 0)
@@ -106,7 +106,7 @@ def span_mass_kernel(
     n = tl.min(tl.where(b_start < b_stop, b_start, NO_KEY), 0)
     while n < NO_KEY:
         b_s = scores(b_q, p_k, s_kn, o_d, b_start, b_stop, n, end, n, D, BD, BN, PRECISION, True)
-        b_mass += tl.sum(tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift), 1)
+        b_mass += tl.sum(tl.exp(logit(b_s, mult, cap, 1.0, HAS_CAP) - b_shift), 1)
         n = tl.min(tl.where((b_start < b_stop) & (b_stop > n + BN), tl.maximum(b_start, n + BN), NO_KEY), 0)
     b_mass = tl.where(b_lse != b_lse, b_lse, b_mass)
     tl.store(mass + o_row * tl.num_programs(1) + i_s, b_mass, mask=real)

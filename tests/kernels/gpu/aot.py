@@ -47,8 +47,10 @@ class Compiled:
         return min(sizes)
 
 
-def compiled(kernel: Any, sm: int, types: dict[str, str], constants: dict[str, Any], *, warps: int, stages: int) -> Compiled:
-    """``types``: Triton type of every argument that is not a constant; pointers and strides count as multiples of 16."""
+def compiled(
+    kernel: Any, sm: int, types: dict[str, str], constants: dict[str, Any], *, warps: int, stages: int
+) -> Compiled:
+    """``types``: Triton type of each argument that is not constant; pointers and strides count as multiples of 16."""
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     aligned = [name for name in names if name not in constants and (types[name][0] == "*" or name.startswith("s_"))]

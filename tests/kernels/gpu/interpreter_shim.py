@@ -1,7 +1,7 @@
 """Two repairs to Triton's interpreter; import before the first launch.
 
-Run-time loop bounds are arrays of one element, which NumPy 2.4 and newer do not take for whole numbers (Triton 3.6), and
-tl.dot multiplies the bit patterns of bfloat16 as if they were integers (3.6 to 3.9).
+Run-time loop bounds are arrays of one element, which NumPy 2.4 and newer do not take for whole numbers (Triton 3.6),
+and tl.dot multiplies the bit patterns of bfloat16 as if they were integers (3.6 to 3.9).
 """
 
 from typing import Any
