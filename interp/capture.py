@@ -165,10 +165,20 @@ def _attention(
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode and no gradients inside the block; every module's training flag is put back."""
+def attending(model: nn.Module, implementation: str) -> Iterator[None]:
+    """Run a transformers model with another attention implementation, in eval mode and without gradients.
+
+    Afterwards the attention implementation of every config and the training flag of every module are what they were,
+    whatever happened.
+
+    Raises:
+        CaptureError: the model's attention does not go through transformers' attention interface.
+    """
+    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
+    before = {i: getattr(c, "_attn_implementation_internal", None) for i, c in configs.items()}
     training = [(m, m.training) for m in model.modules()]
     try:
+        _switch(model, implementation)
         model.eval()
         # no_grad, not inference_mode: FSDP's next training step breaks on inference tensors
         with torch.no_grad():
@@ -176,41 +186,32 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for m, flag in training:
             m.training = flag
+        for i, config in configs.items():
+            if hasattr(config, "_attn_implementation_internal"):
+                config._attn_implementation_internal = before[i]
 
 
 @contextmanager
 def routed(model: nn.Module, length: int) -> Iterator[None]:
-    """Route the attention of `model`, a transformers model, through the running `Pass`.
-
-    Inside, the model is in eval mode without gradients; afterwards the attention implementation of every config and the
-    training flag of every module are what they were, whatever happened.
+    """Route the attention of `model` through the running `Pass`; see `attending`.
 
     Args:
-        model: the model.
+        model: a transformers model.
         length: how many positions a sequence of this run has at most.
-
-    Raises:
-        CaptureError: the model's attention does not go through transformers' attention interface.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
-    configs = {id(c): c for m in model.modules() if (c := getattr(m, "config", None)) is not None}
-    implementation = {i: getattr(c, "_attn_implementation_internal", None) for i, c in configs.items()}
     token = _length.set(length)
     try:
-        _switch(model)
-        with evaluating(model):
+        with attending(model, NAME):
             yield
     finally:
         _length.reset(token)
-        for i, config in configs.items():
-            if hasattr(config, "_attn_implementation_internal"):
-                config._attn_implementation_internal = implementation[i]
 
 
-def _switch(model: Any) -> None:
+def _switch(model: Any, implementation: str) -> None:
     name = type(model).__name__
     if not hasattr(model, "set_attn_implementation"):
         raise CaptureError(f"{name} is no transformers model: it has no set_attn_implementation")
@@ -219,9 +220,9 @@ def _switch(model: Any) -> None:
             f"{name} computes attention in its own code instead of transformers' attention interface; headscope cannot "
             "see its keys. Use a model class that supports `attn_implementation` (most decoder-only models do)"
         )
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(implementation)
     text = model.config.get_text_config(decoder=True)
-    if text._attn_implementation != NAME:
+    if text._attn_implementation != implementation:
         raise CaptureError(
             f"{name} did not accept another attention implementation (still {text._attn_implementation!r})"
         )

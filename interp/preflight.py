@@ -11,7 +11,7 @@ from torch import Tensor
 from ..probes import Probe
 from .adapters import HuggingFaceModel
 from .cache import TrunkCache
-from .capture import CaptureError, evaluating, running
+from .capture import CaptureError, attending, running
 from .engine import Engine
 from .passes import WholePass
 from .tails import TailPass
@@ -25,7 +25,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 
 
 def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
-    """Compare a short sequence: the model's own attention, ours in trunk and tail, where needed ours in one piece.
+    """Compare a short sequence: the model's eager attention, ours in trunk and tail, where needed ours in one piece.
 
     Returns:
         None when probes may share a prefill, else why each must run alone.
@@ -39,7 +39,8 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     whole = WholePass(short, model.device)
     tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None].to(model.device)
     positions = torch.arange(LENGTH - 1, device=model.device)[None]
-    with evaluating(model.model):
+    # eager is what the model's authors define; its SDPA may leave something out, as Gemma 2's soft-cap once was
+    with attending(model.model, "eager"):
         own = model.forward(tokens, positions, None, whole.rows)
     with model.routed(LENGTH):
         reason = model.alone_because()
@@ -53,8 +54,8 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
         raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
     if _difference(ours, own) > tolerance:
         raise CaptureError(
-            f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own attention "
-            f"({model.attention()}); its attention does something that headscope does not reproduce"
+            f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own eager "
+            "attention; its attention does something that headscope does not reproduce"
         )
     if reason is None:
         reason = f"a prefill in chunks changes its logits by {_difference(shared, ours):.2g} (relative)"
