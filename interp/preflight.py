@@ -45,8 +45,8 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     with model.routed(LENGTH):
         reason = model.alone_because()
         if reason is None:
-            shared = _in_trunk_and_tail(model, short)
-            if _difference(shared, own) <= tolerance:
+            shared, n_layers = _in_trunk_and_tail(model, short)
+            if n_layers and _difference(shared, own) <= tolerance:
                 return None
         with running(whole):
             ours = model.forward(tokens, positions, None, whole.rows)
@@ -63,14 +63,14 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     return reason
 
 
-def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> Tensor:
-    """Logits of the probe's answer rows, its context prefilled before them."""
+def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, int]:
+    """Logits of the probe's answer rows, its context prefilled before them, and how many layers asked for attention."""
     trunk = plan([probe], "exact").trunks[0]
     cache = TrunkCache(len(trunk.ids))
     Engine(model, [probe]).prefill(trunk, cache)
     tail = TailPass(trunk.tails, [probe], cache, model.device)
     with running(tail):
-        return model.forward(tail.ids, tail.positions, cache, tail.answers)
+        return model.forward(tail.ids, tail.positions, cache, tail.answers), len(tail.evidence)
 
 
 def _difference(a: Tensor, b: Tensor) -> float:

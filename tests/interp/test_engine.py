@@ -131,6 +131,53 @@ def test_a_model_that_bypasses_the_interface_is_refused(family: str) -> None:
         score_heads(build(family), GRID)
 
 
+def test_attention_that_is_never_asked_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model may accept the implementation and still compute attention by itself."""
+    from transformers.models.llama import modeling_llama
+
+    def by_itself(module, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None, **_):
+        return module.o_proj(module.q_proj(hidden_states)), None
+
+    model = build("llama")
+    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", by_itself)
+    with pytest.raises(CaptureError, match="no layer asked for attention"):
+        score_heads(model, GRID)
+
+
+def test_attention_that_is_not_reproduced_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something behind the interface that only the model's eager code does must stop the run."""
+    from transformers.models.llama import modeling_llama
+
+    eager = modeling_llama.eager_attention_forward
+
+    def with_a_twist(module, query, key, value, *args, **kwargs):
+        out, weights = eager(module, query, key, value, *args, **kwargs)
+        return out * 1.5, weights
+
+    monkeypatch.setattr(modeling_llama, "eager_attention_forward", with_a_twist)
+    with pytest.raises(CaptureError, match="does not reproduce"):
+        score_heads(build("llama"), GRID)
+
+
+def test_a_chunked_prefill_that_is_wrong_makes_every_probe_run_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some models' own chunked prefill differs from one forward; their probes must not share one."""
+    from transformers.models.llama import modeling_llama
+
+    attention = modeling_llama.LlamaAttention.forward
+
+    def forgetful(module, hidden_states, *args, past_key_values=None, **kwargs):
+        if past_key_values is not None and past_key_values.get_seq_length():
+            hidden_states = hidden_states * 1.5
+        return attention(module, hidden_states, *args, past_key_values=past_key_values, **kwargs)
+
+    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", forgetful)
+    scores = score_heads(build("llama"), GRID)
+    assert scores.provenance["sharing"] == "alone"
+    assert "chunks" in scores.provenance["alone_because"] and "runs alone" in caplog.text
+
+
 @pytest.mark.parametrize("family", LENGTH_DEPENDENT)
 def test_order_does_not_matter_for_a_rope_that_remembers(family: str) -> None:
     model = build(family)
