@@ -33,8 +33,8 @@ ROWS = {
     (100, 256): Tile(128, 64, 8, 2),
 }
 ATTENTION = {
-    (80, 64): Tile(128, 64, 8, 3),
-    (80, 128): Tile(128, 64, 8, 2),
+    (80, 64): Tile(128, 64, 8, 2),
+    (80, 128): Tile(128, 64, 8, 3),
     (80, 256): Tile(64, 32, 8, 2),
     (90, 64): Tile(128, 128, 8, 3),
     (90, 128): Tile(128, 64, 8, 3),
@@ -44,7 +44,7 @@ ATTENTION = {
     (100, 256): Tile(128, 32, 8, 2),
 }
 # float32 is there for checking; it does not fit the tiles above. The key: head dimension as above.
-FLOAT32 = {64: Tile(32, 32, 4, 2), 128: Tile(32, 16, 8, 2), 256: Tile(16, 16, 4, 1)}
+FLOAT32 = {64: Tile(32, 32, 4, 2), 128: Tile(32, 16, 8, 2), 256: Tile(16, 16, 8, 1)}
 INTERPRETED = Tile(16, 16, 4, 1)
 
 

@@ -107,8 +107,8 @@ def test_wide_and_odd_heads_with_every_option(sm: int, dim: int, dtype: str) -> 
 
 
 def test_float32_fits() -> None:
-    for dim in (128, 256):
+    for dim, spills in ((128, 0), (256, 2048)):  # for checking, not for speed: the widest heads may spill
         tile = table_tile(configs.ATTENTION, 80, torch.float32, dim)
         built = build(evidence_attention_kernel, 80, "fp32", dim, tile)
         print(f"sm_80 D{dim} float32 {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
-        check(80, built, "float32", spills=1024)
+        check(80, built, "float32", spills)
