@@ -45,7 +45,7 @@ extras = {
 }
 extras["all"] = sorted({requirement for group in extras.values() for requirement in group})
 extras["test"] = [
-    *(extras["gguf"] + extras["lens"] + extras["parquet"] + extras["netcdf4"]),
+    *(extras["gguf"] + extras["lens"] + extras["parquet"] + extras["netcdf4"] + extras["triton"]),
     "hypothesis>=6.100",
     "pytest>=8.4",
     "pytest-timeout>=2.3",
