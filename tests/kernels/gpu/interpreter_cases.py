@@ -111,6 +111,12 @@ def test_early_rows_see_nothing() -> None:
     assert (ev.argmax_key[0, :, :2] == -1).all() and (ev.lse[0, :, :2] == -torch.inf).all()
 
 
+def test_a_row_that_sees_nothing_among_rows_that_see_whole_blocks() -> None:
+    """Blocks that all seeing rows see are walked without a mask; the blind row must not come by keys that way."""
+    ev = compare(*qkv(1, 1, 2, 4, 50, 8), q_positions=torch.tensor([40, -1, 45, 30]), spans=torch.tensor([[[0, 9]]]))
+    assert (ev.argmax_key[0, :, 1] == -1).all() and (ev.argmax_key[0, :, 0] >= 0).all()
+
+
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("window", [1, 7, 30, 1000])
 def test_window(window: int, causal: bool) -> None:
