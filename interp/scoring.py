@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from ..probes import Probe, ProbeSet, fingerprint
+from ..probes import ProbeSet, fingerprint
 from ..probes.errors import TokenizerMismatch
 from .adapters import HuggingFaceModel, adapt
 from .engine import CHUNK, Engine, Progress
 from .environment import describe
 from .estimators import ESTIMATORS
-from .evidence import ProbeEvidence
 from .loading import LoadedModel, load_model
-from .nll import nll_classes
 from .preflight import preflight
+from .probe_scores import score_probe
 from .results import PROBE_COLUMNS, HeadScores
 from .sharing import compare_sharing
 from .tree import plan
@@ -91,23 +89,23 @@ def score_heads(
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)):
         engine = Engine(adapted, probes, chunk=chunk, progress=progress)
-        evidence = dict(engine.run_alone(range(len(probes))) if alone else engine.run(planned))
-        per_probe = score_evidence(probes, evidence)
-        checked = compare_sharing(engine, planned, evidence, check_sharing) if check_sharing and not alone else None
+        found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
+        scored = {i: score_probe(probes[i], evidence) for i, evidence in found}
+        per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in ESTIMATORS}
+        checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
         if generate:
             from .generation import generated_counts
 
             per_probe["wu_count_generated"] = generated_counts(engine, tokenizer)
 
-    nll = [nll_classes(probe, evidence[i]) for i, probe in enumerate(probes)]
-    shape = evidence[0].argmax_key.shape
+    _, n_layers, n_heads = per_probe["retrieval"].shape
     return HeadScores(
         model_id=loaded.model_id if loaded else adapted.name,
-        n_layers=shape[0],
-        n_heads=shape[1],
+        n_layers=n_layers,
+        n_heads=n_heads,
         n_kv_heads=adapted.n_kv_heads,
         per_probe=per_probe,
-        exact_match=np.array([bool(evidence[i].correct.all()) for i in range(len(probes))]),
+        exact_match=np.array([scored[i].exact_match for i in range(len(probes))]),
         probes=_columns(probes, planned.grafted & (alone is None)),
         probe_set_name=probes.name,
         probe_set_hash=probes.hash,
@@ -123,16 +121,8 @@ def score_heads(
             "revision": loaded.revision if loaded else None,
             "weights_sha256": loaded.fingerprint if loaded else None,
         },
-        **{name: np.array([n[name] for n in nll], np.float32) for name in nll[0]},
+        **{name: np.array([scored[i].nll[name] for i in range(len(probes))], np.float32) for name in scored[0].nll},
     )
-
-
-def score_evidence(probes: Sequence[Probe], evidence: dict[int, ProbeEvidence]) -> dict[str, np.ndarray]:
-    """Every estimator on every probe: float32 [n_probes, n_layers, n_heads] each."""
-    return {
-        name: np.stack([estimator(probe, evidence[i]) for i, probe in enumerate(probes)])
-        for name, estimator in ESTIMATORS.items()
-    }
 
 
 def _check_tokenizer(probes: ProbeSet, tokenizer: Any) -> None:

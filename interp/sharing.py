@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 
 from .engine import Engine
-from .estimators.retrieval import retrieval
-from .evidence import ProbeEvidence
-from .nll import nll_classes
+from .probe_scores import ProbeScores, score_probe
 from .tree import Plan, plan
 
 log = logging.getLogger(__name__)
@@ -20,13 +18,13 @@ LEADING = 8  # heads whose scores must agree
 LEADING_BOUND = 0.05
 
 
-def compare_sharing(engine: Engine, used: Plan, evidence: dict[int, ProbeEvidence], n: int) -> dict[str, Any]:
+def compare_sharing(engine: Engine, used: Plan, scored: dict[int, ProbeScores], n: int) -> dict[str, Any]:
     """Run up to n of the probes exactly as well, and compare.
 
     Args:
         engine: inside the model's routing.
-        used: the plan that `evidence` came from.
-        evidence: per probe of the set.
+        used: the plan that was run.
+        scored: what it gave, per probe of the set.
         n: how many probes, drawn from the set's own hash: the same ones at every checkpoint.
 
     Returns:
@@ -38,18 +36,13 @@ def compare_sharing(engine: Engine, used: Plan, evidence: dict[int, ProbeEvidenc
     seed = int.from_bytes(str(probes[0].hash).encode()[:8], "little")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(probes))[: min(n, len(probes))])
     subset = [probes[i] for i in chosen]
-    exact = dict(Engine(engine.model, subset, chunk=engine.chunk, progress=engine.progress).run(plan(subset, "exact")))
-    a = np.mean([retrieval(probes[i], evidence[i]) for i in chosen], axis=0).ravel()
-    b = np.mean([retrieval(p, exact[i]) for i, p in enumerate(subset)], axis=0).ravel()
+    again = Engine(engine.model, subset, chunk=engine.chunk, progress=engine.progress).run(plan(subset, "exact"))
+    exact = {i: score_probe(subset[i], evidence) for i, evidence in again}
+    pairs = [(scored[i], exact[j]) for j, i in enumerate(chosen)]
+    a, b = (np.mean([pair[side].heads["retrieval"] for pair in pairs], axis=0).ravel() for side in (0, 1))
     seen = ~np.isnan(a) & ~np.isnan(b)
     a, b = a[seen], b[seen]
     order_a, order_b = np.argsort(-a, kind="stable"), np.argsort(-b, kind="stable")
-    shared_nll = [nll_classes(probes[i], evidence[i]) for i in chosen]
-    exact_nll = [nll_classes(p, exact[i]) for i, p in enumerate(subset)]
-    gap = {
-        k: float(np.nanmean([s[k] - e[k] for s, e in zip(shared_nll, exact_nll, strict=True)]))
-        for k in ("nll", "nll_novel")
-    }
     pearson = float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else None
     leading = float(np.abs(a - b)[order_b[:LEADING]].max())
     if (pearson is not None and pearson < PEARSON_BOUND) or leading > LEADING_BOUND:
@@ -66,6 +59,13 @@ def compare_sharing(engine: Engine, used: Plan, evidence: dict[int, ProbeEvidenc
         "top10_overlap": len(set(order_a[:10]) & set(order_b[:10])),
         "max_difference": float(np.abs(a - b).max()),
         "leading_difference": leading,
-        "nll_gap": gap["nll"],
-        "nll_novel_gap": gap["nll_novel"],
+        "nll_gap": _mean_gap(pairs, "nll"),
+        "nll_novel_gap": _mean_gap(pairs, "nll_novel"),
     }
+
+
+def _mean_gap(pairs: list[tuple[ProbeScores, ProbeScores]], name: str) -> float | None:
+    """Mean of shared minus exact over the probes that have tokens of this class, in nats; None when none has."""
+    gaps = np.array([shared.nll[name] - exact.nll[name] for shared, exact in pairs])
+    gaps = gaps[~np.isnan(gaps)]
+    return float(gaps.mean()) if len(gaps) else None
