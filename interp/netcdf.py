@@ -34,7 +34,7 @@ def create(file: h5py.File, scores: HeadScores) -> None:
     from .. import __version__
 
     created = scores.provenance.get("created_at") or datetime.now(UTC).isoformat(timespec="seconds")
-    _set_attrs(
+    set_attrs(
         file,
         {
             "Conventions": "CF-1.11",
@@ -66,7 +66,7 @@ def create(file: h5py.File, scores: HeadScores) -> None:
     for variable in layout(scores.estimators, columns):
         if variable.group and variable.group not in file:
             file.create_group(variable.group, track_order=True)
-        dataset = _create_variable(file, variable, sizes)
+        dataset = create_variable(file, variable, sizes)
         if variable.dims == (variable.name,):
             dataset.make_scale(variable.name)
             scales[variable.name] = dataset
@@ -77,7 +77,7 @@ def create(file: h5py.File, scores: HeadScores) -> None:
             dataset[...] = _storable(variable.path, fixed[variable.path], dataset)
 
 
-def _create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int]) -> h5py.Dataset:
+def create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int]) -> h5py.Dataset:
     """track_order, the chunks and the fill values are what netCDF needs to append along checkpoint by itself."""
     dtype = h5py.string_dtype("utf-8") if variable.dtype == STRING else variable.dtype
     options: dict[str, Any] = {"dtype": dtype}
@@ -93,7 +93,7 @@ def _create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, in
     if len(variable.dims) > 1:
         options |= FILTERS
     dataset = file.create_dataset(variable.path, shape, track_order=True, **options)
-    _set_attrs(dataset, attrs)
+    set_attrs(dataset, attrs)
     return dataset
 
 
@@ -142,7 +142,7 @@ def _storable(path: str, values: Any, dataset: h5py.Dataset) -> Any:
     return values
 
 
-def _set_attrs(item: h5py.File | h5py.Dataset, attrs: Mapping[str, Any]) -> None:
+def set_attrs(item: h5py.File | h5py.Dataset, attrs: Mapping[str, Any]) -> None:
     """Text as fixed-length strings, numbers as arrays of length 1: the forms every reader takes."""
     for name, value in attrs.items():
         if isinstance(value, str):

@@ -63,7 +63,7 @@ def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, token
     checkpoint is there already or is not after the last one, when model shape, probe set or estimators are others, and
     when the file cannot be read or written.
     """
-    target = _target(path)
+    target = target_path(path)
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     partial = target.with_name(f".{target.name}.tmp")
     try:
@@ -84,7 +84,7 @@ def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, token
     except Timeout as error:
         raise StoreError(f"another process has held {path} for {LOCK_TIMEOUT:.0f} s; try again later") from error
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {_one_line(error)}; it is left as it was") from error
+        raise StoreError(f"cannot write {path}: {one_line(error)}; it is left as it was") from error
 
 
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
@@ -145,7 +145,7 @@ def validate(path: str | PathLike[str]) -> list[str]:
 
 def write_file(path: str | PathLike[str], content: bytes) -> None:
     """Write a whole file or nothing. Raises StoreError when it cannot be written."""
-    target = _target(path)
+    target = target_path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
         try:
@@ -154,7 +154,7 @@ def write_file(path: str | PathLike[str], content: bytes) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {_one_line(error)}") from error
+        raise StoreError(f"cannot write {path}: {one_line(error)}") from error
 
 
 def replace(partial: Path, target: Path) -> None:
@@ -189,7 +189,7 @@ def _reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
             raise StoreError(f"{path} is not an HDF5 file")
         file = h5py.File(path, "r")
     except OSError as error:
-        raise StoreError(f"cannot open {path}: {_one_line(error)}; restore it or write to another file") from error
+        raise StoreError(f"cannot open {path}: {one_line(error)}; restore it or write to another file") from error
     try:
         with file:
             _check_ours(file, path)
@@ -198,7 +198,7 @@ def _reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
         raise
     except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         remedy = f"`headscope validate {path}` says what is wrong"
-        raise StoreError(f"{path} is damaged or incomplete: {_one_line(error)}; {remedy}") from error
+        raise StoreError(f"{path} is damaged or incomplete: {one_line(error)}; {remedy}") from error
 
 
 def _check_ours(file: h5py.File, path: Path) -> None:
@@ -216,7 +216,7 @@ def _check_ours(file: h5py.File, path: Path) -> None:
         raise StoreError(f"{path} was written with schema {version}; {here}: upgrade with `pip install -U headscope`")
 
 
-def _target(path: str | PathLike[str]) -> Path:
+def target_path(path: str | PathLike[str]) -> Path:
     """Where to write: links are followed, so that the file behind a link grows and the link stays."""
     target = Path(path).resolve()
     if target.is_dir():
@@ -298,6 +298,6 @@ def _list(steps: list[int]) -> str:
     return ", ".join(map(str, shown))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return " ".join(words.strip("'\"").split())

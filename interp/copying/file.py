@@ -10,9 +10,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..netcdf import LIBVER, _create_variable, _set_attrs
+from ..netcdf import LIBVER, create_variable, set_attrs
 from ..schema import StoreError, Variable, text
-from ..store import _one_line, _target, write_file
+from ..store import one_line, target_path, write_file
 from .profile import COUNTS, HEADS, RATES, CopyProfile
 
 NAME = "headscope-copy-profile"
@@ -66,7 +66,7 @@ def write(path: str | PathLike[str], profile: CopyProfile) -> None:
 
 def check_target(path: str | PathLike[str]) -> None:
     """Raise StoreError when a profile cannot be written to `path`, or would take the place of something else."""
-    target = _target(path)
+    target = target_path(path)
     if target.exists() and not _is_profile(target):
         raise StoreError(f"{path} is there and is no copy profile; choose another file, or delete it first")
 
@@ -94,14 +94,14 @@ def read(path: str | PathLike[str]) -> CopyProfile:
     except StoreError:
         raise
     except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
-        raise StoreError(f"{path} is damaged or incomplete: {_one_line(error)}; make it again") from error
+        raise StoreError(f"{path} is damaged or incomplete: {one_line(error)}; make it again") from error
 
 
 def _fill(file: h5py.File, profile: CopyProfile) -> None:
     from ... import __version__
 
     created = profile.provenance.get("created_at") or ""
-    _set_attrs(
+    set_attrs(
         file,
         {
             "Conventions": "CF-1.11",
@@ -123,7 +123,7 @@ def _fill(file: h5py.File, profile: CopyProfile) -> None:
     sizes = {str(name): size for name, size in dataset.sizes.items()}
     scales: dict[str, h5py.Dataset] = {}
     for variable in LAYOUT:
-        item = _create_variable(file, variable, sizes)
+        item = create_variable(file, variable, sizes)
         if variable.dims == (variable.name,):
             item.make_scale(variable.name)
             scales[variable.name] = item

@@ -13,7 +13,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .figures import _BLUES, INK, MUTED, _axes, _cell_lines, _colours, _name_heads, _scale_end, _style, _ticks
+from .figures import (
+    BLUES,
+    INK,
+    MUTED,
+    axes_of,
+    cell_lines,
+    colour_map,
+    house_style,
+    name_heads,
+    scale_end,
+    spaced_ticks,
+)
 from .lengths import human_length
 
 if TYPE_CHECKING:
@@ -39,19 +50,19 @@ def copy_heads(profile: CopyProfile, ax: Axes | None = None, *, by: str = "copy_
     values = profile.rate(by).astype(float)
     title, unit = _TITLES[by]
     n_layers, n_heads = values.shape
-    with _style():
-        ax = _axes(ax, _heads_size(profile))
-        end = _scale_end(values)
+    with house_style():
+        ax = axes_of(ax, _heads_size(profile))
+        end = scale_end(values)
         label = unit if end == 1.0 else f"{unit} (colours end at {end:g})"
-        image = ax.imshow(values.T, cmap=_colours(_BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
+        image = ax.imshow(values.T, cmap=colour_map(BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
         _hatch(ax, np.isnan(values.T))
-        _cell_lines(ax, n_layers, n_heads)
-        ax.set_xticks(*_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
-        ax.set_yticks(*_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
+        cell_lines(ax, n_layers, n_heads)
+        ax.set_xticks(*spaced_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
+        ax.set_yticks(*spaced_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
         missing = "   (hatched: no attention, or nothing possible)" if np.isnan(values).any() else ""
         ax.set_xlabel(f"layer{missing}\n{_facts(profile)}")
         ax.set_ylabel("query head")
-        lines = _name_heads(ax, [head for head in profile.top(k, by) if head.score > 0], n_layers)
+        lines = name_heads(ax, [head for head in profile.top(k, by) if head.score > 0], n_layers)
         ax.set_title(title, pad=6.0 if not lines else 14.0 + 10.0 * lines)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label=label)
         bar.outline.set_visible(False)
@@ -69,16 +80,16 @@ def copy_distances(profile: CopyProfile, ax: Axes | None = None, *, k: int = 12)
     possible = np.array([profile.copy_possible[head.layer] for head in heads])
     n_bins = len(profile.distance)
     rates = rates.reshape(-1, n_bins)
-    with _style():
-        ax = _axes(ax, _distances_size(profile, len(heads)))
+    with house_style():
+        ax = axes_of(ax, _distances_size(profile, len(heads)))
         if not heads:
             ax.set_axis_off()
             ax.text(0.5, 0.5, "No copy was possible in this text.", transform=ax.transAxes, ha="center", va="center")
             return ax
-        end = _scale_end(rates)
-        image = ax.imshow(rates, cmap=_colours(_BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
+        end = scale_end(rates)
+        image = ax.imshow(rates, cmap=colour_map(BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
         _hatch(ax, np.isnan(rates))
-        _cell_lines(ax, n_bins, len(heads))
+        cell_lines(ax, n_bins, len(heads))
         for (row, column), rate in np.ndenumerate(rates):
             if rate >= 0.005:  # what would read 0.00 stays pale and silent
                 dark = rate / end > 0.55
@@ -124,7 +135,7 @@ def save_copy_figures(profile: CopyProfile, folder: str | Path, formats: Sequenc
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    with _style():
+    with house_style():
         for name, draw, size in (
             ("copy_heads", copy_heads, _heads_size(profile)),
             ("copy_distances", copy_distances, _distances_size(profile, len(profile.top(12)))),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from .lengths import human_length
-from .terminal import Bar, _table
+from .terminal import Bar, plain_table
 
 if TYPE_CHECKING:
     from ..copying.profile import CopyProfile
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def copy_table(profile: CopyProfile, k: int = 10) -> Table:
     """The `k` heads with the highest copy rate: the rate, a bar, the farthest copy, and the other rates."""
-    table = _table()
+    table = plain_table()
     table.add_column("head", min_width=6)
     table.add_column("copies", justify="right", min_width=6)
     table.add_column("", ratio=1)

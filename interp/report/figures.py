@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..results import HeadScores
 
 # Equal steps of OKLab lightness: equal differences in a score look equal, also without colour vision and in grey.
-_BLUES = ("#effbfb", "#a6e8f1", "#5ecfec", "#0cb1e5", "#058fd2", "#176ebb", "#2c4f95", "#2d3666", "#222234")
+BLUES = ("#effbfb", "#a6e8f1", "#5ecfec", "#0cb1e5", "#058fd2", "#176ebb", "#2c4f95", "#2d3666", "#222234")
 _AMBERS = ("#fbf9ee", "#f4d9a2", "#f1b45f", "#e98d20", "#d56b0e", "#bd480b", "#993425", "#6e2b2d", "#3e2629")
 
 INK, MUTED, LINE, ACCENT = "#1f2430", "#5b6472", "#c9ced6", "#d1495b"
@@ -67,28 +67,28 @@ def head_heatmap(scores: HeadScores, ax: Axes | None = None, *, estimator: str =
     Colours run from 0 to 1; when every score is below 0.5 (or one is above 1) they end at a round number near the
     largest, and the colour bar says so. Hatched grey: not observable, the needle lay outside the layer's window.
     """
-    with _style():
-        ax = _axes(ax, (10.0, _heatmap_height(scores) + 0.9))
+    with house_style():
+        ax = axes_of(ax, (10.0, _heatmap_height(scores) + 0.9))
         values = np.asarray(scores[estimator], dtype=float)
         n_layers, n_heads = values.shape
-        top, colour_label = _scale_end(values), estimator.replace("_", " ") + " score"
+        top, colour_label = scale_end(values), estimator.replace("_", " ") + " score"
         if top != 1.0:
             colour_label += f" (colours end at {top:g})"
-        image = ax.imshow(values.T, cmap=_colours(_BLUES), vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
+        image = ax.imshow(values.T, cmap=colour_map(BLUES), vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
         missing = np.isnan(values)
         if missing.any():
             edges = np.arange(n_layers + 1) - 0.5, np.arange(n_heads + 1) - 0.5
             unseen = np.ma.masked_where(~missing.T, np.zeros(values.T.shape))
             ax.pcolor(*edges, unseen, facecolor="none", edgecolor="#a3abb7", linewidth=0.0, hatch="//////", zorder=1.5)
-        _cell_lines(ax, n_layers, n_heads)
-        ax.set_xticks(*_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
-        ax.set_yticks(*_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
+        cell_lines(ax, n_layers, n_heads)
+        ax.set_xticks(*spaced_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
+        ax.set_yticks(*spaced_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
         hatched = "   (hatched: needle outside the layer's window, not observable)"
         ax.set_xlabel("layer" + (hatched if missing.any() else ""))
         ax.set_ylabel("query head")
 
         leading = [head for head in scores.top(k, estimator) if head.score > 0]
-        lines = _name_heads(ax, [head for head in leading if head.score > RETRIEVAL_THRESHOLD] or leading, n_layers)
+        lines = name_heads(ax, [head for head in leading if head.score > RETRIEVAL_THRESHOLD] or leading, n_layers)
         title = "Score of every head"
         if estimator == "retrieval":
             title = f"{len(scores.retrieval_heads())} of {values.size} heads score above {RETRIEVAL_THRESHOLD:g}"
@@ -108,13 +108,13 @@ def length_depth(scores: HeadScores, ax: Axes | None = None, *, value: str = "nl
     """
     title, unit, more_is_better = _known_value(value)
     cells, counts, lengths, depths = _length_depth_cells(scores, value)
-    with _style():
-        ax = _axes(ax, (1.9 + 0.75 * max(len(lengths), 4), 1.2 + 0.3 * max(len(depths), 6)))
+    with house_style():
+        ax = axes_of(ax, (1.9 + 0.75 * max(len(lengths), 4), 1.2 + 0.3 * max(len(depths), 6)))
         finite = cells[np.isfinite(cells)]
         top = 1.0 if more_is_better else _round_up(float(finite.max())) if finite.size and finite.max() > 0 else 1.0
-        colours = _colours(_BLUES if more_is_better else _AMBERS)
+        colours = colour_map(BLUES if more_is_better else _AMBERS)
         image = ax.imshow(cells, cmap=colours, vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
-        _cell_lines(ax, len(lengths), len(depths))
+        cell_lines(ax, len(lengths), len(depths))
         if len(lengths) <= 16 and len(depths) <= 24:
             size = 8.0 if len(lengths) <= 9 and len(depths) <= 14 else 6.0
             for (row, column), cell in np.ndenumerate(cells):
@@ -137,13 +137,13 @@ def top_heads(scores: HeadScores, ax: Axes | None = None, *, k: int = 12, estima
     """The `k` leading heads as bars, with needle-clustered standard errors (none where there is only one needle)."""
     from matplotlib.ticker import MaxNLocator
 
-    with _style():
-        ax = _axes(ax, (5.2, 0.9 + 0.27 * k))
+    with house_style():
+        ax = axes_of(ax, (5.2, 0.9 + 0.27 * k))
         heads = scores.top(k, estimator)
         means = np.array([head.score for head in heads], dtype=float)
         errors = np.array([head.stderr for head in heads], dtype=float)
         places = np.arange(len(heads))
-        end = _scale_end(means)
+        end = scale_end(means)
         digits = 2 if end > 0.2 else 3
         ax.barh(places, means, height=0.68, color="#176ebb")
         ax.errorbar(means, places, xerr=errors, fmt="none", ecolor=INK, elinewidth=1.1, capsize=2.5)
@@ -176,7 +176,7 @@ def overview(scores: HeadScores, figure: Figure | None = None) -> Figure:
     """
     value = "nll_novel" if np.isfinite(scores.nll_novel).any() else "nll"
     heads_high, below_high = _heatmap_height(scores) + 0.9, 3.9
-    with _style():
+    with house_style():
         if figure is None:
             import matplotlib.pyplot as plt
 
@@ -214,7 +214,7 @@ def save_figures(scores: HeadScores, folder: str | Path, formats: Sequence[str] 
     folder.mkdir(parents=True, exist_ok=True)
     value = "nll_novel" if np.isfinite(scores.nll_novel).any() else "nll"
     paths = []
-    with _style():
+    with house_style():
         pictures = {"overview": overview(scores, Figure())}
         for name, draw, size in (
             ("heads", head_heatmap, (10.0, _heatmap_height(scores) + 0.9)),
@@ -232,11 +232,11 @@ def save_figures(scores: HeadScores, folder: str | Path, formats: Sequence[str] 
     return paths
 
 
-def _style() -> Any:
+def house_style() -> Any:
     return need("matplotlib", "drawing figures").rc_context(_STYLE)
 
 
-def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
     if ax is not None:
         return ax
     import matplotlib.pyplot as plt
@@ -244,7 +244,7 @@ def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
     return plt.subplots(figsize=size, layout="constrained")[1]
 
 
-def _colours(stops: Sequence[str]) -> Colormap:
+def colour_map(stops: Sequence[str]) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("headscope", stops).with_extremes(bad="#eceef1")
@@ -261,19 +261,19 @@ def _round_up(value: float) -> float:
     return float(next(step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * (1 - 1e-9)) * power)
 
 
-def _scale_end(values: np.ndarray) -> float:
+def scale_end(values: np.ndarray) -> float:
     """Where a scale of scores ends: 1, unless every score is small or one is larger."""
     largest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     return 1.0 if largest <= 0 or 0.5 <= largest <= 1 else _round_up(largest)
 
 
-def _ticks(count: int, letter: str, steps: Sequence[int], most: int) -> tuple[list[int], list[str]]:
+def spaced_ticks(count: int, letter: str, steps: Sequence[int], most: int) -> tuple[list[int], list[str]]:
     step = next((step for step in steps if count <= step * most), steps[-1])
     places = list(range(0, count, step))
     return places, [f"{letter}{place}" for place in places]
 
 
-def _cell_lines(ax: Axes, columns: int, rows: int) -> None:
+def cell_lines(ax: Axes, columns: int, rows: int) -> None:
     ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
     ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=0.8 if max(columns, rows) <= 40 else 0.35)
@@ -281,7 +281,7 @@ def _cell_lines(ax: Axes, columns: int, rows: int) -> None:
     ax.spines[:].set_visible(False)
 
 
-def _name_heads(ax: Axes, heads: Sequence[Any], n_layers: int) -> int:
+def name_heads(ax: Axes, heads: Sequence[Any], n_layers: int) -> int:
     """Ring the heads and write their names above their layer's column; returns the height of the names in lines."""
     from matplotlib.patheffects import Normal, Stroke
     from matplotlib.transforms import ScaledTranslation

@@ -66,14 +66,14 @@ class LayerStrip:
             yield row
 
 
-def _table() -> Table:
+def plain_table() -> Table:
     return Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
 
 
 def head_table(scores: HeadScores, k: int = 10) -> Table:
     """The `k` leading heads: score, needle-clustered standard error, a bar, attention probability on the needle."""
     with_mass = "needle_mass" in scores
-    table = _table()
+    table = plain_table()
     table.add_column("head", min_width=6)
     for name in ("retrieval", "stderr"):
         table.add_column(name, justify="right", min_width=len(name))
@@ -94,7 +94,7 @@ def length_table(scores: HeadScores) -> Table:
     """How the answer fared at every context length: NLL in nats per token, share of exact matches, number of probes."""
     columns = {"NLL": scores.nll, "NLL needle only": scores.nll_novel, "exact match": scores.exact_match}
     labels, group = group_lengths(scores.probes["length"])
-    table = _table()
+    table = plain_table()
     for name in ("length", *columns, "probes"):
         table.add_column(name, justify="right", min_width=6)
     for index, label in enumerate(labels):
