@@ -12,7 +12,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))  # more only slows tiny models down
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more only slows tiny models down
 
 if TYPE_CHECKING:
     from headscope.interp.loading import LoadedModel
