@@ -23,7 +23,7 @@ def main(name: str) -> None:
     # One needle a probe: every needle at every length and depth, told from the same haystack.
     probes = hs.probes.build("grid", loaded.tokenizer, lengths=[512, 1024, 2048], depths=5, needles=2, seed=0)
 
-    scores = hs.score_heads(loaded.model, probes, tokenizer=loaded.tokenizer)
+    scores = hs.score_heads(loaded, probes)
     print(summary(scores))
     print("leading heads:", ", ".join(str(head) for head in scores.top(5)))
 

@@ -25,7 +25,7 @@ def compare_sharing(engine: Engine, used: Plan, scored: dict[int, ProbeScores], 
         engine: inside the model's routing.
         used: the plan that was run.
         scored: what it gave, per probe of the set.
-        n: how many probes, drawn from the set's own hash: the same ones at every checkpoint.
+        n: how many probes, drawn by the first probe's hash: the same ones at every checkpoint.
 
     Returns:
         n_probes; pearson (mean retrieval score over all heads); top10_overlap; max_difference and leading_difference
@@ -33,7 +33,7 @@ def compare_sharing(engine: Engine, used: Plan, scored: dict[int, ProbeScores], 
         nll_novel_gap (shared minus exact, nats).
     """
     probes = engine.probes
-    seed = int.from_bytes(str(probes[0].hash).encode()[:8], "little")
+    seed = int.from_bytes(probes[0].hash.encode()[:8], "little")
     chosen = np.sort(np.random.default_rng(seed).permutation(len(probes))[: min(n, len(probes))])
     subset = [probes[i] for i in chosen]
     again = Engine(engine.model, subset, chunk=engine.chunk, progress=engine.progress).run(plan(subset, "exact"))

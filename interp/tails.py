@@ -74,12 +74,15 @@ class TailPass:
         # rows that may see the same number of trunk keys share one attention call: (limit, first row, behind the last)
         self.groups = [(int(in_order[i]), i, j) for i, j in zip(starts, [*starts[1:], len(in_order)], strict=True)]
         self._on: dict[torch.device, Layout] = {}
+        self._visible: dict[Visibility, np.ndarray] = {}
         self._layout = layout
         self.ids, self.positions, self.answers = (x.to(device) for x in (layout.ids, layout.positions, layout.answers))
         self.evidence: dict[int, LayerEvidence] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
-        at = self._on.setdefault(q.device, self._layout.to(q.device))
+        if q.device not in self._on:
+            self._on[q.device] = self._layout.to(q.device)
+        at = self._on[q.device]
         out, lse = self._see_itself(at, q, k, v, sees, how)
         found = self._own_evidence(at, q, k, sees, how)
         if self.groups:
@@ -89,8 +92,11 @@ class TailPass:
             out = merge_outputs(_flat(out), _flat(lse), trunk_out, trunk_lse)[0]
             out = out.view(heads, n, width, -1).transpose(0, 1)
             found = merge(found, self._trunk_evidence(at, layer, rows[:, :, at.answers], sees, how))
-        visible = np.array([needle_visible(probe, sees) for probe in self.probes])
-        self.evidence[layer] = LayerEvidence(found.argmax_key[0], found.p_max[0], found.span_mass[0], visible)
+        if sees not in self._visible:  # layers share a handful of rules
+            self._visible[sees] = np.array([needle_visible(probe, sees) for probe in self.probes])
+        self.evidence[layer] = LayerEvidence(
+            found.argmax_key[0], found.p_max[0], found.span_mass[0], self._visible[sees]
+        )
         return out
 
     def _see_itself(

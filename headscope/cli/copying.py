@@ -19,22 +19,13 @@ def copy_profile(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name) or .gguf file.")],
     text: Annotated[Path, typer.Option("--text", metavar="FILE", help="A text in UTF-8, the longer the better.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file to write.")],
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")
-    ] = None,
-    dtype: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=options.LOAD)
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=options.LOAD)] = "auto",
+    figures: options.Figures = None,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     revision: options.Revision = None,
     tokenizer: options.TokenizerOption = None,
     trust_remote_code: options.RemoteCode = False,
-    allow_pickle: Annotated[
-        bool,
-        typer.Option(
-            "--allow-pickle", help="Open pytorch_model.bin, which can run code.", rich_help_panel=options.LOAD
-        ),
-    ] = False,
+    allow_pickle: options.AllowPickle = False,
 ) -> None:
     """How often does every head copy the next token from a text, and from how far back?
 

@@ -55,6 +55,15 @@ TokenizerOption = Annotated[
 Revision = Annotated[
     str | None, typer.Option(help="Branch, tag or commit of a hub model, such as step1000.", rich_help_panel=LOAD)
 ]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=LOAD)]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=LOAD)]
+AllowPickle = Annotated[
+    bool,
+    typer.Option("--allow-pickle", help="Open pytorch_model.bin, which can run code.", rich_help_panel=LOAD),
+]
+Figures = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")
+]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=LOAD)
 ]

@@ -39,9 +39,7 @@ def score(
     probes: Annotated[
         str, typer.Option(metavar="SET|FILE.npz", help="A set by name (headscope probes list) or a saved one.")
     ] = "heads",
-    figures: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")
-    ] = None,
+    figures: options.Figures = None,
     lengths: options.Lengths = None,
     depths: options.Depths = None,
     needles: options.Needles = None,
@@ -74,19 +72,12 @@ def score(
         bool,
         typer.Option("--force", help="Replace an existing file that holds a single checkpoint.", rich_help_panel=RUN),
     ] = False,
-    dtype: Annotated[
-        str, typer.Option(help="auto, float32, bfloat16 or float16.", rich_help_panel=options.LOAD)
-    ] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_help_panel=options.LOAD)] = "auto",
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
     revision: options.Revision = None,
     tokenizer: options.TokenizerOption = None,
     trust_remote_code: options.RemoteCode = False,
-    allow_pickle: Annotated[
-        bool,
-        typer.Option(
-            "--allow-pickle", help="Open pytorch_model.bin, which can run code.", rich_help_panel=options.LOAD
-        ),
-    ] = False,
+    allow_pickle: options.AllowPickle = False,
 ) -> None:
     """Score every attention head of a model: which ones copy from far away?
 
