@@ -42,10 +42,11 @@ extras = {
     "parquet": ["pyarrow>=17"],
     "triton": ['triton>=3.6; sys_platform == "linux"'],
     "netcdf4": ["netCDF4>=1.7"],
+    "ray": ["ray>=2.40"],
 }
 extras["all"] = sorted({requirement for group in extras.values() for requirement in group})
 extras["test"] = [
-    *(extras["gguf"] + extras["lens"] + extras["parquet"] + extras["netcdf4"] + extras["triton"]),
+    *(extras["gguf"] + extras["lens"] + extras["parquet"] + extras["netcdf4"] + extras["triton"] + extras["ray"]),
     "hypothesis>=6.100",
     "pytest>=8.4",
     "pytest-timeout>=2.3",
@@ -70,9 +71,11 @@ setup(
         "h5netcdf>=1.6",
         "h5py>=3.12",
         "huggingface_hub>=1.0",
+        "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=2.0",
         "pandas>=2.2",
+        "plotly>=6.0",
         "rich>=13.9",
         "safetensors>=0.5",
         "scipy>=1.14",

@@ -44,7 +44,7 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     """
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
-    with _reading(path) as file:
+    with reading(path) as file:
         groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
         if group is not None and group not in groups:
             raise StoreError(f"{path} has no group {group!r}; it has {', '.join(sorted(groups))}")
@@ -70,7 +70,7 @@ def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, token
         with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT):
             try:
                 if target.exists():
-                    with _reading(target) as file:
+                    with reading(target) as file:
                         _refuse_misfit(file, path, scores, step)
                     shutil.copy(target, partial)
                 else:
@@ -92,7 +92,7 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
 
     Raises StoreError when the file cannot be read or does not hold that checkpoint.
     """
-    with _reading(path) as file:
+    with reading(path) as file:
         steps = checkpoints_of(file)
         if not steps:
             raise StoreError(f"{path} holds no checkpoint")
@@ -128,7 +128,7 @@ def read_steps(path: str | PathLike[str]) -> dict[int, float]:
 
     Raises StoreError when the file cannot be read.
     """
-    with _reading(path) as file:
+    with reading(path) as file:
         return dict(zip(checkpoints_of(file), map(float, file["tokens_seen"][:]), strict=True))
 
 
@@ -137,7 +137,7 @@ def validate(path: str | PathLike[str]) -> list[str]:
     from .validation import problems
 
     try:
-        with _reading(path) as file:
+        with reading(path) as file:
             return list(problems(file))
     except StoreError as error:
         return [str(error)]
@@ -175,7 +175,7 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 
 
 @contextmanager
-def _reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
+def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
     path = Path(path)
     if not path.exists():

@@ -1,0 +1,107 @@
+"""The scores of many checkpoints on the same probes: what every analysis here starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from ..results import NLL_CLASSES, PROBE_COLUMNS
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """One estimator, the NLL classes and the exact matches of C checkpoints on the same P probes, L layers, H heads.
+
+    steps: int64 [C], strictly increasing optimizer steps.
+    tokens: float64 [C], training tokens seen; NaN where unknown.
+    scores: float32 [C, P, L, H]; NaN where the head could not see the needle.
+    nll: class ("nll", "nll_novel", "nll_echo", "nll_first") -> float32 [C, P] in nats per token; NaN where none.
+    exact_match: float32 [C, P], 1 or 0; NaN where unknown.
+    probes: columns that describe the probes, each [P] (results.PROBE_COLUMNS and perhaps more).
+    about: where it came from, for titles: estimator, model_id, probe_set_name, probe_set_hash.
+
+    Raises ValueError when shapes do not fit together, a column is missing or steps do not increase.
+    """
+
+    steps: np.ndarray
+    tokens: np.ndarray
+    scores: np.ndarray
+    nll: Mapping[str, np.ndarray]
+    exact_match: np.ndarray
+    probes: Mapping[str, np.ndarray]
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if np.ndim(self.scores) != 4:
+            raise ValueError(f"scores must be [checkpoint, probe, layer, head], got the shape {np.shape(self.scores)}")
+        c, p = self.scores.shape[:2]
+        if c == 0 or p == 0:
+            raise ValueError(f"a trajectory needs at least one checkpoint and one probe, got {c} and {p}")
+        wanted: dict[str, tuple[Any, tuple[int, ...]]] = {"steps": (self.steps, (c,)), "tokens": (self.tokens, (c,))}
+        wanted["exact_match"] = (self.exact_match, (c, p))
+        wanted |= {f"nll[{name!r}]": (self.nll.get(name, np.empty(0)), (c, p)) for name in NLL_CLASSES}
+        wanted |= {f"probes[{name!r}]": (self.probes.get(name, np.empty(0)), (p,)) for name in PROBE_COLUMNS}
+        for name, (values, shape) in wanted.items():
+            if np.shape(values) != shape:
+                raise ValueError(f"{name} must have the shape {shape}, got {np.shape(values)}")
+        if (np.diff(self.steps) <= 0).any():
+            raise ValueError(f"steps must increase, got {list(map(int, self.steps))}")
+
+    @property
+    def n_checkpoints(self) -> int:
+        return len(self.steps)
+
+    @property
+    def needles(self) -> np.ndarray:
+        """int [P]: the number of each probe's needle; probes of one needle are one cluster."""
+        return np.unique(self.probes["needle_id"], return_inverse=True)[1].ravel()
+
+    @property
+    def progress(self) -> np.ndarray:
+        """float64 [C]: tokens seen where all are known and increase, else optimizer steps. The x axis of everything."""
+        known = np.isfinite(self.tokens).all() and (np.diff(self.tokens) > 0).all()
+        return np.asarray(self.tokens if known else self.steps, np.float64)
+
+    @property
+    def progress_name(self) -> str:
+        return "tokens seen" if np.array_equal(self.progress, self.tokens) else "optimizer steps"
+
+    @property
+    def maps(self) -> np.ndarray:
+        """float32 [C, L, H]: mean score over the probes where the head is observable; NaN where it never is."""
+        seen = ~np.isnan(self.scores)
+        n = seen.sum(axis=1)
+        total = np.where(seen, self.scores, 0.0).sum(axis=1, dtype=np.float64)
+        return np.where(n > 0, total / np.maximum(n, 1), np.nan).astype(np.float32)
+
+
+def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> Trajectory:
+    """All checkpoints of a results file (SCHEMA.md). Raises StoreError when it cannot be read or lacks the estimator."""
+    from .. import schema
+    from ..store import StoreError, reading
+
+    with reading(path) as file:
+        estimators = schema.estimators_of(file)
+        if estimator not in estimators:
+            raise StoreError(f"{path} has no estimator {estimator!r}; it has {', '.join(estimators)}")
+        if not len(file["checkpoint"]):
+            raise StoreError(f"{path} holds no checkpoint")
+        detail = file["probes"]
+        columns = {"id": detail["probe"].asstr()[:].astype(str)}
+        for name, kind in schema.columns_of(file).items():
+            columns[name] = detail[name].asstr()[:].astype(str) if kind == schema.STRING else detail[name][:]
+        matched = detail["exact_match"][:].astype(np.float32)
+        about = {name: schema.text(file, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
+        return Trajectory(
+            steps=file["checkpoint"][:].astype(np.int64),
+            tokens=file["tokens_seen"][:].astype(np.float64),
+            scores=detail[estimator][:],
+            nll={name: detail[name][:] for name in NLL_CLASSES},
+            exact_match=np.where(matched < 0, np.nan, matched),
+            probes=columns,
+            about={"estimator": estimator, **about},
+        )
