@@ -1,4 +1,4 @@
-"""A made-up run of checkpoints for tests of what comes after scoring: heads that grow, one that is born, one that dies."""
+"""A made-up run of checkpoints, for tests without a model: heads that grow, one that is born, one that dies."""
 
 import numpy as np
 
@@ -52,5 +52,5 @@ def make_trajectory(
             "depth": depth,
             "depth_nominal": depth,
         },
-        about={"estimator": "retrieval", "model_id": "org/model", "probe_set_name": "grid", "probe_set_hash": "ab" * 16},
+        about={"estimator": "retrieval", "model_id": "org/m", "probe_set_name": "grid", "probe_set_hash": "ab" * 8},
     )

@@ -80,7 +80,7 @@ class Trajectory:
 
 
 def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> Trajectory:
-    """All checkpoints of a results file (SCHEMA.md). Raises StoreError when it cannot be read or lacks the estimator."""
+    """All checkpoints of a results file (SCHEMA.md). Raises StoreError if it cannot be read or lacks it."""
     from .. import schema
     from ..store import StoreError, reading
 
