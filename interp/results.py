@@ -163,17 +163,7 @@ class HeadScores:
         second factor, (N - 1) / (N - K), is 1). With one probe a needle it is the usual s / sqrt(n). NaN with fewer
         than two needles.
         """
-        values = self._values(estimator)
-        mean, n = _observed_mean(values)
-        seen = ~np.isnan(values)
-        residual = np.where(seen, values - mean, 0.0)
-        needles, cluster = np.unique(self.probes["needle_id"], return_inverse=True)
-        member = np.equal.outer(np.arange(len(needles)), cluster).astype(np.float64)  # [needle, probe]
-        squares = (np.tensordot(member, residual, axes=1) ** 2).sum(axis=0)
-        clusters = (np.tensordot(member, seen.astype(np.float64), axes=1) > 0).sum(axis=0)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            variance = clusters / (clusters - 1) * squares / n**2
-        return np.sqrt(np.where(clusters > 1, variance, np.nan)).astype(np.float32)
+        return needle_stderr(self._values(estimator), self.probes["needle_id"])
 
     def top(self, k: int = 10, estimator: str = "retrieval") -> list[HeadScore]:
         """The k best heads, best first; equal scores in (layer, head) order. Unobservable heads are left out."""
@@ -235,6 +225,20 @@ class HeadScores:
             known = ", ".join(self.per_probe)
             raise UnknownEstimatorError(f"unknown estimator {estimator!r}.{hint} Available: {known}")
         return self.per_probe[estimator].astype(np.float64)
+
+
+def needle_stderr(values: np.ndarray, needle_id: np.ndarray) -> np.ndarray:
+    """float32 [...]: standard error of the mean over probes of values [P, ...]; see HeadScores.stderr."""
+    mean, n = _observed_mean(values)
+    seen = ~np.isnan(values)
+    residual = np.where(seen, values - mean, 0.0)
+    needles, cluster = np.unique(needle_id, return_inverse=True)
+    member = np.equal.outer(np.arange(len(needles)), cluster).astype(np.float64)  # [needle, probe]
+    squares = (np.tensordot(member, residual, axes=1) ** 2).sum(axis=0)
+    clusters = (np.tensordot(member, seen.astype(np.float64), axes=1) > 0).sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = clusters / (clusters - 1) * squares / n**2
+    return np.sqrt(np.where(clusters > 1, variance, np.nan)).astype(np.float32)
 
 
 def _observed_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

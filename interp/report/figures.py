@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # Equal steps of OKLab lightness: equal differences in a score look equal, also without colour vision and in grey.
 BLUES = ("#effbfb", "#a6e8f1", "#5ecfec", "#0cb1e5", "#058fd2", "#176ebb", "#2c4f95", "#2d3666", "#222234")
-_AMBERS = ("#fbf9ee", "#f4d9a2", "#f1b45f", "#e98d20", "#d56b0e", "#bd480b", "#993425", "#6e2b2d", "#3e2629")
+AMBERS = ("#fbf9ee", "#f4d9a2", "#f1b45f", "#e98d20", "#d56b0e", "#bd480b", "#993425", "#6e2b2d", "#3e2629")
 
 INK, MUTED, LINE, ACCENT = "#1f2430", "#5b6472", "#c9ced6", "#d1495b"
 
@@ -52,7 +52,7 @@ _STYLE: dict[str, Any] = {
 }
 
 # name of a value -> title, unit, True when more is better
-_VALUES = {
+VALUES = {
     "nll": ("NLL of the answer", "nats per token, lower is better", False),
     "nll_novel": ("NLL of answer tokens found only in the needle", "nats per token, lower is better", False),
     "nll_echo": ("NLL of answer tokens the question repeats", "nats per token, lower is better", False),
@@ -106,13 +106,13 @@ def length_depth(scores: HeadScores, ax: Axes | None = None, *, value: str = "nl
     `value`: "nll", "nll_novel", "nll_echo", "nll_first" or "exact_match". A set that is no grid of a few depths is
     gathered into tenths of the context. Cells without a value stay empty.
     """
-    title, unit, more_is_better = _known_value(value)
+    title, unit, more_is_better = known_value(value)
     cells, counts, lengths, depths = _length_depth_cells(scores, value)
     with house_style():
         ax = axes_of(ax, (1.9 + 0.75 * max(len(lengths), 4), 1.2 + 0.3 * max(len(depths), 6)))
         finite = cells[np.isfinite(cells)]
-        top = 1.0 if more_is_better else _round_up(float(finite.max())) if finite.size and finite.max() > 0 else 1.0
-        colours = colour_map(BLUES if more_is_better else _AMBERS)
+        top = 1.0 if more_is_better else round_up(float(finite.max())) if finite.size and finite.max() > 0 else 1.0
+        colours = colour_map(BLUES if more_is_better else AMBERS)
         image = ax.imshow(cells, cmap=colours, vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
         cell_lines(ax, len(lengths), len(depths))
         if len(lengths) <= 16 and len(depths) <= 24:
@@ -255,7 +255,7 @@ def _heatmap_height(scores: HeadScores) -> float:
     return float(np.clip(8.8 * scores.n_heads / scores.n_layers, 2.3, max(3.6, 0.085 * scores.n_heads)))
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The next of 1, 1.5, 2, 3, 4, 5, 6, 8 times a power of ten."""
     power = 10.0 ** np.floor(np.log10(value))
     return float(next(step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if step * power >= value * (1 - 1e-9)) * power)
@@ -264,7 +264,7 @@ def _round_up(value: float) -> float:
 def scale_end(values: np.ndarray) -> float:
     """Where a scale of scores ends: 1, unless every score is small or one is larger."""
     largest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
-    return 1.0 if largest <= 0 or 0.5 <= largest <= 1 else _round_up(largest)
+    return 1.0 if largest <= 0 or 0.5 <= largest <= 1 else round_up(largest)
 
 
 def spaced_ticks(count: int, letter: str, steps: Sequence[int], most: int) -> tuple[list[int], list[str]]:
@@ -299,7 +299,7 @@ def name_heads(ax: Axes, heads: Sequence[Any], n_layers: int) -> int:
     ax.scatter(x, y, s=across**2, facecolor="none", edgecolor=ACCENT, linewidth=1.3, path_effects=halo, zorder=3)
 
     columns = np.array(list(by_layer), dtype=float)
-    places = _spread(columns, gap=0.47 * n_layers / inches, low=-0.5, high=n_layers - 0.5)
+    places = spread(columns, gap=0.47 * n_layers / inches, low=-0.5, high=n_layers - 0.5)
     top_edge = ax.get_xaxis_transform()
     above = top_edge + ScaledTranslation(0.0, 9 / 72, ax.figure.dpi_scale_trans)
     for (layer, group), place in zip(by_layer.items(), places, strict=True):
@@ -318,7 +318,7 @@ def name_heads(ax: Axes, heads: Sequence[Any], n_layers: int) -> int:
     return max(len(group) for group in by_layer.values())
 
 
-def _spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
+def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarray:
     """Places at least `gap` apart, inside [low, high] if there is room, as near to `wanted` (ascending) as can be.
 
     Least squares: subtracting i * gap turns the condition into "not falling", and neighbours that break it are pooled.
@@ -333,10 +333,10 @@ def _spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarr
     return np.clip(level, low, max(low, high - (len(wanted) - 1) * gap)) + gap * np.arange(len(wanted))
 
 
-def _known_value(value: str) -> tuple[str, str, bool]:
-    if value not in _VALUES:
-        raise ValueError(f"value must be one of {', '.join(_VALUES)}; got {value!r}")
-    return _VALUES[value]
+def known_value(value: str) -> tuple[str, str, bool]:
+    if value not in VALUES:
+        raise ValueError(f"value must be one of {', '.join(VALUES)}; got {value!r}")
+    return VALUES[value]
 
 
 def _length_depth_cells(scores: HeadScores, value: str) -> tuple[np.ndarray, np.ndarray, list[str], list[str]]:

@@ -147,7 +147,7 @@ def test_numbers_in_cells_stand_out_from_their_cell(ax):
             assert (pair[1] + 0.05) / (pair[0] + 0.05) > 3.5, text.get_text()
 
 
-@pytest.mark.parametrize("stops", [figures.BLUES, figures._AMBERS])
+@pytest.mark.parametrize("stops", [figures.BLUES, figures.AMBERS])
 def test_colours_darken_in_even_steps(stops):
     """Lightness in OKLab (Ottosson 2020), from its definition."""
     rgb = np.array([to_rgb(stop) for stop in stops])
