@@ -6,21 +6,19 @@ Whatever is wrong with the files becomes a `ModelError`: one line, with what to 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
-import json
-import mmap
 import os
 import re
-import struct
 import warnings
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
+
+from .reloading import Mould, fits, mould, refill
+from .weights import ModelError, Weights, fingerprint, first_line, folder_weights, gguf_weights
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +26,6 @@ if TYPE_CHECKING:
 
 _TEXT_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 _TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
-_CAUSAL = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
-
-
-class ModelError(ValueError):
-    """A model or tokenizer that cannot be loaded or must not be trusted. One line: what, why and the remedy."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +37,7 @@ class LoadedModel:
     fingerprint: "safetensors:<sha256>" over names, dtypes, shapes and bytes of the tensors in name order (so the same
     for any sharding), "gguf:<sha256>" of the file, "pickle:<sha256>" over the files; None for a passed-in model, whose
     weights may be sharded or still training.
+    mould: what another checkpoint must have in common to be loaded into this model's module (`load_model(into=...)`).
     """
 
     model: PreTrainedModel
@@ -51,6 +45,7 @@ class LoadedModel:
     model_id: str
     revision: str | None
     fingerprint: str | None
+    mould: Mould | None = None
 
 
 def load_model(
@@ -62,6 +57,7 @@ def load_model(
     device: str | torch.device = "auto",
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
+    into: LoadedModel | None = None,
     verbose: bool = False,
 ) -> LoadedModel:
     """Load `name`: a local folder, a .gguf file, a hub id ("org/name" or "org/name@revision") or a model object.
@@ -72,6 +68,8 @@ def load_model(
     device: "auto" is the first CUDA device, or the CPU where there is none.
     trust_remote_code: run Python code that comes with the checkpoint.
     allow_pickle: open pytorch_model.bin, which can run code too; without it only safetensors and GGUF are read.
+    into: what this function returned for another checkpoint and nobody needs any more. Where configuration and tensors
+        are alike, its module is given the new weights instead of building another; the scores are the same bit for bit.
     verbose: let transformers show its warnings and progress bars.
 
     Raises ModelError: nothing there, not a causal LM, files missing or cut short, weights absent from the checkpoint
@@ -89,13 +87,18 @@ def load_model(
     with _quiet(verbose), _one_gguf_read(verbose):
         patterns = [*_TEXT_FILES, "*.safetensors"]
         patterns += (["*.py"] if trust_remote_code else []) + (["*.bin"] if allow_pickle else [])
-        path, commit = _locate(name, revision, patterns, "model")
-        weights = _gguf_weights(path) if path.suffix == ".gguf" else _folder_weights(path, allow_pickle)
+        path, commit = locate(name, revision, patterns, "model")
+        weights = gguf_weights(path) if path.suffix == ".gguf" else folder_weights(path, allow_pickle)
         chosen = _tokenizer(path if tokenizer is None else tokenizer, trust_remote_code)
-        model = _load_weights(path, weights, target_dtype, target_device, trust_remote_code)
+        pattern = mould(path, weights, target_dtype, target_device)
+        if into is not None and pattern is not None and pattern == into.mould and fits(into.model, pattern):
+            model = into.model
+            _refill(model, path, weights)
+        else:
+            model = _load_weights(path, weights, target_dtype, target_device, trust_remote_code)
         _refuse_bad_weights(model, path)
     model_id = os.fspath(name).partition("@")[0] if commit else path.resolve().name.removesuffix(".gguf")
-    return LoadedModel(model, chosen, model_id, commit, _fingerprint(weights))
+    return LoadedModel(model, chosen, model_id, commit, fingerprint(weights), pattern)
 
 
 def load_tokenizer(
@@ -144,7 +147,7 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
 # Where it is
 
 
-def _locate(
+def locate(
     name: str | os.PathLike[str], revision: str | None, patterns: list[str], argument: str
 ) -> tuple[Path, str | None]:
     """The folder or .gguf file that `name` means, and the commit when it came from the hub."""
@@ -195,7 +198,7 @@ def _download(hub_id: str, revision: str | None, patterns: list[str], argument: 
             folder = Path(fetch(local_files_only=True))
         except Exception:
             offline = isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled))
-            reason = "" if offline else f" ({_first_line(error)})"
+            reason = "" if offline else f" ({first_line(error)})"
             raise ModelError(
                 f"{wanted} is neither a folder here nor in the download cache, and the hub cannot be reached{reason};"
                 " connect (and unset HF_HUB_OFFLINE), or give a local folder or .gguf file"
@@ -203,120 +206,11 @@ def _download(hub_id: str, revision: str | None, patterns: list[str], argument: 
     return folder, folder.name
 
 
-# What it holds
-
-
-@dataclass(frozen=True)
-class _Weights:
-    kind: str  # "safetensors" | "gguf" | "pickle"
-    files: tuple[Path, ...]
-
-
-def _folder_weights(folder: Path, allow_pickle: bool) -> _Weights:
-    """The weight files of a folder, after all checks that need only names, sizes and headers."""
-    config = _read_json(folder / "config.json", f"{folder} has no config.json; {_what_is_in(folder)}")
-    _check_causal(config, folder)
-    index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
-        files = [folder / "model.safetensors"]
-    elif index.is_file():
-        names = set(_read_json(index, "").get("weight_map", {}).values())
-        files = [folder / name for name in sorted(names)]
-    else:
-        pickles = sorted(folder.glob("pytorch_model*.bin"))
-        if pickles and allow_pickle:
-            return _Weights("pickle", tuple(pickles))
-        if pickles:
-            raise ModelError(
-                f"{folder} holds only pickled weights ({pickles[0].name}), which can run code when opened;"
-                " save the model again with save_pretrained, or pass allow_pickle=True if you trust it"
-            )
-        raise ModelError(f"{folder} has a config.json but no model.safetensors; {_what_is_in(folder)}")
-    for file in files:
-        _safetensors_header(file)
-    return _Weights("safetensors", tuple(files))
-
-
-def _gguf_weights(path: Path) -> _Weights:
-    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
-    if missing:
-        raise ModelError(f"{path.name}: reading GGUF needs {' and '.join(missing)}; pip install {' '.join(missing)}")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ModelError(f"{path} does not start like a GGUF file; download it again, or give the right file")
-    return _Weights("gguf", (path,))
-
-
-def _what_is_in(folder: Path) -> str:
-    """The end of a message about a folder that is not what was expected."""
-    ggufs = sorted(folder.glob("*.gguf"))
-    if ggufs:
-        return f"to load the GGUF file in it, give {ggufs[0]}"
-    if (folder / "adapter_config.json").is_file():
-        return "it holds an adapter: merge it into its base model (merge_and_unload), save that and give its folder"
-    steps = sorted(entry.parent.name for entry in folder.glob("*/config.json"))
-    if steps:
-        return f"give one of the folders inside it, such as {folder / steps[-1]}"
-    names = sorted(entry.name for entry in folder.iterdir())
-    held = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "nothing"
-    return f"give a folder written by save_pretrained (this one holds {held})"
-
-
-def _read_json(path: Path, missing: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(missing) from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({_first_line(error)}); check its permissions") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON ({error}); copy or download it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a JSON {type(content).__name__}, not an object; copy or download it again")
-    return content
-
-
-def _check_causal(config: dict[str, Any], folder: Path) -> None:
-    architectures = config.get("architectures") or []
-    remote = "AutoModelForCausalLM" in (config.get("auto_map") or {})
-    known = not architectures or remote or any(part in name for name in architectures for part in _CAUSAL)
-    if known and not config.get("is_encoder_decoder"):
-        return
-    what = ", ".join(architectures) or config.get("model_type", "unknown")
-    raise ModelError(
-        f"{folder} is a {what}, not a causal language model; give a decoder-only one (LlamaForCausalLM, ...)"
-    )
-
-
-def _safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
-    """name -> {dtype, shape, data_offsets} and where the data begins; the file's size is checked against it."""
-    again = "copy or download it again"
-    try:
-        with file.open("rb") as stream:
-            size = os.fstat(stream.fileno()).st_size
-            prefix = stream.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            if not 2 <= length <= size - 8:
-                raise ModelError(f"{file} is cut short or no safetensors file ({size} bytes); {again}")
-            header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except FileNotFoundError as error:
-        raise ModelError(f"{file} is missing though the index names it; {again}") from error
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read ({_first_line(error)}); check its permissions") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
-        raise ModelError(f"{file} has a damaged safetensors header; {again}") from error
-    if size != expected:
-        raise ModelError(f"{file} is {size} bytes, its header promises {expected}: cut short or damaged; {again}")
-    return header, 8 + length
-
-
 # Loading
 
 
 def _load_weights(
-    path: Path, weights: _Weights, dtype: str | torch.dtype, device: torch.device, trust_remote_code: bool
+    path: Path, weights: Weights, dtype: str | torch.dtype, device: torch.device, trust_remote_code: bool
 ) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
@@ -351,8 +245,16 @@ def _load_weights(
     return model.to(device).eval()
 
 
+def _refill(model: PreTrainedModel, path: Path, weights: Weights) -> None:
+    try:
+        refill(model, path, weights)
+    except Exception as error:
+        raise ModelError(_load_failure(path, weights.kind, error)) from error
+    model.eval()
+
+
 def _load_failure(path: Path, kind: str, error: Exception) -> str:
-    reason = _first_line(error)
+    reason = first_line(error)
     if "trust_remote_code" in str(error):
         return f"{path} needs Python code that comes with it; read that code, then pass trust_remote_code=True"
     if "does not recognize this architecture" in str(error) or "is not supported yet" in str(error):
@@ -371,7 +273,7 @@ def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> 
         if not callable(getattr(given, "decode", None)):
             raise ModelError(f"tokenizer: got {type(given).__name__}; give a tokenizer, its folder or a hub id")
         return given
-    path, _ = _locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
+    path, _ = locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
     remedy = 'pass tokenizer="<folder or hub id>", or save it there with tokenizer.save_pretrained'
     if path.is_dir() and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
         raise ModelError(f"{path} has no tokenizer; {remedy}")
@@ -381,7 +283,7 @@ def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> 
     except Exception as error:
         if gguf:
             raise ModelError(_load_failure(path, "gguf", error)) from error
-        raise ModelError(f"the tokenizer in {path} could not be loaded ({_first_line(error)}); {remedy}") from error
+        raise ModelError(f"the tokenizer in {path} could not be loaded ({first_line(error)}); {remedy}") from error
 
 
 def _gguf_arguments(path: Path) -> tuple[Path, dict[str, Any]]:
@@ -404,54 +306,7 @@ def _refuse_bad_weights(model: PreTrainedModel, path: Path) -> None:
             raise ModelError(f"{path}: {name} holds {what} weights; give an earlier checkpoint, or a wider dtype")
 
 
-# Fingerprint
-
-
-def _fingerprint(weights: _Weights) -> str:
-    """sha256 of the weights: tensors are hashed in parallel (hashlib releases the GIL), combined in name order."""
-    if weights.kind == "gguf":
-        return f"gguf:{_file_digest(weights.files[0]).hex()}"
-    total = hashlib.sha256()
-    if weights.kind == "pickle":
-        for file in weights.files:
-            total.update(_file_digest(file))
-        return f"pickle:{total.hexdigest()}"
-    with ExitStack() as stack:
-        jobs: dict[str, Callable[[], bytes]] = {}
-        for file in weights.files:
-            header, start = _safetensors_header(file)
-            stream = stack.enter_context(file.open("rb"))
-            data = memoryview(stack.enter_context(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
-            stack.callback(data.release)
-            for name, entry in header.items():
-                first, last = entry["data_offsets"]
-                label = f"{name}|{entry['dtype']}|{entry['shape']}|".encode()
-                jobs[name] = functools.partial(_digest, label, data, start + first, start + last)
-        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            for digest in pool.map(lambda name: jobs[name](), sorted(jobs)):
-                total.update(digest)
-    return f"safetensors:{total.hexdigest()}"
-
-
-def _file_digest(file: Path) -> bytes:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()
-
-
-def _digest(label: bytes, data: memoryview, first: int, last: int) -> bytes:
-    digest = hashlib.sha256(label)
-    with data[first:last] as part:
-        digest.update(part)
-    return digest.digest()
-
-
 # Quiet and quick
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    line = text[0].strip() if text else ""
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
 
 
 @contextmanager

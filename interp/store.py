@@ -11,7 +11,7 @@ import json
 import operator
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -63,21 +63,51 @@ def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, token
     checkpoint is there already or is not after the last one, when model shape, probe set or estimators are others, and
     when the file cannot be read or written.
     """
-    target = target_path(path)
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
+    with _in_one_step(path) as (target, partial):
+        if target.exists():
+            with reading(target) as file:
+                _refuse_misfit(file, path, scores, step)
+            shutil.copy(target, partial)
+        else:
+            with h5py.File(partial, "w", libver=LIBVER, track_order=True) as file:
+                create(file, scores)
+        with h5py.File(partial, "r+", libver=LIBVER) as file:
+            write_row(file, row(scores, step, tokens))
+
+
+def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
+    """A file that holds these checkpoints (step, tokens seen, scores), whole, in place of what was there.
+
+    Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
+    two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
+    """
+    with _in_one_step(path) as (_, partial):
+        file = None
+        try:
+            for step, tokens_seen, scores in rows:
+                if file is None:
+                    file = h5py.File(partial, "w", libver=LIBVER, track_order=True)
+                    create(file, scores)
+                else:
+                    _refuse_misfit(file, path, scores, _step(step))
+                write_row(file, row(scores, _step(step), _tokens(tokens_seen)))
+        finally:
+            if file is not None:
+                file.close()
+        if file is None:
+            raise StoreError(f"no checkpoint to write to {path}: give at least one")
+
+
+@contextmanager
+def _in_one_step(path: str | PathLike[str]) -> Iterator[tuple[Path, Path]]:
+    """The file to write and, under its lock, the partial one that takes its place when the block ends well."""
+    target = target_path(path)
     partial = target.with_name(f".{target.name}.tmp")
     try:
         with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT):
             try:
-                if target.exists():
-                    with reading(target) as file:
-                        _refuse_misfit(file, path, scores, step)
-                    shutil.copy(target, partial)
-                else:
-                    with h5py.File(partial, "w", libver=LIBVER, track_order=True) as file:
-                        create(file, scores)
-                with h5py.File(partial, "r+", libver=LIBVER) as file:
-                    write_row(file, row(scores, step, tokens))
+                yield target, partial
                 replace(partial, target)
             finally:
                 partial.unlink(missing_ok=True)

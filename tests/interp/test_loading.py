@@ -133,6 +133,50 @@ def test_fingerprint_follows_the_weights_and_not_how_they_are_stored(saved: Path
     assert load_model(copy).fingerprint != first
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt2", "llama_dynamic", "qwen3_moe", "gpt_neox"])
+def test_the_next_checkpoint_in_the_same_module_is_a_fresh_load_bit_for_bit(family: str, tmp_path: Path):
+    for seed in (0, 1):
+        build(family, seed=seed).save_pretrained(tmp_path / str(seed))
+    first = load_model(tmp_path / "0", tokenizer=tiny_tokenizer(), device="cpu")
+    module = first.model
+    fresh = load_model(tmp_path / "1", tokenizer=tiny_tokenizer(), device="cpu")
+    second = load_model(tmp_path / "1", tokenizer=tiny_tokenizer(), device="cpu", into=first)
+    # Files whose names are not the module's own (experts apart, older names) are for transformers to convert.
+    assert (second.model is module) == (family not in {"qwen3_moe", "gpt_neox"})
+    assert (second.fingerprint, second.model_id, second.model.training) == (fresh.fingerprint, "1", False)
+    ids = torch.arange(3, 60)[None]
+    with torch.no_grad():
+        assert torch.equal(second.model(ids).logits, fresh.model(ids).logits)
+
+
+def test_a_module_is_not_reused_where_more_than_values_differ(saved: Path, copy: Path):
+    first = load_model(saved, device="cpu")
+    edit_config(copy, rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    assert load_model(copy, device="cpu", into=first).model is not first.model
+    assert load_model(saved, device="cpu", dtype="bfloat16", into=first).model is not first.model
+    build("llama").to(torch.bfloat16).save_pretrained(copy)
+    assert load_model(copy, device="cpu", into=first).model is not first.model
+
+
+def test_tied_and_untied_embeddings_in_the_same_module(tmp_path: Path):
+    for seed in (0, 1):
+        build("llama", seed=seed, tie_word_embeddings=True).save_pretrained(tmp_path / str(seed))
+    first = load_model(tmp_path / "0", tokenizer=tiny_tokenizer(), device="cpu")
+    second = load_model(tmp_path / "1", tokenizer=tiny_tokenizer(), device="cpu", into=first)
+    assert second.model is first.model
+    assert torch.equal(second.model.lm_head.weight, build("llama", seed=1).model.embed_tokens.weight)
+
+
+def test_weights_are_refused_in_a_used_module_as_in_a_fresh_one(saved: Path, copy: Path):
+    first = load_model(saved, device="cpu")
+    rewrite_weights(copy, lambda tensors: tensors["model.norm.weight"].fill_(float("nan")))
+    assert "model.norm.weight holds NaN" in refused("NaN", copy, device="cpu", into=first)
+    rewrite_weights(copy, lambda tensors: tensors.pop("model.norm.weight"))
+    refused("no weights for model.norm.weight", copy, device="cpu", into=first)
+    os.truncate(copy / "model.safetensors", 1000)
+    refused("cut short", copy, device="cpu", into=first)
+
+
 def test_a_model_object_passes_through_untouched():
     model = build("llama").train()
     loaded = load_model(model)

@@ -1,0 +1,176 @@
+"""The weight files of a checkpoint: which ones they are, whether they are whole, and the hash of what they hold.
+
+Nothing here builds a model or imports torch; names, sizes, headers and bytes are enough.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import json
+import mmap
+import os
+import struct
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_CAUSAL = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
+
+
+class ModelError(ValueError):
+    """A model or tokenizer that cannot be loaded or must not be trusted. One line: what, why and the remedy."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    kind: str  # "safetensors" | "gguf" | "pickle"
+    files: tuple[Path, ...]
+
+
+def folder_weights(folder: Path, allow_pickle: bool) -> Weights:
+    """The weight files of a folder, after all checks that need only names, sizes and headers."""
+    config = read_json(folder / "config.json", f"{folder} has no config.json; {_what_is_in(folder)}")
+    _check_causal(config, folder)
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").is_file():
+        files = [folder / "model.safetensors"]
+    elif index.is_file():
+        names = set(read_json(index, "").get("weight_map", {}).values())
+        files = [folder / name for name in sorted(names)]
+    else:
+        pickles = sorted(folder.glob("pytorch_model*.bin"))
+        if pickles and allow_pickle:
+            return Weights("pickle", tuple(pickles))
+        if pickles:
+            raise ModelError(
+                f"{folder} holds only pickled weights ({pickles[0].name}), which can run code when opened;"
+                " save the model again with save_pretrained, or pass allow_pickle=True if you trust it"
+            )
+        raise ModelError(f"{folder} has a config.json but no model.safetensors; {_what_is_in(folder)}")
+    for file in files:
+        safetensors_header(file)
+    return Weights("safetensors", tuple(files))
+
+
+def gguf_weights(path: Path) -> Weights:
+    missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ModelError(f"{path.name}: reading GGUF needs {' and '.join(missing)}; pip install {' '.join(missing)}")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise ModelError(f"{path} does not start like a GGUF file; download it again, or give the right file")
+    return Weights("gguf", (path,))
+
+
+def _what_is_in(folder: Path) -> str:
+    """The end of a message about a folder that is not what was expected."""
+    ggufs = sorted(folder.glob("*.gguf"))
+    if ggufs:
+        return f"to load the GGUF file in it, give {ggufs[0]}"
+    if (folder / "adapter_config.json").is_file():
+        return "it holds an adapter: merge it into its base model (merge_and_unload), save that and give its folder"
+    steps = sorted(entry.parent.name for entry in folder.glob("*/config.json"))
+    if steps:
+        return f"give one of the folders inside it, such as {folder / steps[-1]}"
+    names = sorted(entry.name for entry in folder.iterdir())
+    held = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "") if names else "nothing"
+    return f"give a folder written by save_pretrained (this one holds {held})"
+
+
+def read_json(path: Path, missing: str) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelError(missing) from error
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({first_line(error)}); check its permissions") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path} is not valid JSON ({error}); copy or download it again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{path} holds a JSON {type(content).__name__}, not an object; copy or download it again")
+    return content
+
+
+def _check_causal(config: dict[str, Any], folder: Path) -> None:
+    architectures = config.get("architectures") or []
+    remote = "AutoModelForCausalLM" in (config.get("auto_map") or {})
+    known = not architectures or remote or any(part in name for name in architectures for part in _CAUSAL)
+    if known and not config.get("is_encoder_decoder"):
+        return
+    what = ", ".join(architectures) or config.get("model_type", "unknown")
+    raise ModelError(
+        f"{folder} is a {what}, not a causal language model; give a decoder-only one (LlamaForCausalLM, ...)"
+    )
+
+
+def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
+    """name -> {dtype, shape, data_offsets} and where the data begins; the file's size is checked against it."""
+    again = "copy or download it again"
+    try:
+        with file.open("rb") as stream:
+            size = os.fstat(stream.fileno()).st_size
+            prefix = stream.read(8)
+            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+            if not 2 <= length <= size - 8:
+                raise ModelError(f"{file} is cut short or no safetensors file ({size} bytes); {again}")
+            header = json.loads(stream.read(length))
+            header.pop("__metadata__", None)
+            expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    except FileNotFoundError as error:
+        raise ModelError(f"{file} is missing though the index names it; {again}") from error
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read ({first_line(error)}); check its permissions") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+        raise ModelError(f"{file} has a damaged safetensors header; {again}") from error
+    if size != expected:
+        raise ModelError(f"{file} is {size} bytes, its header promises {expected}: cut short or damaged; {again}")
+    return header, 8 + length
+
+
+def fingerprint(weights: Weights) -> str:
+    """sha256 of the weights: tensors are hashed in parallel (hashlib releases the GIL), combined in name order."""
+    if weights.kind == "gguf":
+        return f"gguf:{_file_digest(weights.files[0]).hex()}"
+    total = hashlib.sha256()
+    if weights.kind == "pickle":
+        for file in weights.files:
+            total.update(_file_digest(file))
+        return f"pickle:{total.hexdigest()}"
+    with ExitStack() as stack:
+        jobs: dict[str, Callable[[], bytes]] = {}
+        for file in weights.files:
+            header, start = safetensors_header(file)
+            stream = stack.enter_context(file.open("rb"))
+            data = memoryview(stack.enter_context(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)))
+            stack.callback(data.release)
+            for name, entry in header.items():
+                first, last = entry["data_offsets"]
+                label = f"{name}|{entry['dtype']}|{entry['shape']}|".encode()
+                jobs[name] = functools.partial(_digest, label, data, start + first, start + last)
+        with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+            for digest in pool.map(lambda name: jobs[name](), sorted(jobs)):
+                total.update(digest)
+    return f"safetensors:{total.hexdigest()}"
+
+
+def _file_digest(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").digest()
+
+
+def _digest(label: bytes, data: memoryview, first: int, last: int) -> bytes:
+    digest = hashlib.sha256(label)
+    with data[first:last] as part:
+        digest.update(part)
+    return digest.digest()
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    line = text[0].strip() if text else ""
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
