@@ -20,6 +20,7 @@ from .figures import (
     axes_of,
     cell_lines,
     colour_map,
+    hatch,
     house_style,
     name_heads,
     scale_end,
@@ -55,7 +56,7 @@ def copy_heads(profile: CopyProfile, ax: Axes | None = None, *, by: str = "copy_
         end = scale_end(values)
         label = unit if end == 1.0 else f"{unit} (colours end at {end:g})"
         image = ax.imshow(values.T, cmap=colour_map(BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
-        _hatch(ax, np.isnan(values.T))
+        hatch(ax, np.isnan(values.T))
         cell_lines(ax, n_layers, n_heads)
         ax.set_xticks(*spaced_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
         ax.set_yticks(*spaced_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
@@ -88,7 +89,7 @@ def copy_distances(profile: CopyProfile, ax: Axes | None = None, *, k: int = 12)
             return ax
         end = scale_end(rates)
         image = ax.imshow(rates, cmap=colour_map(BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
-        _hatch(ax, np.isnan(rates))
+        hatch(ax, np.isnan(rates))
         cell_lines(ax, n_bins, len(heads))
         for (row, column), rate in np.ndenumerate(rates):
             if rate >= 0.005:  # what would read 0.00 stays pale and silent
@@ -147,14 +148,6 @@ def save_copy_figures(profile: CopyProfile, folder: str | Path, formats: Sequenc
                 metadata = {"Software": None} if format == "png" else {"Date": None}
                 figure.savefig(paths[-1], format=format, dpi=160, facecolor="white", metadata=metadata)
     return paths
-
-
-def _hatch(ax: Axes, missing: np.ndarray) -> None:
-    """Hatch the cells [rows, columns] that have no value: a pale zero would look alike."""
-    if missing.any():
-        edges = [np.arange(size + 1) - 0.5 for size in reversed(missing.shape)]
-        nothing = np.ma.masked_where(~missing, np.zeros(missing.shape))
-        ax.pcolor(*edges, nothing, facecolor="none", edgecolor="#a3abb7", linewidth=0.0, hatch="//////", zorder=1.5)
 
 
 def _heads_size(profile: CopyProfile) -> tuple[float, float]:

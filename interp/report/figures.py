@@ -76,10 +76,7 @@ def head_heatmap(scores: HeadScores, ax: Axes | None = None, *, estimator: str =
             colour_label += f" (colours end at {top:g})"
         image = ax.imshow(values.T, cmap=colour_map(BLUES), vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
         missing = np.isnan(values)
-        if missing.any():
-            edges = np.arange(n_layers + 1) - 0.5, np.arange(n_heads + 1) - 0.5
-            unseen = np.ma.masked_where(~missing.T, np.zeros(values.T.shape))
-            ax.pcolor(*edges, unseen, facecolor="none", edgecolor="#a3abb7", linewidth=0.0, hatch="//////", zorder=1.5)
+        hatch(ax, missing.T)
         cell_lines(ax, n_layers, n_heads)
         ax.set_xticks(*spaced_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
         ax.set_yticks(*spaced_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
@@ -248,6 +245,14 @@ def colour_map(stops: Sequence[str]) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("headscope", stops).with_extremes(bad="#eceef1")
+
+
+def hatch(ax: Axes, missing: np.ndarray) -> None:
+    """Hatch the cells [rows, columns] that have no value: a pale zero would look alike."""
+    if missing.any():
+        edges = [np.arange(size + 1) - 0.5 for size in reversed(missing.shape)]
+        nothing = np.ma.masked_where(~missing, np.zeros(missing.shape))
+        ax.pcolor(*edges, nothing, facecolor="none", edgecolor="#a3abb7", linewidth=0.0, hatch="//////", zorder=1.5)
 
 
 def _heatmap_height(scores: HeadScores) -> float:
