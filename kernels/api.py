@@ -10,6 +10,7 @@ from numbers import Integral, Real
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 from . import reference
 from .evidence import RowEvidence
@@ -17,6 +18,7 @@ from .evidence import RowEvidence
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _TRITON_DIM = 256  # a block holds all of a key
+_TRITON_TOPK = 16  # kept in registers, for every row of a tile
 
 
 def row_evidence(
@@ -58,7 +60,7 @@ def row_evidence(
         sinks: float [Hq], one more logit per head that takes probability but is no key (gpt-oss).
         key_limits, key_starts: int [R] or [B, R].
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
-        topk: how many of the highest-scoring keys to keep per row.
+        topk: how many of the highest-scoring keys to keep per row; the Triton kernels keep up to 16.
         causal: whether rows are limited to keys at or before their own position.
         impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``), the PyTorch reference
             elsewhere; "triton" or "reference" insists.
@@ -193,7 +195,7 @@ def _run(
 
     if k_positions is not None:
         k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
-        if bool((k_positions.diff(dim=-1) <= 0).any()):
+        if not _increasing(k_positions):
             raise ValueError(
                 "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
             )
@@ -245,8 +247,8 @@ def _obstacle(q: Tensor, v: Tensor | None, topk: int) -> str | None:
     dim = max(q.shape[-1], 0 if v is None else v.shape[-1])
     if dim > _TRITON_DIM:
         return f"the head dimension is {dim}; the kernels take up to {_TRITON_DIM}"
-    if topk:
-        return f"topk={topk}; the kernels keep the highest key only, so leave topk at 0"
+    if topk > _TRITON_TOPK:
+        return f"topk={topk}; the kernels keep up to {_TRITON_TOPK} keys of a row"
     # TRITON_INTERPRET=1 runs the kernels in Python, on tensors of any device: for testing them without a GPU.
     if os.environ.get("TRITON_INTERPRET") != "1":
         if not q.is_cuda:
@@ -320,6 +322,21 @@ def _integers(
             f"{name} has shape {tuple(x.shape)}; pass [{letter}] = [{length}] or [B, {letter}] = [{batch}, {length}]"
         )
     return x if x.dim() == 2 else x[None]
+
+
+# Positions known to increase, with the version that was looked at: a GPU must be waited for to ask, and every layer of
+# a model passes the same tensor.
+_known = WeakIdKeyDictionary()
+
+
+def _increasing(positions: Tensor) -> bool:
+    version = None if positions.is_inference() else positions._version
+    if version is not None and _known.get(positions) == version:
+        return True
+    found = not bool((positions.diff(dim=-1) <= 0).any())
+    if found and version is not None:
+        _known[positions] = version
+    return found
 
 
 def _whole(name: str, value: int, least: int | None = None) -> None:

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from ..evidence import RowEvidence
+from ..evidence import RowEvidence, best
 from ..reference import key_index
 from .evidence_attention import evidence_attention
 from .problem import Problem
@@ -33,17 +33,17 @@ def evidence(
     topk: int,
     causal: bool,
 ) -> tuple[Tensor | None, RowEvidence]:
-    """Evidence of every row and, with v, the attention output. topk must be 0; api.py sees to it.
+    """Evidence of every row and, with v, the attention output.
 
     A tile walks all keys between the first and the last that one of its rows sees: rows that see nearly the same keys
-    should stand next to each other.
+    should stand next to each other. With v, topk takes a second walk over the keys.
     """
     batch, heads, rows, _ = q.shape
     n = k.shape[2]
     if batch == 0 or rows == 0:
         count = 0 if spans is None else spans.shape[-2]
         out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
-        return out, RowEvidence.empty(batch, heads, rows, spans=count, device=q.device)
+        return out, RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, device=q.device)
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
         problem = Problem.of(
             q,
@@ -58,17 +58,44 @@ def evidence(
             k_positions=k_positions,
             causal=causal,
         )
-        out = None
-        if v is None:
-            lse, at, max_logit = row_evidence(problem)
-        else:
+        out = found = None
+        if v is None or topk:
+            found = row_evidence(problem, topk=topk)
+            lse, at, max_logit = found[:3]
+        if v is not None:
             out, lse, at, max_logit = evidence_attention(problem, v)
         mass = lse.new_zeros(*lse.shape, 0)
         if spans is not None:
-            index = key_index(spans, n, k_positions).to(torch.int32)
+            index = spans if k_positions is None else key_index(spans, n, k_positions)
             index = (index if spans.dim() == 4 else index[:, None]).expand(batch, rows, -1, 2)
             mass = span_mass(problem, lse, index)
-        if k_positions is not None and n:
-            position = k_positions.expand(batch, n).gather(1, at.clamp_min(0).flatten(1)).view_as(at)
-            at = torch.where(at < 0, at, position)
-    return out, RowEvidence(lse=lse, argmax_key=at, max_logit=max_logit, span_mass=mass)
+        topk_at = topk_logit = None
+        if found is not None and found.more is not None and found.more_at is not None:
+            topk_at, topk_logit = _highest(problem, found.more, found.more_at, lse, topk)
+
+        def position(index: Tensor | None) -> Tensor | None:
+            if index is None or k_positions is None or n == 0:
+                return index
+            found = k_positions.expand(batch, n).gather(1, index.clamp_min(0).flatten(1)).view_as(index)
+            return torch.where(index < 0, index, found)
+
+        key = position(at)
+        assert key is not None
+        return out, RowEvidence(
+            lse=lse,
+            argmax_key=key,
+            max_logit=max_logit,
+            span_mass=mass,
+            topk_key=position(topk_at),
+            topk_logit=topk_logit,
+        )
+
+
+def _highest(problem: Problem, raw: Tensor, at: Tensor, lse: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+    """Key indices and logits [B, Hq, R, topk], in order, of what the splits found highest."""
+    raw, at = best(raw, at, topk)
+    logit = raw * problem.mult
+    if problem.has_cap:
+        logit = torch.where(at < 0, raw, torch.tanh(logit) * problem.cap)
+    broken = lse.isnan()[..., None]
+    return at.masked_fill(broken, -1), logit.masked_fill(broken, torch.nan)

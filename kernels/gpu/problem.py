@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..reference import visible_keys
+from .. import reference
+from .intervals import visible_keys
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +45,13 @@ class Problem:
         causal: bool,
     ) -> Problem:
         """Of arguments as api.py checked them."""
-        first, last = (
-            x.expand(q.shape[0], q.shape[2]).to(torch.int32).contiguous()
-            for x in visible_keys(
-                q_positions,
-                k.shape[2],
-                causal=causal,
-                window=window,
-                key_limits=key_limits,
-                key_starts=key_starts,
-                k_positions=k_positions,
-            )
-        )
+        batch, rows, n = q.shape[0], q.shape[2], k.shape[2]
+        rules = {"causal": causal, "window": window, "key_limits": key_limits, "key_starts": key_starts}
+        if k_positions is None:
+            first, last = visible_keys(q_positions, batch, n, **rules)
+        else:
+            found = reference.visible_keys(q_positions, n, k_positions=k_positions, **rules)
+            first, last = (x.expand(batch, rows).to(torch.int32).contiguous() for x in found)
         return cls(
             q=q,
             k=k,

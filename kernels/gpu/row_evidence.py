@@ -2,11 +2,16 @@
 
 All query heads of a key head are rows of one tile. The keys of a tile are split over several programs, each writes
 (highest raw score, sum of weights, its key), and ``merge_splits_kernel`` joins them by the rule of ``merge``.
+
+The highest keys beyond the first are optional: a block is searched again for as long as some row of the tile finds a
+key in it that belongs among its highest so far.
 """
 
 # mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -14,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import processors, row_tile
-from .primitives import LOG2E, close_rows, load_rows, logit, or_zero, scores, tile_rows, walked_keys
+from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, scores, tile_rows, walked_keys
 from .problem import Problem
 
 LEAST_BLOCKS = 4  # blocks of keys a split is worth
@@ -26,8 +31,21 @@ def splits_for(problem: Problem, tiles: int, keys: int) -> int:
     return max(1, min(2 * processors(problem.q.device) // tiles, blocks // LEAST_BLOCKS))
 
 
-def row_evidence(problem: Problem, splits: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """lse, key index (int64) and highest logit, each [B, Hq, R]."""
+class Rows(NamedTuple):
+    """lse, at (key index, int64) and max_logit: [B, Hq, R].
+
+    With topk also key indices (int64) and raw scores of every split's highest, [B, Hq, R, splits * K'] with K' >= topk,
+    in no order, -1 and -inf where there are fewer.
+    """
+
+    lse: Tensor
+    at: Tensor
+    max_logit: Tensor
+    more_at: Tensor | None
+    more: Tensor | None
+
+
+def row_evidence(problem: Problem, splits: int | None = None, *, topk: int = 0) -> Rows:
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
     group = heads // kv_heads
@@ -38,6 +56,10 @@ def row_evidence(problem: Problem, splits: int | None = None) -> tuple[Tensor, T
     part_m = torch.empty(splits, batch, heads, rows, dtype=torch.float32, device=q.device)
     part_l = torch.empty_like(part_m)
     part_at = torch.empty_like(part_m, dtype=torch.int32)
+    more, more_at = part_m, part_at
+    if topk:
+        more = torch.empty(*part_m.shape, triton.next_power_of_2(topk), dtype=torch.float32, device=q.device)
+        more_at = torch.empty_like(more, dtype=torch.int32)
     row_evidence_kernel[(batch * kv_heads * tiles, splits)](
         q,
         k,
@@ -46,6 +68,8 @@ def row_evidence(problem: Problem, splits: int | None = None) -> tuple[Tensor, T
         part_m,
         part_l,
         part_at,
+        more,
+        more_at,
         *q.stride(),
         *k.stride(),
         problem.mult,
@@ -60,6 +84,7 @@ def row_evidence(problem: Problem, splits: int | None = None) -> tuple[Tensor, T
         BN=tile.keys,
         HAS_FIRST=problem.has_first,
         HAS_CAP=problem.has_cap,
+        K=triton.next_power_of_2(topk) if topk else 0,
         PRECISION=problem.precision,
         num_warps=tile.warps,
         num_stages=tile.stages,
@@ -85,7 +110,10 @@ def row_evidence(problem: Problem, splits: int | None = None) -> tuple[Tensor, T
         HAS_SINK=problem.has_sink,
         num_warps=4,
     )
-    return lse, at, max_logit
+    if not topk:
+        return Rows(lse, at, max_logit, None, None)
+    more_at, more = (x.movedim(0, -2).flatten(-2) for x in (more_at, more))
+    return Rows(lse, at, max_logit, more_at.long().clamp_min(-1), more)
 
 
 @triton.jit(do_not_specialize=["R", "H", "SPLITS"])
@@ -97,6 +125,8 @@ def row_evidence_kernel(
     part_m,  # float32 [SPLITS, B, H * G, R]
     part_l,  # float32 [SPLITS, B, H * G, R]
     part_at,  # int32 [SPLITS, B, H * G, R]
+    more,  # float32 [SPLITS, B, H * G, R, K]
+    more_at,  # int32 [SPLITS, B, H * G, R, K]
     s_qb,
     s_qh,
     s_qr,
@@ -117,6 +147,7 @@ def row_evidence_kernel(
     BN: tl.constexpr,
     HAS_FIRST: tl.constexpr,
     HAS_CAP: tl.constexpr,
+    K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     tiles = tl.cdiv(R * G, BM)
@@ -139,18 +170,22 @@ def row_evidence_kernel(
     b_m = tl.full([BM], float("-inf"), tl.float32)  # highest raw score
     b_l = tl.zeros([BM], tl.float32)  # sum of exp(logit - logit(b_m))
     b_at = tl.full([BM], -1, tl.int32)  # key of b_m
+    BK: tl.constexpr = K if K else 1
+    o_k = tl.arange(0, BK)[None, :]
+    b_more = tl.full([BM, BK], float("-inf"), tl.float32)  # the highest raw scores, in no order
+    b_more_at = tl.zeros([BM, BK], tl.int32) - 1 - o_k  # their keys; free places differ, so that one is taken at a time
     if HAS_FIRST:
-        b_m, b_l, b_at = _walk(
+        b_m, b_l, b_at, b_more, b_more_at = _walk(
             b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n_from, tl.minimum(n_to, clear_from),
-            b_m, b_l, b_at, mult, cap, D, BD, BN, HAS_CAP, PRECISION, True,
+            b_m, b_l, b_at, b_more, b_more_at, mult, cap, D, BD, BN, HAS_CAP, K, PRECISION, True,
         )  # fmt: skip
-    b_m, b_l, b_at = _walk(
+    b_m, b_l, b_at, b_more, b_more_at = _walk(
         b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, tl.maximum(n_from, clear_from), tl.minimum(n_to, clear_to),
-        b_m, b_l, b_at, mult, cap, D, BD, BN, HAS_CAP, PRECISION, False,
+        b_m, b_l, b_at, b_more, b_more_at, mult, cap, D, BD, BN, HAS_CAP, K, PRECISION, False,
     )  # fmt: skip
-    b_m, b_l, b_at = _walk(
+    b_m, b_l, b_at, b_more, b_more_at = _walk(
         b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, tl.maximum(n_from, clear_to), n_to,
-        b_m, b_l, b_at, mult, cap, D, BD, BN, HAS_CAP, PRECISION, True,
+        b_m, b_l, b_at, b_more, b_more_at, mult, cap, D, BD, BN, HAS_CAP, K, PRECISION, True,
     )  # fmt: skip
 
     b_seen = b_first < b_last
@@ -158,16 +193,20 @@ def row_evidence_kernel(
     tl.store(part_m + o_part, tl.where(b_seen, b_m, float("-inf")), mask=real)
     tl.store(part_l + o_part, tl.where(b_seen, b_l, 0.0), mask=real)
     tl.store(part_at + o_part, tl.where(b_seen, b_at, -1), mask=real)
+    if K:
+        o_more = o_part[:, None] * K + o_k
+        tl.store(more + o_more, tl.where(b_seen[:, None], b_more, float("-inf")), mask=real[:, None])
+        tl.store(more_at + o_more, tl.where(b_seen[:, None], b_more_at, -1), mask=real[:, None])
 
 
 @triton.jit
 def _walk(
     b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n_from, n_to,
-    b_m, b_l, b_at, mult, cap,
+    b_m, b_l, b_at, b_more, b_more_at, mult, cap,
     D: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
-    HAS_CAP: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
+    HAS_CAP: tl.constexpr, K: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Online softmax and argmax over the blocks of [n_from, n_to)."""
+    """Online softmax and argmax, and with K the K highest, over the blocks of [n_from, n_to)."""
     o_c = tl.arange(0, BN)[None, :]
     for n in range(n_from, n_to, BN):
         b_s = scores(b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n, D, BD, BN, PRECISION, MASKED)
@@ -181,7 +220,22 @@ def _walk(
         b_p = tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift[:, None])
         b_l = b_l * tl.exp2(logit(b_m, mult, cap, LOG2E, HAS_CAP) - b_shift) + tl.sum(b_p, 1)
         b_m = b_new
-    return b_m, b_l, b_at
+        if K:
+            b_left = b_s  # what was not taken yet
+            b_least = tl.min(b_more, 1)
+            b_takes = b_top > b_least  # strictly: of equal scores the earlier keys stay
+            while tl.max(b_takes.to(tl.int32), 0) > 0:
+                # Of equal least scores the last key goes.
+                b_goes = tl.max(tl.where(b_more == b_least[:, None], b_more_at, -NO_KEY), 1)
+                b_put = b_takes[:, None] & (b_more == b_least[:, None]) & (b_more_at == b_goes[:, None])
+                b_more = tl.where(b_put, b_top[:, None], b_more)
+                b_more_at = tl.where(b_put, (n + b_c)[:, None], b_more_at)
+                b_left = tl.where(b_takes[:, None] & (o_c == b_c[:, None]), float("-inf"), b_left)
+                b_top = tl.max(b_left, 1)
+                b_c = tl.min(tl.where(b_left == b_top[:, None], o_c, BN), 1)
+                b_least = tl.min(b_more, 1)
+                b_takes = b_top > b_least
+    return b_m, b_l, b_at, b_more, b_more_at
 
 
 @triton.jit(do_not_specialize=["rows", "R", "H", "SPLITS"])

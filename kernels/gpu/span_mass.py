@@ -15,7 +15,7 @@ from .problem import Problem
 
 
 def span_mass(problem: Problem, lse: Tensor, spans: Tensor) -> Tensor:
-    """[B, Hq, R, S] of spans int32 [B, R, S, 2], half-open in key indices; lse [B, Hq, R] is final."""
+    """[B, Hq, R, S] of spans int64 [B, R, S, 2], half-open in key indices, any numbers; lse [B, Hq, R] is final."""
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads, count = q.shape, k.shape[1], spans.shape[2]
     group = heads // kv_heads
@@ -57,7 +57,7 @@ def span_mass_kernel(
     k,  # [B, H, N, D]
     first,  # int32 [B, R]
     last,  # int32 [B, R]
-    spans,  # int32 [B, R, S, 2]
+    spans,  # int64 [B, R, S, 2]
     lse,  # float32 [B, H * G, R]
     mass,  # float32 [B, H * G, R, S]
     s_qb,
@@ -90,8 +90,9 @@ def span_mass_kernel(
     o_r, o_g, real = tile_rows(i_t, R, BM, G)
     o_d, o_n = tl.arange(0, BD), tl.arange(0, BN).to(tl.int64)
     p_span = spans + i_b * s_sb + o_r.to(tl.int64) * s_sr + i_s * s_ss
-    b_start = tl.maximum(tl.load(p_span), tl.load(first + i_b * R + o_r))
-    b_stop = tl.minimum(tl.load(p_span + s_se), tl.load(last + i_b * R + o_r))
+    b_first, b_last = tl.load(first + i_b * R + o_r), tl.load(last + i_b * R + o_r)
+    b_start = tl.minimum(tl.maximum(tl.load(p_span), b_first), b_last).to(tl.int32)
+    b_stop = tl.maximum(tl.minimum(tl.load(p_span + s_se), b_last), b_first).to(tl.int32)
 
     p_q = q + i_b * s_qb + ((i_h * G + o_g) * s_qh + o_r.to(tl.int64) * s_qr)[:, None] + o_d[None, :] * s_qd
     b_q = load_rows(p_q, o_d, D, BD)

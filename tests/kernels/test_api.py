@@ -115,3 +115,12 @@ def test_what_is_accepted() -> None:
         assert row_evidence(**good(**change)).lse.shape == (B, HQ, R)
     with torch.no_grad():
         evidence_attention(v=torch.zeros(B, HKV, N, D), **good(q=torch.zeros(B, HQ, R, D, requires_grad=True)))
+
+
+def test_key_positions_are_asked_once_and_again_when_they_changed() -> None:
+    positions = torch.arange(B * N).view(B, N)
+    row_evidence(**good(k_positions=positions))
+    row_evidence(**good(k_positions=positions))
+    positions[0, 3] = 0
+    with pytest.raises(ValueError, match="k_positions must increase strictly"):
+        row_evidence(**good(k_positions=positions))

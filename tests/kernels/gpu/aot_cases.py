@@ -12,6 +12,7 @@ from aot import Compiled, compiled
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
+from headscope.kernels.gpu.intervals import intervals_kernel
 from headscope.kernels.gpu.problem import Problem
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
@@ -27,9 +28,9 @@ def types(kernel: Any, dtype: str) -> dict[str, str]:
     """Triton types by the parameters' names: tensors of the model, results, strides, scalars."""
     known = {
         **dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}"),
-        **dict.fromkeys(("first", "last", "part_at", "spans"), "*i32"),
-        **dict.fromkeys(("part_m", "part_l", "lse", "max_logit", "mass", "sinks"), "*fp32"),
-        "at": "*i64",
+        **dict.fromkeys(("first", "last", "part_at", "more_at"), "*i32"),
+        **dict.fromkeys(("part_m", "part_l", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
+        **dict.fromkeys(("at", "spans", "positions", "limits", "starts"), "*i64"),
         "mult": "fp32",
         "cap": "fp32",
     }
@@ -40,7 +41,8 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
     every = {
         "s_qd": 1, "s_kd": 1, "s_vd": 1, "s_se": 1,
         "G": 4, "D": dim, "BD": Problem.padded(dim), "DV": dim, "BDV": Problem.padded(dim),
-        "BM": tile.rows, "BN": tile.keys, "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False, "EVIDENCE": True,
+        "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
+        "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False,
         "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", **options,
     }  # fmt: skip
     return {name: value for name, value in every.items() if name in kernel.arg_names}
@@ -86,6 +88,20 @@ def test_span_mass_and_merge(sm: int) -> None:
     assert mass.spills == 0
     merge = build(merge_splits_kernel, sm, "bf16", 128, Tile(128, 0, 4, 1), HAS_SINK=True)
     assert merge.spills == 0
+
+
+def test_intervals() -> None:
+    rules = dict.fromkeys(("CAUSAL", "HAS_WINDOW", "HAS_LIMIT", "HAS_START"), True)
+    built = compiled(intervals_kernel, 90, types(intervals_kernel, "bf16"), {"BM": 128, **rules}, warps=4, stages=1)
+    assert built.spills == 0 and built.shared == 0
+
+
+@pytest.mark.parametrize("sm", SMS)
+def test_highest_keys_of_many_rows(sm: int) -> None:
+    tile = table_tile(configs.ROWS, sm, torch.bfloat16, 128)
+    kernel = build(row_evidence_kernel, sm, "bf16", 128, tile, K=16)
+    print(f"sm_{sm} {tile} top 16: spills {kernel.spills}, shared {kernel.shared}")  # noqa: T201
+    check(sm, kernel, "top 16", spills=1024)
 
 
 def test_few_rows_of_a_decode_step() -> None:

@@ -82,6 +82,16 @@ def compare(
     return ev
 
 
+def compare_topk(q: Tensor, k: Tensor, topk: int, **options: Any) -> RowEvidence:
+    raw, logits, _, _, position = naive_map(q, k, **options)
+    ev = row_evidence(q, k, topk=topk, impl="triton", **options)
+    key, value = naive_topk(raw, logits, position, topk)
+    assert ev.topk_key is not None and ev.topk_logit is not None
+    assert torch.equal(ev.topk_key, key) and torch.equal(ev.argmax_key, key[..., 0])
+    close(ev.topk_logit, value, TOL + (0 if options.get("softcap") is None else 1e-6))
+    return ev
+
+
 def qkv(batch: int, kv_heads: int, group: int, rows: int, n: int, dim: int, seed: int = 0) -> tuple[Tensor, ...]:
     return (
         normal(batch, kv_heads * group, rows, dim, seed=seed),
@@ -327,6 +337,39 @@ def test_trunk_of_many_tails() -> None:
             close(whole.span_mass[i], wanted.span_mass[0], TOL)
 
 
+@pytest.mark.parametrize("splits", [1, 2, 5])
+@pytest.mark.parametrize("topk", [1, 3, 16])
+def test_topk_through_splits(topk: int, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: splits)
+    q, k, v = qkv(1, 2, 2, 6, 90, 8, seed=topk)
+    rows = torch.tensor([89, -1, 0, 2, 40, 71])
+    compare_topk(q, k, topk, q_positions=rows)
+    compare_topk(q, k, topk, q_positions=rows, window=20, softcap=4.0, key_limits=rows - 3)
+    ev = compare_topk(integers(1, 4, 6, 3, seed=1), integers(1, 2, 90, 3, seed=2, high=1), topk, q_positions=rows)
+    assert (ev.topk_key[0, :, 1] == -1).all() and (ev.topk_logit[0, :, 1] == -torch.inf).all()
+    if splits == 2:
+        _, fused = evidence_attention(q, k, v, q_positions=rows, topk=topk, impl="triton")
+        assert torch.equal(fused.topk_key, row_evidence(q, k, q_positions=rows, topk=topk, impl="triton").topk_key)
+        assert torch.equal(fused.topk_key[..., 0], fused.argmax_key)
+
+
+def test_topk_of_equal_scores_and_of_keys_with_holes() -> None:
+    q, k = integers(2, 2, 5, 2, seed=0, high=1), integers(2, 1, 70, 2, seed=1, high=1)
+    places = torch.randint(1, 4, (70,), generator=torch.Generator().manual_seed(3)).cumsum(0) - 5
+    compare_topk(q, k, 7, q_positions=torch.tensor([150, 60, -5, 0, 33]), k_positions=places)
+    same = k[:, :, :1].expand(2, 1, 70, 2)
+    ev = compare_topk(q, same, 5, q_positions=torch.tensor([69, 3, 1, 40, 0]))
+    assert ev.topk_key[0, 0, 0].tolist() == [0, 1, 2, 3, 4] and ev.topk_key[0, 0, 2].tolist() == [0, 1, -1, -1, -1]
+
+
+def test_topk_of_a_broken_row() -> None:
+    q, k, _ = qkv(1, 2, 1, 3, 40, 8)
+    k[0, 1, 10, 3] = torch.nan
+    ev = row_evidence(q, k, q_positions=torch.tensor([9, 10, 39]), topk=4, impl="triton")
+    wanted = row_evidence(q, k, q_positions=torch.tensor([9, 10, 39]), topk=4, impl="reference")
+    assert torch.equal(ev.topk_key, wanted.topk_key) and torch.equal(ev.topk_logit.isnan(), wanted.topk_logit.isnan())
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_any_mixture_of_options(seed: int) -> None:
     gen = torch.Generator().manual_seed(1000 + seed)
@@ -376,7 +419,7 @@ def test_what_the_kernels_do_not_take() -> None:
     for message, q, options in (
         ("q is torch.float64; pass float32", torch.zeros(1, 1, 1, 8).double(), {}),
         ("the head dimension is 257; the kernels take up to 256", torch.zeros(1, 1, 1, 257), {}),
-        ("topk=3; the kernels keep the highest key only", torch.zeros(1, 1, 1, 8), {"topk": 3}),
+        ("topk=17; the kernels keep up to 16 keys of a row", torch.zeros(1, 1, 1, 8), {"topk": 17}),
     ):
         with pytest.raises(ValueError, match=message):
             row_evidence(q, q, q_positions=torch.zeros(1).long(), impl="triton", **options)

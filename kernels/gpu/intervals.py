@@ -1,0 +1,89 @@
+"""Which keys each row sees, in one launch: a dozen tensor operations would take as long as the evidence itself."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def visible_keys(
+    q_positions: Tensor,
+    batch: int,
+    n: int,
+    *,
+    causal: bool,
+    window: int | None,
+    key_limits: Tensor | None,
+    key_starts: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """As ``reference.visible_keys`` for keys at positions 0 .. n-1; int32 [B, R], contiguous.
+
+    The integer tensors are int64 [B or 1, R], as api.py checked them.
+    """
+    rows = q_positions.shape[1]
+    first = torch.empty(batch, rows, dtype=torch.int32, device=q_positions.device)
+    last = torch.empty_like(first)  # of its own, so that both are aligned
+    given = [q_positions if x is None else x for x in (key_limits, key_starts)]
+    tensors = [x.expand(batch, rows) for x in (q_positions, *given)]
+    intervals_kernel[(batch, triton.cdiv(rows, 128))](
+        *tensors,
+        first,
+        last,
+        *(stride for x in tensors for stride in x.stride()),
+        n,
+        window or 0,
+        rows,
+        CAUSAL=causal,
+        HAS_WINDOW=window is not None,
+        HAS_LIMIT=key_limits is not None,
+        HAS_START=key_starts is not None,
+        BM=128,
+        num_warps=4,
+    )
+    return first, last
+
+
+@triton.jit(do_not_specialize=["s_pb", "s_pr", "s_lb", "s_lr", "s_sb", "s_sr", "N", "window", "R"])
+def intervals_kernel(
+    positions,  # int64 [B, R]
+    limits,  # int64 [B, R]
+    starts,  # int64 [B, R]
+    first,  # int32 [B, R]
+    last,  # int32 [B, R]
+    s_pb,
+    s_pr,
+    s_lb,
+    s_lr,
+    s_sb,
+    s_sr,
+    N,
+    window,
+    R,
+    CAUSAL: tl.constexpr,
+    HAS_WINDOW: tl.constexpr,
+    HAS_LIMIT: tl.constexpr,
+    HAS_START: tl.constexpr,
+    BM: tl.constexpr,
+):
+    i_b = tl.program_id(0).to(tl.int64)
+    o_r = tl.program_id(1).to(tl.int64) * BM + tl.arange(0, BM)
+    real = o_r < R
+    b_t = tl.load(positions + i_b * s_pb + o_r * s_pr, mask=real, other=0)
+    b_first = tl.zeros([BM], tl.int64)
+    b_last = tl.zeros([BM], tl.int64) + N
+    if CAUSAL:
+        b_last = tl.minimum(b_last, b_t + 1)
+    if HAS_LIMIT:
+        b_last = tl.minimum(b_last, tl.load(limits + i_b * s_lb + o_r * s_lr, mask=real, other=0))
+    if HAS_START:
+        b_first = tl.maximum(b_first, tl.load(starts + i_b * s_sb + o_r * s_sr, mask=real, other=0))
+    if HAS_WINDOW:
+        b_first = tl.maximum(b_first, b_t - window + 1)
+    b_first = tl.minimum(b_first, N)
+    b_last = tl.maximum(b_last, b_first)
+    tl.store(first + i_b * R + o_r, b_first.to(tl.int32), mask=real)
+    tl.store(last + i_b * R + o_r, b_last.to(tl.int32), mask=real)
