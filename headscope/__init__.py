@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "CopyProfile",
+    "HeadMonitor",
     "HeadScore",
     "HeadScores",
     "__version__",
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from .interp.copying.profile import CopyProfile
     from .interp.copying.run import copy_profile
     from .interp.loading import load_model
+    from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
     from .interp.store import open
@@ -43,6 +45,7 @@ else:
     _ROOMS = ("interp", "kernels", "probes")
     _HOMES = {
         "CopyProfile": ".interp.copying.profile",
+        "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
         "copy_profile": ".interp.copying.run",

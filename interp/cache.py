@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from .capture import autocasted
+
 
 class TrunkCache(Cache):
     """A transformers cache that prefills one sequence in place, and leaves the rows of tails beside it.
@@ -32,6 +34,8 @@ class TrunkCache(Cache):
     ) -> tuple[Tensor, Tensor]:
         if self.frozen:
             return key_states, value_states
+        # under autocast RoPE may leave keys in float32; tails read them here, in the dtype of their own queries
+        key_states, value_states = autocasted(key_states), autocasted(value_states)
         if layer_idx not in self.keys:
             self.keys[layer_idx] = key_states.new_empty(self._shape(key_states))
             self.values[layer_idx] = value_states.new_empty(self._shape(value_states))

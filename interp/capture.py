@@ -133,6 +133,13 @@ def _mask(
     return classify(mask_function, _length.get(), device)
 
 
+def autocasted(x: Tensor) -> Tensor:
+    """What attention computes with: inside autocast `x` in its dtype, as scaled_dot_product_attention has it."""
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return x
+    return x.to(torch.get_autocast_dtype(x.device.type))
+
+
 def _attention(
     module: nn.Module,
     query: Tensor,
@@ -160,7 +167,10 @@ def _attention(
         )
     how = Scoring(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap, s_aux)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    out = this.attend(layer, query, key, value, attention_mask, how)
+    query, key, value = (autocasted(x) for x in (query, key, value))
+    # off, or the float32 sums of the kernels would be cast down too
+    with torch.autocast(query.device.type, enabled=False):
+        out = this.attend(layer, query, key, value, attention_mask, how)
     return out.transpose(1, 2).contiguous(), None
 
 

@@ -101,6 +101,11 @@ def _grid_nested(order: _Order) -> list[Probe]:
     return nested.build(order.layout, items, lengths=order.lengths, depths=order.depths)
 
 
+def _monitor(order: _Order) -> list[Probe]:
+    kinds: tuple[Kind, ...] = ("sentence", "number")
+    return order.one_depth_each([item for kind in kinds for item in order.items(kind, order.needles)])
+
+
 SETS = {
     "smoke": Recipe("A handful of short probes of every family: does everything work?", (256, 512), 3, 1, _smoke),
     "heads": Recipe(
@@ -111,6 +116,9 @@ SETS = {
     ),
     "grid_nested": Recipe(
         "All needles in one context, asked for at every length: harder.", (1024, 2048, 4096), 11, 2, _grid_nested
+    ),
+    "monitor": Recipe(
+        "Many needles, one haystack of one length: cheap enough to run while training.", (2048,), 6, 16, _monitor
     ),
 }
 
@@ -136,12 +144,12 @@ def build(
     """Build a probe set. The same arguments and tokenizer give the same hash in every process.
 
     Args:
-        name: "smoke", "heads", "grid" or "grid_nested"; `list_sets()` says what they are for.
+        name: "smoke", "heads", "grid", "grid_nested" or "monitor"; `list_sets()` says what they are for.
         tokenizer: a Hugging Face tokenizer.
         lengths: tokens of a whole probe, answer included. Default: the set's own.
         depths: how many, evenly from 0 (right after BOS) to 1 (right before the question), or a list of them.
         needles: different needles: in "grid" for every cell (the same in each), in "grid_nested" at every depth, in
-            "smoke" and "heads" for every family.
+            "smoke", "heads" and "monitor" for every family.
         seed: chooses needles, values and the order of the haystack's texts.
         haystack: None or "stdlib" (the standard library's documentation), "noise", a folder or file of yours, or a
             `Haystack`.

@@ -56,6 +56,9 @@ class HuggingFaceModel:
 
     @property
     def dtype(self) -> torch.dtype:
+        """What the model computes in: autocast's dtype inside autocast, else that of its weights."""
+        if torch.is_autocast_enabled(self.device.type):
+            return torch.get_autocast_dtype(self.device.type)
         dtype: torch.dtype = self.model.get_output_embeddings().weight.dtype
         return dtype
 

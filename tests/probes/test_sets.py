@@ -277,7 +277,7 @@ def test_a_tokenizer_that_merges_over_sentences_is_refused_not_fooled(across_spa
 
 
 def test_sets_are_described() -> None:
-    assert set(list_sets()) == {"smoke", "heads", "grid", "grid_nested"}
+    assert set(list_sets()) == {"smoke", "heads", "grid", "grid_nested", "monitor"}
     assert all(len(text) < 100 for text in list_sets().values())
 
 

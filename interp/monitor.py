@@ -1,0 +1,309 @@
+"""HeadMonitor: the heads of a model while it is being trained, in transformers' Trainer or in a loop of your own."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from dataclasses import replace
+from os import PathLike
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed, nn
+from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from ..probes import ProbeSet
+from . import schema, store
+from .analysis.regression import MARGIN, RATE, Regression, Watch
+from .analysis.trajectory import read_trajectory
+from .results import HeadScores
+from .scoring import score_heads
+from .training_state import undisturbed
+
+log = logging.getLogger(__name__)
+
+UNKNOWN_LENGTH = 100  # measurements to plan for when nobody says how long the run will be
+LEADING = 10  # heads whose mean score is logged
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class HeadMonitor(TrainerCallback):
+    """Scores a frozen probe set every few steps, appends to an HDF5 file, logs scalars, and watches for a regression.
+
+    >>> probes = hs.probes.build("monitor", tokenizer)                       # 32 needles, one prefill of 2048 tokens
+    >>> Trainer(..., callbacks=[hs.HeadMonitor(probes, "run.h5", every=500)])
+
+    or in your own loop, under the autocast that your training forward uses:
+
+    >>> monitor = hs.HeadMonitor(probes, "run.h5", model=model)
+    >>> if step % 500 == 0: monitor.measure(step)
+    >>> if monitor.should_stop: break
+
+    In a Trainer it measures before the first step, every `every` steps and after the last one. The scalars go through
+    the trainer's own `log`, so they are in `trainer.state.log_history` and in every tracker of `report_to`:
+    heads/retrieval_heads (how many are above 0.1), heads/leading (mean score of the 10 best), heads/initial (mean score
+    of the heads that were retrieval heads at the first measurement), heads/nll and heads/nll_novel (nats per token),
+    heads/exact_match, heads/drop (of the leading heads from the best measurement before), heads/seconds and
+    heads/share_of_time (of all measurements, in the time since the run began).
+
+    The training goes on as if nothing had happened: see `training_state.undisturbed`.
+
+    A failure never ends a training run: whatever goes wrong in a measurement (scores that are not finite, an attention
+    that cannot be followed, a full disk) is logged as a warning, once for each reason, and the next measurement is
+    tried again. Arguments that cannot work are refused at once, when the monitor is made.
+
+    A file that already holds the step, or a later one, keeps it: a resumed run measures on from there, and says so.
+
+    With several processes every one runs the same forwards (sharded models need that), and only rank zero writes,
+    logs and decides. Tested with two gloo processes: DDP in a Trainer, and FSDP2 in a plain loop. FSDP1 and DeepSpeed
+    ZeRO-3 are not supported: the warning says that the model is none that headscope knows.
+
+    Args:
+        probes: what to measure; the same set for the whole run. `hs.probes.build("monitor", tokenizer)` is made for it.
+        path: the results file (SCHEMA.md), created or continued.
+        every: steps between measurements in a Trainer.
+        model: for `measure` in your own loop.
+        planned: how many measurements the whole run will have, over which the false-alarm rate is spread. Default: what
+            the Trainer's max_steps say, 100 in a loop of your own.
+        on_regression: "warn", or "stop" to end the training as well.
+        rate: probability of one or more false alarms in the whole run; see `analysis.regression.Watch`.
+        margin: share of their score that the leading heads may lose before it is a regression.
+
+    Attributes:
+        regression: the latest comparison with the best measurement before, on rank zero; None before the second.
+        should_stop: whether training should end ("stop" and a regression was found).
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or size.
+        StoreError: the file cannot be written, is damaged, or holds another probe set.
+    """
+
+    def __init__(
+        self,
+        probes: ProbeSet,
+        path: str | PathLike[str],
+        *,
+        every: int = 500,
+        model: nn.Module | None = None,
+        planned: int | None = None,
+        on_regression: str = "warn",
+        rate: float = RATE,
+        margin: float = MARGIN,
+    ):
+        if not isinstance(probes, ProbeSet):
+            raise TypeError(f"probes must be a ProbeSet, got {type(probes).__name__}; hs.probes.build makes one")
+        if every < 1:
+            raise ValueError(f"every must be a number of steps from 1 up, got {every}")
+        if on_regression not in ("warn", "stop"):
+            raise ValueError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
+        self.probes, self.path, self.every, self.model = probes, path, int(every), model
+        self.on_regression = on_regression
+        self.regression: Regression | None = None
+        self.should_stop = False
+        self._needles = np.array([probe.needle_id for probe in probes])
+        self._watch = Watch(self._needles, planned=planned or UNKNOWN_LENGTH, rate=rate, margin=margin)
+        self._planned = planned
+        self._last: int | None = None  # latest step in the file
+        self._initial: np.ndarray | None = None  # bool [L, H]
+        self._began: float | None = None
+        self._spent = 0.0
+        self._said: set[str] = set()
+        self._trainer: Any = None
+        if int(os.environ.get("RANK", 0)) == 0:  # other machines may not see the file
+            self._check_file()
+
+    # In a loop of your own
+
+    def measure(
+        self, step: int, model: nn.Module | None = None, *, tokens_seen: float | None = None, tokenizer: Any = None
+    ) -> HeadScores | None:
+        """Measure now.
+
+        Args:
+            step: the optimizer step; a step that the file already holds, or one before, is skipped.
+            model: the model; default: that of the constructor.
+            tokens_seen: training tokens so far, for the file.
+            tokenizer: checked against the probes' tokenizer when given.
+
+        Returns:
+            The scores, also on ranks that do not write; None when the step was skipped or the measurement failed.
+        """
+        if self._began is None:
+            self._begin()
+        if self._last is not None and step <= self._last:
+            self._say(
+                logging.INFO, f"{self.path} already holds step {self._last}; steps up to it are not measured again"
+            )
+            return None
+        scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer)
+        if scores is not None and _rank() == 0:
+            self._try(f"writing {self.path}", self._write, scores, step, tokens_seen)
+            self._try("watching for a regression", self._judge, scores, step)
+        self._agree()
+        return scores
+
+    # In a Trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._trainer = _caller_with(state)
+        if self._planned is None and state.max_steps > 0:
+            self._planned = math.ceil(state.max_steps / self.every) + 1
+        self._begin()
+        self._at_step(args, state, control, kwargs)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step % self.every == 0 or state.global_step == state.max_steps:
+            self._at_step(args, state, control, kwargs)
+
+    def _at_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, given: dict[str, Any]
+    ) -> None:
+        tokenizer = given.get("processing_class")
+        scores = self.measure(
+            state.global_step,
+            given.get("model"),
+            # it stays 0 where the trainer does not count
+            tokens_seen=state.num_input_tokens_seen or None,
+            tokenizer=tokenizer if isinstance(tokenizer, PreTrainedTokenizerBase) else None,
+        )
+        if scores is not None:
+            wanted = (
+                control.should_log
+            )  # logging clears it, and the trainer's own values of this step are still to come
+            self._try("logging", self._log, scores)
+            control.should_log = wanted
+        control.should_training_stop |= self.should_stop
+
+    # The parts of a measurement
+
+    def _score(self, model: nn.Module | None, tokenizer: Any) -> HeadScores:
+        if model is None:
+            raise ValueError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
+        device = next(model.parameters()).device
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
+        began = perf_counter()
+        model = _unwrapped(model)
+        accelerator = getattr(self._trainer, "accelerator", None)
+        with undisturbed(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
+            scores = score_heads(model, self.probes, tokenizer=tokenizer)
+        seconds = perf_counter() - began
+        first = self._spent == 0
+        self._spent += seconds
+        # before the first step there is no training to have a share of
+        share = None if first or self._began is None else self._spent / (perf_counter() - self._began)
+        cost = {"seconds": seconds, "share_of_time": share}
+        return replace(scores, provenance={**scores.provenance, "monitor": cost})
+
+    def _write(self, scores: HeadScores, step: int, tokens_seen: float | None) -> None:
+        store.append(self.path, scores, checkpoint=step, tokens_seen=tokens_seen)
+        self._last = step
+
+    def _judge(self, scores: HeadScores, step: int) -> None:
+        if self._initial is None:
+            self._initial = scores.retrieval > 0.1
+        self.regression = self._watch.add(step, scores)
+        if self.regression is None or not self.regression.fell:
+            return
+        if self.on_regression == "stop":
+            self.should_stop = True
+        log.warning("step %d: %s", step, self.regression.words)
+
+    def _log(self, scores: HeadScores) -> None:
+        if self._trainer is None:
+            raise RuntimeError("no trainer was found among the callers, so its trackers cannot be reached")
+        self._trainer.log(self._scalars(scores))
+
+    def _scalars(self, scores: HeadScores) -> dict[str, float]:
+        best = scores.top(LEADING)
+        found: dict[str, float | None] = {
+            "retrieval_heads": float(len(scores.retrieval_heads())),
+            "leading": float(np.mean([head.score for head in best])) if best else np.nan,
+            "nll": float(scores.nll.mean()),
+            "nll_novel": float(np.nanmean(scores.nll_novel)) if not np.isnan(scores.nll_novel).all() else np.nan,
+            "exact_match": float(scores.exact_match.mean()),
+            **scores.provenance["monitor"],
+        }
+        if self._initial is not None and self._initial.any():
+            found["initial"] = float(scores.retrieval[self._initial].mean())
+        if self.regression is not None:
+            found["drop"] = self.regression.drop
+        return {f"heads/{name}": value for name, value in found.items() if value is not None and math.isfinite(value)}
+
+    # State of the run
+
+    def _check_file(self) -> None:
+        if not store.target_path(self.path).exists():
+            return
+        with store.reading(self.path) as file:
+            held = schema.text(file, "probe_set_hash")
+        if held != self.probes.hash:
+            raise store.StoreError(
+                f"{self.path} holds scores of the probe set {held[:12]}, and these probes are {self.probes.hash[:12]}; "
+                "give the probes that the run began with, or another file"
+            )
+
+    def _begin(self) -> None:
+        self._began, self._spent, self.should_stop = perf_counter(), 0.0, False
+        watch = self._watch
+        self._watch = Watch(
+            self._needles, planned=self._planned or UNKNOWN_LENGTH, rate=watch.rate, margin=watch.margin
+        )
+        if _rank() == 0:
+            self._try(f"reading {self.path}", self._read_history)
+        self._agree()
+
+    def _read_history(self) -> None:
+        """What the file already holds is part of the run: as reference, and in the count of looks."""
+        if not store.target_path(self.path).exists():
+            return
+        run = read_trajectory(self.path)
+        for step, scores in zip(run.steps, run.scores, strict=True):
+            self._watch.add(int(step), scores)
+        self._last, self._initial = int(run.steps[-1]), run.maps[0] > 0.1
+
+    def _agree(self) -> None:
+        """Every rank skips and stops when rank zero does; one that did otherwise would wait for the others forever."""
+        if distributed.is_available() and distributed.is_initialized():
+            said = [(self._last, self.should_stop)]
+            distributed.broadcast_object_list(said, src=0)
+            self._last, self.should_stop = said[0]
+
+    def _try(self, what: str, work: Any, *arguments: Any) -> Any:
+        try:
+            return work(*arguments)
+        except Exception as error:  # anything may go wrong here; a training run is worth more than a measurement
+            self._say(logging.WARNING, f"{what} failed: {store.one_line(error)}; training goes on")
+            return None
+
+    def _say(self, level: int, words: str) -> None:
+        if words not in self._said:
+            self._said.add(words)
+            log.log(level, "%s", words)
+
+
+def _rank() -> int:
+    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
+
+
+def _unwrapped(model: Any) -> Any:
+    """The transformers model inside DDP or PEFT; adapters stay active, they live inside its layers."""
+    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+        model = model.module
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _caller_with(state: TrainerState) -> Any:
+    """The trainer that holds this state. A callback is not handed its trainer, but it is always called by one."""
+    frame = sys._getframe()
+    while (frame := frame.f_back) is not None:  # type: ignore[assignment]
+        found = frame.f_locals.get("self")
+        if getattr(found, "state", None) is state and callable(getattr(found, "log", None)):
+            return found
+    return None
