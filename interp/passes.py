@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import RowEvidence, evidence_attention, row_evidence
+from ..kernels.api import implementation
 from ..kernels.plain import attend
 from ..probes import Probe
 from .capture import Scoring, Visibility
@@ -98,7 +99,9 @@ class WholePass:
 
 def causal(q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
     """Attention of the last rows of a sequence to all of it; q [1, Hq, Q, D], k [1, Hkv, N, D], N >= Q."""
-    if sees.chunk is not None or how.softcap is not None:
+    # Without our kernels a window is put together from causal squares, which on a GPU are too many small launches.
+    narrow = sees.window is not None and sees.window < k.shape[2]
+    if sees.chunk is not None or how.softcap is not None or (narrow and implementation(q, v) == "triton"):
         at = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)
         return evidence_attention(q, k, v, q_positions=at, sinks=how.sinks, **limits(at, sees, how))[0]
     return attend(q, k, v, scale=how.scale, causal=True, window=sees.window, sinks=how.sinks)[0]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.choices import recording
 from ..probes import ProbeSet, fingerprint
 from ..probes.errors import TokenizerMismatch
 from .adapters import HuggingFaceModel, adapt
@@ -87,7 +88,7 @@ def score_heads(
     if alone and generate:
         raise ValueError(f"generate=True is not possible with {adapted.name}: {alone}")
     attention = adapted.attention()
-    with adapted.routed(max(probe.length for probe in probes)):
+    with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
         engine = Engine(adapted, probes, chunk=chunk, progress=progress)
         found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
         scored = {i: score_probe(probes[i], evidence) for i, evidence in found}
@@ -118,6 +119,7 @@ def score_heads(
             "device": str(adapted.device),
             "dtype": str(adapted.dtype).removeprefix("torch."),
             "attn_implementation": attention,
+            "kernels": kernels,
             "revision": loaded.revision if loaded else None,
             "weights_sha256": loaded.fingerprint if loaded else None,
         },

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..kernels import RowEvidence, evidence_attention, merge, row_evidence
+from ..kernels.api import implementation
 from ..kernels.plain import attend, merge_outputs
 from ..probes import Probe
 from .cache import TrunkCache
@@ -25,10 +26,12 @@ class Layout:
     ids, positions: [B, m] tokens and the positions at which the model runs them.
     limits: [B * m], trunk keys that each row may see; 0 for padding.
     order: rows that see any of the trunk, sorted by their limit, as indices into [B * m].
+    by_limit, place: [B * m], all rows sorted by their limit, and where each then stands.
     answers: [A], the answer rows in [B * m].
     asked: [B, a], the answer rows in each tail, filled up with repeats; kept: [A], which of [B * a] are no repeats.
     own_spans: [B, a, S, 2], spans among the tail's own keys; own_kinds: [S], index in KINDS.
     trunk_spans: [1, A, S', 2], spans among the trunk's keys; trunk_kinds: [S'].
+    row_spans: [1, B * m, S', 2], the same for all rows in the order of by_limit, empty for those that are no answers.
     needle_end, shift: [A], own keys from needle_end on stand `shift` further back in the probe than they are run at.
     graft_start, graft_len: [A], trunk keys from graft_start on stand graft_len further back in the probe.
     """
@@ -37,6 +40,8 @@ class Layout:
     positions: Tensor
     limits: Tensor
     order: Tensor
+    by_limit: Tensor
+    place: Tensor
     answers: Tensor
     asked: Tensor
     kept: Tensor
@@ -44,6 +49,7 @@ class Layout:
     own_kinds: Tensor
     trunk_spans: Tensor
     trunk_kinds: Tensor
+    row_spans: Tensor
     needle_end: Tensor
     shift: Tensor
     graft_start: Tensor
@@ -57,6 +63,7 @@ class TailPass:
     """Rows see the trunk up to their own limit, and their own tail causally; the two merge by log-sum-exp.
 
     The trunk's keys are read as they lie, for all tails at once: no copy, no expansion per tail or per query head.
+    With the Triton kernels one launch does all rows; without them, rows with the same limit share an attention call.
 
     Args:
         tails: the tails; shorter ones are padded at the end, where no real row can see the padding.
@@ -88,10 +95,14 @@ class TailPass:
         if self.groups:
             n, heads, width, dim = q.shape
             rows = q.transpose(0, 1).reshape(1, heads, n * width, dim)
-            trunk_out, trunk_lse = self._see_trunk(at, layer, rows, sees, how)
+            if implementation(rows, self.cache.values[layer]) == "triton":
+                trunk_out, trunk_lse, beside = self._trunk_at_once(at, layer, rows, sees, how)
+            else:
+                trunk_out, trunk_lse = self._see_trunk(at, layer, rows, sees, how)
+                beside = self._trunk_evidence(at, layer, rows[:, :, at.answers], sees, how)
             out = merge_outputs(_flat(out), _flat(lse), trunk_out, trunk_lse)[0]
             out = out.view(heads, n, width, -1).transpose(0, 1)
-            found = merge(found, self._trunk_evidence(at, layer, rows[:, :, at.answers], sees, how))
+            found = merge(found, beside)
         if sees not in self._visible:  # layers share a handful of rules
             self._visible[sees] = np.array([needle_visible(probe, sees) for probe in self.probes])
         self.evidence[layer] = LayerEvidence(
@@ -138,9 +149,32 @@ class TailPass:
             spans=at.trunk_spans,
             **limits(positions, sees, how),
         )
-        key = found.argmax_key
+        return self._in_probes(at, found.lse, found.argmax_key, found.max_logit, found.span_mass)
+
+    def _trunk_at_once(
+        self, at: Layout, layer: int, rows: Tensor, sees: Visibility, how: Scoring
+    ) -> tuple[Tensor, Tensor, RowEvidence]:
+        """What `_see_trunk` and `_trunk_evidence` return, by one launch over all rows, neighbours with equal limits."""
+        end = self.cache.length
+        positions = at.positions.view(-1)[at.by_limit]
+        out, found = evidence_attention(
+            rows[:, :, at.by_limit],
+            self.cache.keys[layer][:, :, :end],
+            self.cache.values[layer][:, :, :end],
+            q_positions=positions,
+            key_limits=at.limits[at.by_limit],
+            spans=at.row_spans,
+            **limits(positions, sees, how),
+        )
+        asked = at.place[at.answers]
+        parts = (x[:, :, asked] for x in (found.lse, found.argmax_key, found.max_logit, found.span_mass))
+        return out[:, :, at.place], found.lse[:, :, at.place], self._in_probes(at, *parts)
+
+    @staticmethod
+    def _in_probes(at: Layout, lse: Tensor, key: Tensor, logit: Tensor, mass: Tensor) -> RowEvidence:
+        """Evidence of the answer rows over the trunk: its keys as positions in the probes, mass by kind."""
         key = torch.where(key < at.graft_start, key, key + at.graft_len)
-        return RowEvidence(found.lse, key, found.max_logit, by_kind(found.span_mass, at.trunk_kinds))
+        return RowEvidence(lse, key, logit, by_kind(mass, at.trunk_kinds))
 
     def _see_trunk(self, at: Layout, layer: int, rows: Tensor, sees: Visibility, how: Scoring) -> tuple[Tensor, Tensor]:
         """Attention of all rows [1, Hq, B * m, D] to the trunk, and its log-sum-exp: -inf for rows that see none."""
@@ -191,20 +225,28 @@ def lay_out(tails: Sequence[Tail], probes: Sequence[Probe]) -> Layout:
     own_spans = np.zeros((n * most, len(kinds), 2), np.int64)
     own_spans[kept.reshape(-1)] = np.concatenate(spans)
     trunk_spans = np.concatenate([_in_trunk(s, tail) for s, tail in zip(spans, tails, strict=True)])
+    answers = (asked + width * np.arange(n)[:, None])[kept]
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
     used = (trunk_spans[..., 1] > trunk_spans[..., 0]).any(axis=0)
+    row_spans = np.zeros((1, n * width, int(used.sum()), 2), np.int64)
+    row_spans[0, place[answers]] = trunk_spans[:, used]
     per_answer = [t.n_answer for t in tails]
     arrays = {
         "ids": ids,
         "positions": positions,
         "limits": flat_limits,
         "order": order[flat_limits[order] > 0],
-        "answers": (asked + width * np.arange(n)[:, None])[kept],
+        "by_limit": order,
+        "place": place,
+        "answers": answers,
         "asked": asked,
         "kept": np.flatnonzero(kept),
         "own_spans": own_spans.reshape(n, most, len(kinds), 2),
         "own_kinds": kinds,
         "trunk_spans": trunk_spans[None, :, used],
         "trunk_kinds": np.tile(kinds, 2)[used],
+        "row_spans": row_spans,
         "needle_end": np.repeat([t.graft_start + t.graft_len for t in tails], per_answer),
         "shift": np.repeat([int(t.positions[-1] - t.rotary[-1]) for t in tails], per_answer),
         "graft_start": np.repeat([t.graft_start for t in tails], per_answer),

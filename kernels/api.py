@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import reference
+from .choices import note
 from .evidence import RowEvidence
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -174,6 +175,7 @@ def _run(
     batch, heads, rows, n = _check_heads(q, k, v)
     _whole("topk", topk, least=0)
     chosen = implementation(q, v, topk=topk, impl=impl)
+    note("row_evidence" if v is None else "evidence_attention", chosen)
     if window is not None:
         _whole("window", window, least=1)
     if not isinstance(causal, bool):

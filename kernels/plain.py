@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .choices import note
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 """(q, k, v, scale, causal square) -> (out, lse)"""
@@ -56,6 +57,7 @@ def attend(
     if scale is None:
         scale = q.shape[-1] ** -0.5
     kernel = _kernel(q, k, v)
+    note("attend", NAMES.get(kernel, "reference"))
     if kernel is None:
         return _by_reference(q, k, v, scale, causal, window, sinks)
     if not causal:
@@ -139,6 +141,7 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[T
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
     if bool((lse == 0).any()):
         # What the kernel returns, with output 0, for a row whose scores are all NaN. The reference tells.
+        note("attend", "reference")
         return _by_reference(q, k, v, scale, causal, None, None)
     return out, lse
 
@@ -151,6 +154,10 @@ def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple
 def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
     return out, lse
+
+
+NAMES: dict[Kernel | None, str] = {_cpu: "sdpa:cpu", _cudnn: "sdpa:cudnn", _flash: "sdpa:flash"}
+"""As in `headscope env`; anything else is the reference."""
 
 
 def _by_reference(

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ...kernels.choices import recording
 from ...probes import Probe
 from ..adapters import HuggingFaceModel, adapt
 from ..cache import TrunkCache
@@ -61,7 +62,7 @@ def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress:
     alone = preflight(adapted, Probe.from_ids(start_of_text, prompt_len=LENGTH - 4, needles=[(5, 9)], id="text"))
     attention = adapted.attention()
     text = Text(ids)
-    with adapted.routed(len(ids)):
+    with adapted.routed(len(ids)), recording() as kernels:
         engine = TextEngine(adapted, (), chunk=chunk, progress=progress)
         counts, sees = engine.count(text, in_one=alone is not None)
     known = loaded if isinstance(loaded, LoadedModel) else None
@@ -78,6 +79,7 @@ def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress:
             "device": str(adapted.device),
             "dtype": str(adapted.dtype).removeprefix("torch."),
             "attn_implementation": attention,
+            "kernels": kernels,
             "revision": known.revision if known else None,
             "weights_sha256": known.fingerprint if known else None,
         },

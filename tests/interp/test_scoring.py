@@ -30,6 +30,7 @@ def test_what_comes_back_is_labelled() -> None:
     assert scores.probe_set_hash == GRID.hash
     assert scores.provenance["sharing"] == "auto"
     assert scores.provenance["dtype"] == "float32"
+    assert scores.provenance["kernels"] == {"attend": "sdpa:cpu", "row_evidence": "reference"}
     assert scores.probes["grafted"].all()
 
 

@@ -9,15 +9,24 @@ from collections.abc import Callable
 from typing import Any
 
 import interpreter_shim  # noqa: F401
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from headscope.kernels import RowEvidence, evidence_attention, merge, row_evidence
+from builders import random_probe
+from headscope.interp import passes, tails
+from headscope.interp.adapters import adapt
+from headscope.interp.engine import Engine
+from headscope.interp.tree import plan
+from headscope.kernels import RowEvidence, api, choices, evidence_attention, merge, row_evidence
 from headscope.kernels.api import implementation
 from headscope.kernels.gpu import configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
+from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
+from headscope.probes import ProbeSet
 from naive_attention import naive_map, naive_span_mass, naive_topk
+from tiny_models import build
 
 # Scores are sums of products in float32, of inputs that are exact in it: some roundings of a value of size max(1, |x|).
 TOL = 32 * torch.finfo(torch.float32).eps
@@ -413,6 +422,47 @@ def test_gradients_elsewhere_are_not_disturbed() -> None:
     q = normal(1, 2, 3, 4, seed=0).requires_grad_()
     ev = row_evidence(q, normal(1, 2, 9, 4, seed=1), q_positions=torch.arange(6, 9), impl="triton")
     assert not ev.lse.requires_grad and torch.is_grad_enabled()
+
+
+@pytest.fixture
+def _triton_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU: "auto" is Triton; and tiles that take few steps of the interpreter."""
+    for module in (api, passes, tails):
+        monkeypatch.setattr(module, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
+    monkeypatch.setattr(configs, "INTERPRETED", configs.Tile(64, 64, 4, 1))
+
+
+@pytest.mark.usefixtures("_triton_in_the_engine")
+@pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma2"])
+def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapt(build(family))
+    probes = ProbeSet([random_probe(n, depth, seed=n) for n, depth in ((75, 0.0), (90, 0.6), (90, 1.0))])
+    launches = []
+    monkeypatch.setattr(launch, "evidence_attention", lambda *a: (launches.append(a[0].q.shape), fused(*a))[1])
+
+    def run() -> tuple[dict[int, Any], dict[str, str]]:
+        with model.routed(90), choices.recording() as used:
+            return dict(Engine(model, probes).run(plan(probes, "grafted"))), used
+
+    ours, used = run()
+    plain_layers = {"llama": 4, "gpt_oss": 2, "gemma2": 0}[family]
+    # A tail's pass: one launch a layer for the trunk; one for itself, and one a chunk of the trunk but for the last
+    # layer's, where torch's own kernels do not know the rule.
+    last_is_plain = family != "gemma2"
+    layers = model.n_layers
+    assert len(launches) == layers + 2 * (layers - plain_layers) - (not last_is_plain)
+    assert used["evidence_attention"] == used["row_evidence"] == "triton"
+    assert used.get("attend") == (None if plain_layers == 0 else "sdpa:cpu")
+    monkeypatch.undo()
+    theirs, used = run()
+    assert used["row_evidence"] == "reference"
+    for i in range(len(probes)):
+        different = ours[i].argmax_key != theirs[i].argmax_key
+        assert np.abs(ours[i].p_max - theirs[i].p_max)[different].max(initial=0) < 1e-4  # keys that tie to rounding
+        assert different.mean() < 0.01
+        np.testing.assert_array_equal(ours[i].visible, theirs[i].visible)
+        for name in ("p_max", "mass", "logprob"):
+            np.testing.assert_allclose(getattr(ours[i], name), getattr(theirs[i], name), rtol=1e-3, atol=1e-4)
 
 
 def test_what_the_kernels_do_not_take() -> None:
