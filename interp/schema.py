@@ -12,6 +12,7 @@ import numpy as np
 from .results import NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD
 
 NAME = "headscope"
+COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
 VERSION = (1, 0)
 
 MAP = ("checkpoint", "layer", "head")

@@ -234,7 +234,11 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
 def _check_ours(file: h5py.File, path: Path) -> None:
     from .. import __version__
 
-    if "schema_name" not in file.attrs or schema.text(file, "schema_name") != schema.NAME:
+    name = schema.text(file, "schema_name") if "schema_name" in file.attrs else None
+    if name == schema.COPY_PROFILE:
+        remedy = f"read it with headscope.CopyProfile.load({str(path)!r})"
+        raise StoreError(f"{path} is a copy profile, not head scores; {remedy}")
+    if name != schema.NAME:
         raise StoreError(f"{path} is HDF5, but was not written by headscope (no schema_name={schema.NAME!r})")
     version = schema.text(file, "schema_version")
     try:

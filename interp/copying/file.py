@@ -11,11 +11,11 @@ import h5py
 import numpy as np
 
 from ..netcdf import LIBVER, create_variable, set_attrs
+from ..schema import COPY_PROFILE as NAME
 from ..schema import StoreError, Variable, text
 from ..store import one_line, target_path, write_file
 from .profile import COUNTS, HEADS, RATES, CopyProfile
 
-NAME = "headscope-copy-profile"
 VERSION = (1, 0)
 
 _LONG_NAMES = {

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from builders import random_grid
+from headscope import copy_profile
 from headscope.interp.capture import CaptureError
+from headscope.interp.copying.profile import COUNTS
 from headscope.interp.scoring import score_heads
 from tiny_models import VOCAB, build
 
@@ -39,6 +41,16 @@ def test_a_bridge_agrees_with_hugging_face(family: str, tmp_path: Path) -> None:
     for name in theirs.per_probe:
         np.testing.assert_allclose(ours.per_probe[name], theirs.per_probe[name], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(ours.nll, theirs.nll, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_oss"])
+def test_copy_profiles_of_a_bridge_agree_with_hugging_face(family: str, tmp_path: Path) -> None:
+    text = np.random.default_rng(0).integers(3, 43, 120)
+    ours, theirs = copy_profile(bridge(family, tmp_path), text), copy_profile(build(family), text)
+    for name in COUNTS:
+        a, b = getattr(ours, name), getattr(theirs, name)
+        assert np.abs(a - b).sum() <= 0.002 * b.sum(), name  # keys that tie to rounding
+    assert theirs.copies.any()
 
 
 def test_an_ablation_by_hook_is_measured_and_the_bridge_is_put_back(tmp_path: Path) -> None:

@@ -317,7 +317,10 @@ def test_other_files_are_neither_read_nor_replaced(profile: CopyProfile, tmp_pat
         profile.save(tmp_path / "no-folder" / "p.h5")
     path = tmp_path / "p.h5"
     profile.save(path)
-    assert any("copy-profile" in problem or "not written by headscope" in problem for problem in validate(path))
+    (problem,) = validate(path)
+    assert "is a copy profile, not head scores; read it with headscope.CopyProfile.load(" in problem
+    with pytest.raises(StoreError, match="is a copy profile, not head scores"):
+        hs.open(path)
     with h5py.File(path, "r+") as file:
         file["copies"][0] = 199
     with pytest.raises(StoreError, match="damaged.*copies must not exceed copy_possible"):
