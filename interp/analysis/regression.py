@@ -163,7 +163,7 @@ def _compare(
     halves: _Halves, references: list[tuple[int, np.ndarray]], current: np.ndarray, *, alpha: float, margin: float
 ) -> Regression:
     """references: per choosing half, its step and scores [P, L, H]."""
-    from scipy import stats
+    from scipy import special
 
     then, now = np.full(len(current), np.nan), np.full(len(current), np.nan)
     steps = set()
@@ -192,9 +192,9 @@ def _compare(
     codes = halves.of_probe[seen]
     then, now = then[seen], now[seen]
     kept, kept_se = _clustered_mean(now - (1 - margin) * then, codes)
-    p = float(stats.t.cdf(kept / kept_se, n_needles - 1)) if kept_se else float(kept >= 0)
+    p = float(special.stdtr(n_needles - 1, kept / kept_se)) if kept_se else float(kept >= 0)
     drop, drop_se = _clustered_mean(then - now, codes)
-    reach = float(stats.t.ppf(0.975, n_needles - 1)) * drop_se
+    reach = float(special.stdtrit(n_needles - 1, 0.975)) * drop_se
     fell = p <= alpha
     at = " and ".join(map(str, sorted(steps)))
     return Regression(

@@ -1,0 +1,157 @@
+"""The regression watch: what it says of two measurements, and how often it is wrong in a whole run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from headscope.interp.analysis.regression import RATE, Regression, Watch, regression
+from headscope.interp.scoring import score_heads
+
+NEEDLES = np.arange(24) // 2  # 12 needles, two probes each
+HEADS = 20
+
+
+def made_up(rng: np.random.Generator, measurements: int, drift: float = 0.12) -> np.ndarray:
+    """Scores [T, P, 1, H], true means constant: needle effects, and noise that drifts from one to the next."""
+    mean = np.where(np.arange(HEADS) < 8, rng.uniform(0.2, 0.7, HEADS), 0.01)
+    needle = rng.normal(0, 0.15, (12, HEADS))[NEEDLES]
+    noise = rng.normal(0, drift, (measurements, len(NEEDLES), HEADS))
+    for t in range(1, measurements):
+        noise[t] = 0.8 * noise[t - 1] + 0.6 * noise[t]
+    return (mean * (1 + needle + noise)).clip(0, 1)[:, :, None]
+
+
+def test_a_fall_is_found_and_told() -> None:
+    before, after = made_up(np.random.default_rng(0), 2)
+    found = regression(before, after * 0.5, NEEDLES)
+    assert found.fell and found.p < 1e-4
+    assert found.interval[0] < found.drop < found.interval[1]
+    assert found.drop == pytest.approx(found.reference - found.current)
+    assert (found.n_probes, found.n_needles) == (24, 12)
+    assert "fell by more than 10%" in found.words and "12 needles" in found.words
+
+
+def test_no_fall_within_the_margin() -> None:
+    before, _ = made_up(np.random.default_rng(1), 2)
+    assert not regression(before, before * 0.95, NEEDLES).fell
+    assert regression(before, before * 0.95, NEEDLES, margin=0.0).fell
+
+
+def test_the_drop_is_that_of_the_leading_heads_of_the_other_half() -> None:
+    """By hand: the even needles choose the heads for the odd ones, and the other way round."""
+    before, after = made_up(np.random.default_rng(2), 2)
+    found = regression(before, after, NEEDLES)
+    drops = np.zeros(24)
+    for half in (0, 1):
+        choosing = half == NEEDLES % 2
+        means = before[choosing, 0].mean(axis=0)
+        heads = [h for h in np.argsort(-means)[:10] if means[h] > 0.1]
+        drops[~choosing] = (before - after)[~choosing][:, 0, heads].mean(axis=1)
+    assert found.drop == pytest.approx(drops.mean())
+
+
+@pytest.mark.parametrize(("needles", "words"), [(np.arange(24) // 4, "6 needles"), (np.zeros(24), "1 needles")])
+def test_few_needles_are_no_evidence(needles: np.ndarray, words: str) -> None:
+    before, after = made_up(np.random.default_rng(3), 2)
+    found = regression(before, after * 0.1, needles)
+    assert not found.fell and np.isnan(found.p) and "insufficient" in found.words
+
+
+def test_nothing_to_lose_before_there_are_retrieval_heads() -> None:
+    found = regression(np.full((24, 2, 3), 0.05), np.zeros((24, 2, 3)), NEEDLES)
+    assert not found.fell and "no retrieval heads yet" in found.words
+
+
+def test_unobservable_heads_do_not_count() -> None:
+    before, after = made_up(np.random.default_rng(4), 2)
+    hidden = before.copy()
+    hidden[:, 0, 12:] = np.nan
+    found = regression(hidden, np.where(np.isnan(hidden), np.nan, after * 0.5), NEEDLES)
+    assert found == regression(before, after * 0.5, NEEDLES)
+
+
+def test_exactly_equal_drops_leave_no_doubt() -> None:
+    """Without any spread there is no standard error to divide by."""
+    before = np.full((24, 1, 4), 0.5)
+    assert regression(before, before * 0.5, NEEDLES).p < 1e-50
+    assert regression(before, before, NEEDLES).p == 1
+
+
+def test_the_rate_is_spent_once_in_a_whole_run() -> None:
+    watch = Watch(NEEDLES, planned=21)
+    planned = [watch.alpha(test) for test in range(1, 21)]
+    assert len(set(planned)) == 1
+    late = [watch.alpha(test) for test in range(21, 5000)]
+    assert 0 < late[-1] < late[0]
+    assert 0.999 * RATE < sum(planned) + sum(late) <= RATE
+
+
+def first_alarm(watch: Watch, run: np.ndarray) -> int | None:
+    for t, scores in enumerate(run):
+        found = watch.add(t, scores)
+        if found is not None and found.fell:
+            return t
+    return None
+
+
+@pytest.mark.parametrize("measurements", [20, 60])
+def test_runs_without_a_change_rarely_alarm(measurements: int) -> None:
+    """With no margin the null is exact. 120 runs: above 12 has a probability of 1 % at the stated 5 %."""
+    alarms = sum(
+        first_alarm(
+            Watch(NEEDLES, planned=measurements, margin=0.0), made_up(np.random.default_rng([5, seed]), measurements)
+        )
+        is not None
+        for seed in range(120)
+    )
+    assert alarms <= 12
+
+
+def test_a_fall_in_a_run_is_noticed_at_once() -> None:
+    """The reference is the best measurement, not the first: these heads only come back to where they began."""
+    noticed = []
+    for seed in range(30):
+        run = made_up(np.random.default_rng([6, seed]), 20)
+        run[:5] *= 0.5
+        run[12:] *= 0.5
+        noticed.append(first_alarm(Watch(NEEDLES, planned=20), run))
+    assert noticed.count(12) >= 28
+
+
+def test_the_first_measurement_has_no_reference() -> None:
+    watch = Watch(NEEDLES, planned=3)
+    first, second = made_up(np.random.default_rng(7), 2)
+    assert watch.add(100, first) is None
+    found = watch.add(200, second)
+    assert isinstance(found, Regression) and found.steps == (100,)
+
+
+def test_scores_of_a_model_are_accepted() -> None:
+    from builders import random_grid
+    from tiny_models import build
+
+    scores = score_heads(build("llama"), random_grid())
+    assert not regression(scores, scores).fell
+    with pytest.raises(ValueError, match="probe set"):
+        regression(scores, score_heads(build("llama"), random_grid(depths=(0.5,))))
+
+
+@pytest.mark.parametrize(
+    ("work", "message"),
+    [
+        (lambda a: regression(a, a[:5], NEEDLES), "same probes"),
+        (lambda a: regression(a[0], a[0], NEEDLES), "n_probes, n_layers, n_heads"),
+        (lambda a: regression(a, a, NEEDLES, margin=1.0), "margin"),
+        (lambda a: Watch(NEEDLES, planned=0), "planned"),
+        (lambda a: Watch(NEEDLES, planned=3).add(0, a[:4]), "4 probes"),
+    ],
+)
+def test_bad_arguments_are_named(work, message: str) -> None:  # noqa: ANN001
+    with pytest.raises(ValueError, match=message):
+        work(made_up(np.random.default_rng(8), 1)[0])
+
+
+def test_arrays_need_needles() -> None:
+    with pytest.raises(TypeError, match="needles"):
+        regression(np.zeros((4, 1, 1)), np.zeros((4, 1, 1)))
