@@ -50,6 +50,7 @@ extras["test"] = [
     "hypothesis>=6.100",
     "pytest>=8.4",
     "pytest-timeout>=2.3",
+    "websocket-client>=1.8",  # tests drive Chromium, where there is one
     "setuptools>=77",  # tests/test_packaging.py builds a wheel without the network
 ]
 extras["dev"] = ["mypy>=1.18", "pre-commit>=4", "ruff>=0.12"]
@@ -65,7 +66,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir=FOLDERS,
-    package_data={"": ["py.typed", "*.css", "*.j2", "*.json", "*.tsv", "*.txt"]},
+    package_data={"": ["py.typed", "*.css", "*.j2", "*.js", "*.json", "*.tsv", "*.txt"]},
     install_requires=[
         "filelock>=3.13",
         "h5netcdf>=1.6",
