@@ -58,16 +58,7 @@ class Engine:
         cache = TrunkCache(plan.capacity)
         for trunk in plan.trunks:
             self.prefill(trunk, cache)
-            waiting = sorted(trunk.tails, key=lambda tail: len(tail.ids))
-            while waiting:
-                batch = waiting[: self._batch_size(waiting)]
-                found = self._retry(lambda batch=batch: self.run_tails(batch, cache))  # type: ignore[misc]
-                if found is None:
-                    continue  # out of memory: the batch is smaller now
-                del waiting[: len(batch)]
-                for tail, evidence in zip(batch, found, strict=True):
-                    yield tail.probe, evidence
-                self._tick(sum(len(tail.ids) for tail in batch), "probes")
+            yield from self.branch(trunk, cache)
 
     def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
         """Every probe in a forward of its own, without a cache: for models whose state cannot be shared."""
@@ -89,6 +80,19 @@ class Engine:
             cache.length = end
             self._tick(end - start, "haystack")
         cache.frozen = True
+
+    def branch(self, trunk: Trunk, cache: TrunkCache) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Run all tails of a trunk that is in the cache, in batches, shortest first."""
+        waiting = sorted(trunk.tails, key=lambda tail: len(tail.ids))
+        while waiting:
+            batch = waiting[: self._batch_size(waiting)]
+            found = self._retry(lambda batch=batch: self.run_tails(batch, cache))  # type: ignore[misc]
+            if found is None:
+                continue  # out of memory: the batch is smaller now
+            del waiting[: len(batch)]
+            for tail, evidence in zip(batch, found, strict=True):
+                yield tail.probe, evidence
+            self._tick(sum(len(tail.ids) for tail in batch), "probes")
 
     def _chunk(self, ids: np.ndarray, start: int, cache: TrunkCache) -> Tensor:
         with running(TrunkPass(self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
