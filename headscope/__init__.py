@@ -22,9 +22,11 @@ __all__ = [
     "copy_profile",
     "kernels",
     "load_model",
+    "merge",
     "open",
     "probes",
     "score_heads",
+    "sweep",
 ]
 
 _root = Path(__file__).resolve().parents[1]
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
     from .interp.store import open
+    from .interp.sweep.merge import merge
+    from .interp.sweep.run import sweep
 else:
     _ROOMS = ("interp", "kernels", "probes")
     _HOMES = {
@@ -50,8 +54,10 @@ else:
         "HeadScores": ".interp.results",
         "copy_profile": ".interp.copying.run",
         "load_model": ".interp.loading",
+        "merge": ".interp.sweep.merge",
         "open": ".interp.store",
         "score_heads": ".interp.scoring",
+        "sweep": ".interp.sweep.run",
     }
 
     def __getattr__(name: str) -> object:

@@ -112,6 +112,11 @@ def load_tokenizer(
         return _tokenizer(name, trust_remote_code)
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether files of a tokenizer lie in a folder. Trainers often save none beside their checkpoints."""
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES)
+
+
 def _check_model_object(model: Any) -> None:
     if not callable(getattr(model, "forward", None)):
         kind = type(model).__name__
@@ -275,7 +280,7 @@ def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> 
         return given
     path, _ = locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
     remedy = 'pass tokenizer="<folder or hub id>", or save it there with tokenizer.save_pretrained'
-    if path.is_dir() and not any(any(path.glob(pattern)) for pattern in _TOKENIZER_FILES):
+    if path.is_dir() and not has_tokenizer(path):
         raise ModelError(f"{path} has no tokenizer; {remedy}")
     where, gguf = _gguf_arguments(path)
     try:

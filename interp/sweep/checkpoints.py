@@ -121,17 +121,17 @@ def _expand(text: str) -> Iterator[_Found]:
             raise CheckpointError(f"{text!r} {held}; a checkpoint is a folder with a config.json, or a .gguf file")
         for match in found:
             yield _local(match, str(match))
-    elif (
-        text.count("/") == 1
-        and _HUB_ID.fullmatch(text)
-        and not Path(text).parent.is_dir()
-        and not path.suffix == ".gguf"
-    ):
+    elif _may_be_on_the_hub(text):
         yield _Found(text, text, (text,), None)
     else:
         raise CheckpointError(
             f"there is no file or folder {text!r}; give a folder, a glob, a .gguf file or hub_id@revision"
         )
+
+
+def _may_be_on_the_hub(text: str) -> bool:
+    """org/name, unless org is a folder here: then the path is misspelt."""
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.gguf)", text)) and not Path(text).parent.is_dir()
 
 
 def _on_disk(path: Path, text: str) -> Iterator[_Found]:

@@ -47,8 +47,8 @@ def _read(path: Path) -> dict[str, Row]:
             columns = [name.strip() for name in reader.fieldnames or []]
             if "checkpoint" not in columns or "step" not in columns:
                 raise CheckpointError(
-                    f"{path} has the columns {', '.join(columns) or 'none'}; it needs checkpoint and step, and may have "
-                    "tokens_seen"
+                    f"{path} has the columns {', '.join(columns) or 'none'}; it needs checkpoint and step, and "
+                    "may have tokens_seen"
                 )
             reader.fieldnames = columns
             rows: dict[str, Row] = {}

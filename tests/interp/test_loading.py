@@ -12,17 +12,8 @@ import pytest
 import torch
 
 from headscope.interp.loading import ModelError, load_model, load_tokenizer
-from tiny_models import VOCAB, build
-
-
-def tiny_tokenizer():
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2} | {f"w{n}": n for n in range(3, VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+from tiny_models import build
+from tiny_run import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,170 @@
+"""Shards -> one results file, in step order, in one replace: a reader sees the file before or after, never between."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike, fspath
+from pathlib import Path
+
+from .. import schema
+from ..results import HeadScores
+from ..schema import StoreError
+from ..store import append, read_scores, read_steps, reading, target_path, write
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One checkpoint of a file: enough to know whether two files hold the same, without the scores."""
+
+    step: int
+    tokens_seen: float | None
+    json: str
+
+
+@dataclass(frozen=True)
+class _Contents:
+    shape: Shape  # layers, heads, key-value heads
+    estimators: tuple[str, ...]
+    probe_set: tuple[str, str]  # name, hash
+    columns: str  # hash of the columns that describe the probes
+    rows: tuple[_Row, ...]
+
+    @property
+    def kind(self) -> tuple[Shape, tuple[str, ...], tuple[str, str], str]:
+        """What all checkpoints of one file must have in common."""
+        return self.shape, self.estimators, self.probe_set, self.columns
+
+
+def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: str | PathLike[str]) -> dict[int, str]:
+    """Build `output` from results files, or from folders of shards, in step order and in one replace.
+
+    The files may hold one checkpoint or many, and `output` may be one of them.
+
+    Returns:
+        step -> reason of the checkpoints that sweeps into these folders could not score.
+
+    Raises StoreError, and leaves `output` as it was, when a checkpoint is there twice, when probe sets, models or
+    estimators differ, when a file cannot be read, and when `output` holds a checkpoint that no shard has.
+    """
+    given = [shards] if isinstance(shards, (str, PathLike)) else list(shards)
+    files = [file for path in given for file in _files(Path(path))]
+    if not files:
+        raise StoreError("no shards given; name results files, or the folder that a sweep left beside its output")
+    target = target_path(output)
+    holders: dict[int, Path] = {}
+    for file in dict.fromkeys(path.resolve() for path in files):
+        for step in read_steps(file):
+            if step in holders:
+                raise StoreError(f"checkpoint {step} is in {holders[step]} and in {file}; leave one of them out")
+            holders[step] = file
+    first, *others = dict.fromkeys(holders.values())
+    for file in others:
+        if difference := _difference(_contents(first), _contents(file)):
+            raise StoreError(f"{file} does not belong with {first}: {difference}; merge them into files of their own")
+    if target.exists():
+        lost = [step for step in read_steps(target) if step not in holders]
+        if lost:
+            raise StoreError(
+                f"{output} holds checkpoint {', '.join(map(str, lost[:5]))}, which is in no shard; name {output} among "
+                "the shards to keep it, or choose another output"
+            )
+    write(target, _rows(holders))
+    return {step: why for path in given for step, why in _failed(Path(path)).items() if step not in holders}
+
+
+def refresh(shards: Mapping[int, Path], output: Path) -> dict[int, str]:
+    """Bring `output` up to date with its shards: nothing to do, an append, or a merge.
+
+    Where checkpoints are of different architectures, those of the kind that most have make the file.
+
+    Returns:
+        step -> reason of the checkpoints that do not fit in with the others.
+    """
+    if not shards:
+        return {}
+    contents = {step: _contents(path) for step, path in sorted(shards.items())}
+    (kind, _), *_ = Counter(each.kind for each in contents.values()).most_common(1)  # of equals, the first step's
+    kept = {step: each for step, each in contents.items() if each.kind == kind}
+    wanted = [row for each in kept.values() for row in each.rows]
+    there = _contents(output) if output.exists() else None
+    rows = list(there.rows) if there is not None and there.kind == kind else []
+    if rows and rows == wanted[: len(rows)]:
+        for row in wanted[len(rows) :]:
+            append(output, read_scores(shards[row.step]), row.step, row.tokens_seen)
+    else:
+        write(output, _rows({step: shards[step] for step in kept}))
+    standard = next(iter(kept.values()))
+    return {
+        step: f"does not fit in with the other checkpoints: {_difference(standard, each)}"
+        for step, each in contents.items()
+        if each.kind != kind
+    }
+
+
+def _rows(holders: Mapping[int, Path]) -> Iterable[tuple[int, float | None, HeadScores]]:
+    for step in sorted(holders):
+        tokens = read_steps(holders[step])[step]
+        yield step, None if tokens != tokens else tokens, read_scores(holders[step], step)
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(path.glob("step-*.h5"))
+    if not found:
+        raise StoreError(f"{path} holds no shards (step-*.h5); give the folder that a sweep left beside its output")
+    return found
+
+
+def _failed(path: Path) -> dict[int, str]:
+    from .shards import failures
+
+    return failures(path) if path.is_dir() else {}
+
+
+def _contents(path: Path) -> _Contents:
+    stat = path.stat()
+    return _read_contents(fspath(path), stat.st_mtime_ns, stat.st_ino)
+
+
+@lru_cache(maxsize=4096)  # every refresh asks for all shards, and a shard never changes: a new one has a new inode
+def _read_contents(path: str, modified: int, inode: int) -> _Contents:
+    steps = read_steps(path)
+    with reading(path) as file:
+        columns = hashlib.sha256()
+        for name in sorted(schema.columns_of(file)):
+            item = file[f"probes/{name}"]
+            columns.update(f"{name}|{item[:].tolist()}|".encode())
+        rows = [
+            _Row(step, None if tokens != tokens else tokens, json)
+            for (step, tokens), json in zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
+        ]
+        return _Contents(
+            shape=(len(file["layer"]), len(file["head"]), int(file.attrs["n_kv_heads"].ravel()[0])),
+            estimators=tuple(sorted(schema.estimators_of(file))),
+            probe_set=(schema.text(file, "probe_set_name"), schema.text(file, "probe_set_hash")),
+            columns=columns.hexdigest(),
+            rows=tuple(rows),
+        )
+
+
+def _difference(a: _Contents, b: _Contents) -> str:
+    """How b differs from a, in words; empty when both fit into one file."""
+    words = []
+    if a.shape != b.shape:
+        sizes = "{} layers, {} heads and {} kv heads"
+        words.append(f"it has {sizes.format(*b.shape)}, not {sizes.format(*a.shape)}")
+    if a.probe_set != b.probe_set:
+        there, here = (f"{name!r} ({digest[:12]})" for name, digest in (a.probe_set, b.probe_set))
+        words.append(f"its probe set is {here}, not {there}")
+    elif a.columns != b.columns:
+        words.append("its probes were shared in another way, though they are the same (column grafted)")
+    if a.estimators != b.estimators:
+        words.append(f"its estimators are {', '.join(b.estimators)}, not {', '.join(a.estimators)}")
+    return "; ".join(words)

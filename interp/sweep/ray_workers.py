@@ -1,0 +1,120 @@
+"""The same sweep on Ray: one actor a GPU or CPU slot, a checkpoint is a task; a lost worker's task is tried again."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..results import need
+from .checkpoints import Checkpoint
+from .shards import SweepError
+from .worker import MakeWork, Outcome, Setup, Work
+
+ATTEMPTS = 3  # a checkpoint that takes its worker down with it (out of memory, say) must not do so for ever
+LOCAL = "local"  # `--ray` without an address
+
+log = logging.getLogger(__name__)
+
+
+class _Actor:
+    """Runs in a process of its own and keeps its module from one checkpoint to the next."""
+
+    def __init__(self, make_work: MakeWork, setup: Setup) -> None:
+        self.work: Work = make_work(setup)
+
+    def run(self, checkpoint: Checkpoint) -> Outcome:
+        return self.work(checkpoint)
+
+
+def outcomes(todo: Sequence[Checkpoint], setup: Setup, make_work: MakeWork, address: str) -> Iterator[Outcome]:
+    """The outcome of every checkpoint, as they come in. No file is written here.
+
+    address: of a running cluster ("auto", "ray://host:10001", "host:6379"), or "local": one on this machine for as long
+    as the sweep takes. A process that is connected to a cluster already uses that one.
+
+    Raises SweepError when the cluster cannot be reached; MissingPackageError without ray.
+    """
+    ray = need("ray", "a sweep on Ray", install="headscope[ray]")
+    with _cluster(ray, address):
+        new_actor, slots = _actors(ray, setup, make_work)
+        waiting = deque((checkpoint, 1) for checkpoint in todo)
+        busy: dict[Any, tuple[Any, Checkpoint, int, float]] = {}
+        idle = [new_actor() for _ in range(min(slots, len(todo)))]
+        try:
+            while waiting or busy:
+                while waiting and idle:
+                    actor = idle.pop()
+                    checkpoint, attempt = waiting.popleft()
+                    busy[actor.run.remote(checkpoint)] = (actor, checkpoint, attempt, time.monotonic())
+                (ready,), _ = ray.wait(list(busy), num_returns=1)
+                actor, checkpoint, attempt, start = busy.pop(ready)
+                try:
+                    outcome: Outcome = ray.get(ready)
+                except ray.exceptions.RayError as error:
+                    _kill(ray, actor)
+                    idle.append(new_actor())
+                    log.info("the worker on checkpoint %d was lost: %s", checkpoint.step, error)
+                    if attempt < ATTEMPTS:
+                        waiting.appendleft((checkpoint, attempt + 1))
+                        continue
+                    reason = f"its worker was lost {ATTEMPTS} times, at last with: {_last_words(error)}"
+                    outcome = Outcome(checkpoint, None, reason, time.monotonic() - start, 0.0)
+                else:
+                    idle.append(actor)
+                yield outcome
+        finally:
+            for actor in [*idle, *(entry[0] for entry in busy.values())]:
+                _kill(ray, actor)
+
+
+@contextmanager
+def _cluster(ray: Any, address: str) -> Iterator[None]:
+    """Connect, unless that was done before; what was connected here is let go of here."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns about what it will do one day
+    arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address == LOCAL:
+        arguments |= {"address": "local", "include_dashboard": False}
+    else:
+        arguments["address"] = address
+    try:
+        ray.init(**arguments)
+    except (OSError, ValueError, RuntimeError, TimeoutError) as error:
+        raise SweepError(
+            f"ray: no cluster at {address!r} ({_last_words(error)}); start one, or leave out the address"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _actors(ray: Any, setup: Setup, make_work: MakeWork) -> tuple[Any, int]:
+    """How to start an actor, and how many the cluster has room for."""
+    have = ray.cluster_resources()
+    gpus = 0 if setup.device == "cpu" else int(have.get("GPU", 0))
+    slots = gpus or max(1, int(have.get("CPU", 1)) // setup.threads)
+    cpus = min(setup.threads, int(have.get("CPU", 1)))
+    remote = ray.remote(num_cpus=0 if gpus else cpus, num_gpus=1 if gpus else 0, max_restarts=0)(_Actor)
+    shared = ray.put(setup)  # the probes travel once
+    return lambda: remote.remote(make_work, shared), slots
+
+
+def _kill(ray: Any, actor: Any) -> None:
+    try:
+        ray.kill(actor)
+    except Exception as error:  # it is gone already, or the cluster is
+        log.debug("cannot end a worker: %s", error)
+
+
+def _last_words(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return (lines[-1] if lines else type(error).__name__)[:200]

@@ -1,0 +1,328 @@
+"""The sweep: what is to do, who does it, and what came of it. One writer, whoever computes."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ...probes import ProbeSet
+from ..engine import Progress
+from ..loading import has_tokenizer, load_tokenizer
+from ..store import target_path
+from ..weights import ModelError
+from .checkpoints import Checkpoint, find_checkpoints
+from .merge import refresh
+from .ray_workers import LOCAL, outcomes
+from .shards import ProbeSource, Shards, SweepError, held, same_weights
+from .worker import MakeWork, Outcome, Setup, Worker
+
+REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the results file up to date on the way
+
+Told = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """path: the results file. done: steps scored now. skipped: scored before. failed: step -> reason, one line."""
+
+    path: Path
+    done: tuple[int, ...]
+    skipped: tuple[int, ...]
+    failed: dict[int, str]
+
+
+def sweep(
+    checkpoints: str | PathLike[str] | Iterable[str | PathLike[str]],
+    probes: ProbeSet | ProbeSource | str | PathLike[str],
+    output: str | PathLike[str],
+    *,
+    table: str | PathLike[str] | None = None,
+    sharing: str = "auto",
+    generate: bool = False,
+    tokenizer: Any = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    replace_changed: bool = False,
+    only: tuple[int, int] | None = None,
+    ray: str | bool | None = None,
+    progress: Progress | None = None,
+    on_checkpoint: Told | None = None,
+) -> SweepResult:
+    """Score every checkpoint of a run on the same probes into one results file. Kill it when you like; call it again.
+
+    Every finished checkpoint is an immutable shard in the folder `output`.shards; `output` is built from the shards and
+    only ever replaced as a whole. Checkpoints that have a shard are skipped as long as their weights are the same.
+
+    Args:
+        checkpoints: folders, globs, folders of checkpoints, .gguf files, hub_id@revision, TransformerLens labels
+            ("pythia-70m@1000", "pythia-70m@*").
+        probes: a ProbeSet, a file that `ProbeSet.save` wrote, or the name of a set. They are frozen beside the shards.
+        table: CSV with the columns checkpoint, step and, if known, tokens_seen, for what neither trainer_state.json nor
+            names tell.
+        sharing, generate: as in `score_heads`. tokenizer, dtype, device, trust_remote_code, allow_pickle: as in
+            `load_model`; `tokenizer` is for all checkpoints, by default each one's own (the first one's where a
+            checkpoint has none).
+        replace_changed: score again what has other weights now than when it was scored; its old shard is set aside.
+        only: (i, n) scores every n-th checkpoint from the i-th on (from 1), for job arrays; shards are written and
+            `merge` makes the file.
+        ray: True for a Ray cluster on this machine (or the one this process is connected to), or the address of one.
+        progress: called with (probes done, probes in all, what is running).
+        on_checkpoint: called with the `Outcome` of every checkpoint, in the order they finish.
+
+    A checkpoint that cannot be loaded or scored is noted with its reason and tried again next time; the others go on.
+
+    Raises:
+        CheckpointError: what is meant, or the step of a checkpoint, is not clear.
+        SweepError: the output belongs to other probes, options or weights, or another sweep is at work there.
+        StoreError: the output cannot be written. ModelError: there is no tokenizer to build the probes with.
+    """
+    found = find_checkpoints(checkpoints, table)
+    options = Options(sharing, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
+    address = None if ray is None or ray is False else LOCAL if ray is True else ray
+    return run(
+        found,
+        _source(probes),
+        output,
+        options,
+        replace_changed=replace_changed,
+        only=only,
+        ray=address,
+        progress=progress,
+        on_checkpoint=on_checkpoint,
+    )
+
+
+@dataclass(frozen=True)
+class Options:
+    """How every checkpoint is loaded and scored; the fields are arguments of `sweep`."""
+
+    sharing: str = "auto"
+    generate: bool = False
+    tokenizer: Any = None
+    dtype: str = "auto"
+    device: str = "auto"
+    trust_remote_code: bool = False
+    allow_pickle: bool = False
+
+
+def run(
+    found: Sequence[Checkpoint],
+    source: ProbeSource,
+    output: str | PathLike[str],
+    options: Options,
+    *,
+    replace_changed: bool = False,
+    only: tuple[int, int] | None = None,
+    ray: str | None = None,
+    progress: Progress | None = None,
+    on_checkpoint: Told | None = None,
+    make_work: MakeWork = Worker,
+) -> SweepResult:
+    """`sweep`, when checkpoints and probes are known. make_work: what does the work of one checkpoint."""
+    if only is not None:
+        found = part(found, *only)
+    target = target_path(output)
+    if not found:
+        return SweepResult(target, (), (), {})
+    shards = Shards(target)
+    spare = _spare_tokenizer(found, options.tokenizer)
+    with shards.claim(only):
+        asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
+        shards.adopt(asked)
+        shards.freeze(asked, source)
+        todo, skipped, lost = _sort_out(found, shards, options, replace_changed)
+        setup = Setup(asked, **vars(options), spare=spare, threads=_threads())
+        keeper = _Keeper(shards, only is None, on_checkpoint, failed=lost)
+        keeper.refresh()
+        counted = _Counted(progress, len(todo), len(asked))
+        try:
+            with closing(_outcomes(todo, setup, make_work, ray, counted)) as results:
+                for outcome in results:
+                    keeper.keep(outcome)
+                    counted.next()
+        finally:
+            # Also when interrupted: what is done is in the file.
+            misfits = keeper.refresh()
+    wanted = {checkpoint.step for checkpoint in found}
+    failed = keeper.failed | {step: why for step, why in misfits.items() if step in wanted}
+    done, before = ([step for step in steps if step not in failed] for steps in (keeper.done, skipped))
+    return SweepResult(target, tuple(sorted(done)), tuple(before), dict(sorted(failed.items())))
+
+
+def part(found: Sequence[Checkpoint], i: int, n: int) -> list[Checkpoint]:
+    """Every n-th checkpoint from the i-th on, counted from 1: later checkpoints do not move the earlier ones."""
+    if not 1 <= i <= n:
+        raise SweepError(f"only: part {i} of {n} given; the parts of {n} are 1 to {n}")
+    return list(found[i - 1 :: n])
+
+
+def _source(probes: ProbeSet | ProbeSource | str | PathLike[str]) -> ProbeSource:
+    from ... import probes as room
+
+    if isinstance(probes, ProbeSource):
+        return probes
+    if isinstance(probes, ProbeSet):
+        return ProbeSource(lambda _: probes)
+    if not isinstance(probes, (str, PathLike)):
+        raise TypeError(f"probes must be a ProbeSet, a saved one or the name of a set, got {type(probes).__name__}")
+    if Path(probes).suffix == ".npz" or Path(probes).is_file():
+        saved = ProbeSet.load(probes)
+        return ProbeSource(lambda _: saved)
+    name = os.fspath(probes)
+    if name not in room.list_sets():
+        sets = ", ".join(room.list_sets())
+        raise SweepError(f"no probe set or file is called {name!r}; sets: {sets}; or give a saved .npz file")
+    return ProbeSource(lambda tokenizer: room.build(name, tokenizer), {"set": name})
+
+
+def _spare_tokenizer(found: Sequence[Checkpoint], given: Any) -> Any:
+    """For building probes, and for checkpoints that have none: the one given, else the first that there is."""
+    if given is not None:
+        return given
+    folders = (c.source for c in found if not Path(c.source).is_dir() or has_tokenizer(Path(c.source)))
+    return next(folders, found[0].source if found else None)
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+# What is to do
+
+
+def _sort_out(
+    found: Sequence[Checkpoint], shards: Shards, options: Options, replace_changed: bool
+) -> tuple[list[Checkpoint], list[int], dict[int, str]]:
+    """Checkpoints to score, steps that have their scores, and step -> reason of those that cannot be told any more."""
+    there = shards.files()
+    todo: list[Checkpoint] = []
+    skipped: list[int] = []
+    lost: dict[int, str] = {}
+    changed: list[Checkpoint] = []
+    for checkpoint in found:
+        if checkpoint.step not in there:
+            todo.append(checkpoint)
+            continue
+        path = there[checkpoint.step]
+        shard = held(path)
+        _refuse_other_options(shards.output, checkpoint, shard.provenance, shard.estimators, options)
+        try:
+            same = same_weights(checkpoint, shard.provenance, options.allow_pickle)
+        except ModelError as error:
+            lost[checkpoint.step] = f"{error} (its scores from before are kept)"
+            continue
+        if not same:
+            changed.append(checkpoint)
+            continue
+        skipped.append(checkpoint.step)
+        if shard.tokens_seen != checkpoint.tokens_seen and checkpoint.tokens_seen is not None:
+            shards.retell(checkpoint)
+    if changed and not replace_changed:
+        names = ", ".join(f"{c.step} ({c.name})" for c in changed[:5]) + (", ..." if len(changed) > 5 else "")
+        raise SweepError(
+            f"{shards.output} holds scores of other weights for checkpoint {names}; pass replace_changed=True to score "
+            "them again (the old scores are set aside), or choose another output"
+        )
+    for checkpoint in changed:
+        shards.set_aside(checkpoint.step)
+    return sorted(todo + changed, key=lambda c: c.step), skipped, lost
+
+
+def _refuse_other_options(
+    output: Path, checkpoint: Checkpoint, made: dict[str, Any], estimators: Sequence[str], options: Options
+) -> None:
+    dtype = (made.get("sweep") or {}).get("dtype", options.dtype)
+    for name, then, now in (
+        ("sharing", options.sharing if made.get("sharing") == "alone" else made.get("sharing"), options.sharing),
+        ("generate", "wu_count_generated" in estimators, options.generate),
+        ("dtype", dtype, options.dtype),
+    ):
+        if then != now:
+            raise SweepError(
+                f"checkpoint {checkpoint.step} in {output} was scored with {name}={then!r}, and now {name}={now!r} is "
+                "asked for; use the same, or another output"
+            )
+
+
+# Doing it
+
+
+def _outcomes(
+    todo: Sequence[Checkpoint], setup: Setup, make_work: MakeWork, ray: str | None, counted: _Counted
+) -> Generator[Outcome, None, None]:
+    if not todo:
+        return
+    if ray is not None:
+        yield from outcomes(todo, setup, make_work, ray)
+        return
+    work = make_work(setup)
+    for checkpoint in todo:
+        yield work(checkpoint, counted.within(checkpoint))
+
+
+@dataclass
+class _Keeper:
+    """The one writer: shards, notes of failures, and now and then the results file."""
+
+    shards: Shards
+    merges: bool
+    told: Told | None
+    failed: dict[int, str]
+    done: list[int] = field(default_factory=list)
+    _cost: float = 0.0  # seconds that the last refresh took
+    _last: float = field(default_factory=time.monotonic)
+
+    def keep(self, outcome: Outcome) -> None:
+        step = outcome.checkpoint.step
+        if outcome.scores is not None:
+            self.shards.put(outcome.checkpoint, outcome.scores)
+            self.done.append(step)
+        else:
+            self.failed[step] = str(outcome.reason)
+            self.shards.fail(outcome.checkpoint, self.failed[step])
+        if self.told is not None:
+            self.told(outcome)
+        if time.monotonic() - self._last > self._cost / REFRESH_SHARE:
+            self.refresh()
+
+    def refresh(self) -> dict[int, str]:
+        if not self.merges:
+            return {}
+        start = time.monotonic()
+        misfits = refresh(self.shards.files(), self.shards.output)
+        self._last = time.monotonic()
+        self._cost = self._last - start
+        return misfits
+
+
+class _Counted:
+    """Progress over checkpoints x probes, from the engine's rows within a checkpoint."""
+
+    def __init__(self, progress: Progress | None, checkpoints: int, probes: int) -> None:
+        self.progress, self.total, self.probes = progress, checkpoints * probes, probes
+        self.finished = 0
+        self._say(0, "starting")
+
+    def within(self, checkpoint: Checkpoint) -> Progress | None:
+        if self.progress is None:
+            return None
+        self._say(0, f"checkpoint {checkpoint.step}: loading")
+        return lambda done, of, what: self._say(done / max(of, 1), f"checkpoint {checkpoint.step}: {what}")
+
+    def next(self) -> None:
+        self.finished += 1
+        self._say(0, "between checkpoints" if self.finished * self.probes < self.total else "done")
+
+    def _say(self, share: float, what: str) -> None:
+        if self.progress is not None:
+            self.progress(int((self.finished + min(share, 1.0)) * self.probes), self.total, what)

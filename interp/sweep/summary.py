@@ -1,0 +1,64 @@
+"""The end of a sweep in the terminal: one row a checkpoint."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..schema import text
+from ..store import reading
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from ..results import HeadScores
+
+MOST = 30  # rows; of a longer run, the first and the last
+
+
+def outcome_line(scores: HeadScores) -> str:
+    """ "37 retrieval heads, top L18H6 .91, exact match 100 %, NLL 0.12"."""
+    best = next(iter(scores.top(1)), None)
+    leader = f"top {best} {best.score:.2f}, " if best is not None else ""
+    heads, match = len(scores.retrieval_heads()), scores.exact_match.mean()
+    noun = "retrieval head" if heads == 1 else "retrieval heads"
+    return f"{heads} {noun}, {leader}exact match {match:.0%}, NLL {_mean(scores.nll):.3f}"
+
+
+def table(path: str | PathLike[str]) -> Table:
+    """Step, training tokens, number of retrieval heads, top head, exact match and NLL of every checkpoint of a file."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("step", "tokens", "retrieval heads", "top head", "score", "exact match", "NLL"):
+        made.add_column(name, justify="right")
+    with reading(path) as file:
+        steps, tokens, counted = file["checkpoint"][:], file["tokens_seen"][:], file["n_retrieval_heads"][:]
+        maps, matched, nll = file["retrieval"][:], file["probes/exact_match"][:], file["probes/nll"][:]
+        model = text(file, "model_id")
+    n = len(steps)
+    shown = range(n) if n <= MOST else [*range(MOST // 2), *range(n - MOST // 2, n)]
+    for row in shown:
+        if n > MOST and row == n - MOST // 2:
+            made.add_row("...")
+        seen = _amount(tokens[row]) if np.isfinite(tokens[row]) else "-"
+        head, score = "-", "-"
+        if np.isfinite(maps[row]).any():
+            layer, number = np.unravel_index(np.nanargmax(maps[row]), maps[row].shape)
+            head, score = f"L{layer}H{number}", f"{maps[row][layer, number]:.2f}"
+        exact = f"{(matched[row] == 1).mean():.0%}"
+        made.add_row(f"{steps[row]:,}", seen, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
+    made.title = None if n == 0 else f"{model}, {n} checkpoint{'s' if n != 1 else ''}"
+    made.title_justify, made.title_style = "left", "bold"
+    return made
+
+
+def _amount(tokens: float) -> str:
+    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if tokens >= s), (1.0, ""))
+    return f"{tokens / size:.4g}{unit}"
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")

@@ -1,0 +1,120 @@
+"""One checkpoint -> its scores, or the reason why there are none. The same code at home and on a Ray worker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from ...probes import ProbeSet
+from ..engine import Progress
+from ..loading import LoadedModel, has_tokenizer, load_model
+from ..results import HeadScores
+from ..scoring import score_heads
+from ..weights import ModelError, first_line
+from .checkpoints import Checkpoint
+from .shards import stamp
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all checkpoints of a sweep have in common.
+
+    tokenizer: for every checkpoint; None: each one's own. spare: for checkpoints without one. threads: torch's, the
+    same in every worker, because the order of a sum depends on them.
+    """
+
+    probes: ProbeSet
+    sharing: str
+    generate: bool
+    dtype: str
+    device: str
+    tokenizer: Any
+    spare: Any
+    trust_remote_code: bool
+    allow_pickle: bool
+    threads: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """scores, or the reason (one line) why there are none; seconds in all, and those of them spent on loading."""
+
+    checkpoint: Checkpoint
+    scores: HeadScores | None
+    reason: str | None
+    seconds: float
+    loading: float
+
+
+class Work(Protocol):
+    """What a sweep calls for every checkpoint."""
+
+    def __call__(self, checkpoint: Checkpoint, progress: Progress | None = None) -> Outcome: ...
+
+
+MakeWork = Callable[[Setup], Work]
+
+
+class Worker:
+    """Loads one checkpoint after another, into the same module where that is possible, and scores it."""
+
+    def __init__(self, setup: Setup) -> None:
+        import torch
+
+        self.setup = setup
+        self._loaded: LoadedModel | None = None
+        if torch.get_num_threads() != setup.threads:
+            torch.set_num_threads(setup.threads)
+
+    def __call__(self, checkpoint: Checkpoint, progress: Progress | None = None) -> Outcome:
+        """Whatever is wrong with the checkpoint is the outcome; only an interruption is raised."""
+        start = time.monotonic()
+        loading = 0.0
+        try:
+            before = stamp(checkpoint)
+            loaded = self._load(checkpoint)
+            loading = time.monotonic() - start
+            if stamp(checkpoint) != before:
+                raise ModelError(f"{checkpoint.name} was written to while it was loaded; try again when it is complete")
+            setup = self.setup
+            scores = score_heads(
+                loaded, setup.probes, sharing=setup.sharing, generate=setup.generate, progress=progress
+            )
+            made = {"checkpoint": checkpoint.name, "dtype": setup.dtype, "stamp": before}
+            scores = replace(scores, provenance=scores.provenance | {"sweep": made})
+        except Exception as error:
+            self._loaded = None  # half-loaded, or at fault itself: the next checkpoint gets a module of its own
+            if os.environ.get("HEADSCOPE_DEBUG") == "1":
+                log.exception("checkpoint %d failed", checkpoint.step)
+            return Outcome(checkpoint, None, _reason(error), time.monotonic() - start, loading)
+        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading)
+
+    def _load(self, checkpoint: Checkpoint) -> LoadedModel:
+        setup, used = self.setup, self._loaded
+        self._loaded = None
+        tokenizer = setup.tokenizer
+        if tokenizer is None and Path(checkpoint.source).is_dir() and not has_tokenizer(Path(checkpoint.source)):
+            tokenizer = setup.spare
+        self._loaded = load_model(
+            checkpoint.source,
+            tokenizer=tokenizer,
+            dtype=setup.dtype,
+            device=setup.device,
+            trust_remote_code=setup.trust_remote_code,
+            allow_pickle=setup.allow_pickle,
+            into=used,
+        )
+        return self._loaded
+
+
+def _reason(error: Exception) -> str:
+    """One line: our own messages as they are, others with their type."""
+    ours = type(error).__module__.startswith("headscope.") or type(error) is ValueError
+    return " ".join(str(error).split()) if ours else first_line(error)

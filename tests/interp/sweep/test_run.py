@@ -1,0 +1,320 @@
+"""A sweep: every checkpoint once, whatever happens in between, and a file that does not tell how it came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+import headscope as hs
+from headscope.interp.loading import load_model
+from headscope.interp.scoring import score_heads
+from headscope.interp.store import StoreError, checkpoints, read_scores, read_steps, validate
+from headscope.interp.sweep.checkpoints import CheckpointError
+from headscope.interp.sweep.run import SweepResult
+from headscope.interp.sweep.same import differences
+from headscope.interp.sweep.shards import SweepError
+from tiny_run import make_checkpoint, make_run, small_probes, tiny_tokenizer
+
+PROBES = small_probes()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def plain(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of an uninterrupted sweep over `run`."""
+    output = tmp_path_factory.mktemp("plain") / "run.h5"
+    assert hs.sweep(run, PROBES, output) == SweepResult(output, (10, 20, 30), (), {})
+    return output
+
+
+@pytest.fixture
+def copy(run: Path, tmp_path: Path) -> Path:
+    """A run that a test may damage; modification times are kept."""
+    return Path(shutil.copytree(run, tmp_path / "copy"))
+
+
+def nan_weights(folder: Path, name: str = "model.norm.weight") -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].fill_(float("nan"))
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_the_file_holds_what_scoring_each_checkpoint_gives(run: Path, plain: Path):
+    assert checkpoints(plain) == [10, 20, 30]
+    assert validate(plain) == []
+    for step in (10, 20, 30):
+        alone = score_heads(load_model(run / f"checkpoint-{step}"), PROBES)
+        there = read_scores(plain, step)
+        for name in alone.estimators:
+            assert there.per_probe[name].tobytes() == alone.per_probe[name].tobytes(), "also in a module used before"
+        assert there.nll.tobytes() == alone.nll.tobytes()
+        assert there.provenance["weights_sha256"] == alone.provenance["weights_sha256"]
+    assert hs.sweep(run, PROBES, plain).skipped == (10, 20, 30)
+
+
+def test_order_and_shards_do_not_show_in_the_file(run: Path, plain: Path, tmp_path: Path):
+    """Later checkpoints first, then the others: appended, merged and swept at once are the same file."""
+    output = tmp_path / "run.h5"
+    hs.sweep([run / "checkpoint-30"], PROBES, output)
+    assert hs.sweep([run / "checkpoint-10"], PROBES, output).done == (10,)
+    result = hs.sweep(run, PROBES, output)
+    assert (result.done, result.skipped) == ((20,), (10, 30))
+    assert differences(output, plain) == []
+    by_parts = tmp_path / "parts.h5"
+    for i in (1, 2):
+        hs.sweep(run, PROBES, by_parts, only=(i, 2))
+        assert not by_parts.exists(), "a part leaves the file to merge"
+    hs.merge(tmp_path / "parts.h5.shards", by_parts)
+    assert differences(by_parts, plain) == []
+
+
+def test_what_differs_is_told(plain: Path, tmp_path: Path):
+    other = tmp_path / "other.h5"
+    shutil.copy(plain, other)
+    assert differences(plain, other) == []
+    with h5py.File(other, "r+") as file:
+        file["retrieval"][1, 0, 3] += 1
+        file.attrs["title"] = "another"
+        file["extra"] = 3
+        made = json.loads(file["provenance/json"].asstr()[0])
+        file["provenance/json"][0] = json.dumps(made | {"sharing": "exact", "created_at": "now", "torch": "9"})
+    assert differences(plain, other) == [
+        "/: attribute title",
+        "extra: only in one of the files",
+        "provenance/json: row 0, sharing: 'auto' and 'exact'",
+        "retrieval: other values in 1 of 48 places",
+    ]
+    with h5py.File(other, "r+") as file:
+        del file["extra"], file.attrs["title"]
+        file["retrieval_stderr"][0, 0, 0] = -0.0 if file["retrieval_stderr"][0, 0, 0] == 0 else np.nan
+    assert any("retrieval_stderr" in words for words in differences(plain, other))
+
+
+def test_probes_are_frozen(run: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    hs.sweep(run / "checkpoint-10", PROBES, output)
+    frozen = hs.probes.ProbeSet.load(tmp_path / "run.h5.shards" / "probes.npz")
+    assert frozen.hash == PROBES.hash
+    others = hs.probes.ProbeSet(PROBES[:2], name="two")
+    with pytest.raises(SweepError, match=r"begun with the probe set 'random grid' .* and this one is 'two'"):
+        hs.sweep(run, others, output)
+    assert hs.sweep(run, tmp_path / "run.h5.shards" / "probes.npz", output).done == (20, 30)
+
+
+def test_a_broken_checkpoint_is_reported_and_the_others_go_on(copy: Path, plain: Path, tmp_path: Path):
+    nan_weights(copy / "checkpoint-10")
+    whole = (copy / "checkpoint-20" / "model.safetensors").read_bytes()
+    (copy / "checkpoint-20" / "model.safetensors").write_bytes(whole[:5000])
+    (copy / "checkpoint-40").mkdir()
+    output = tmp_path / "run.h5"
+    result = hs.sweep(copy, PROBES, output)
+    assert result.done == (30,) and list(result.failed) == [10, 20, 40]
+    assert "model.norm.weight holds NaN" in result.failed[10]
+    assert "cut short" in result.failed[20] and "no config.json" in result.failed[40]
+    note = json.loads((tmp_path / "run.h5.shards" / "step-0000000020.failed.json").read_text())
+    assert note["reason"] == result.failed[20] and note["checkpoint"] == "checkpoint-20"
+    assert hs.merge(tmp_path / "run.h5.shards", output) == result.failed
+
+    # Mended, and tried again.
+    (copy / "checkpoint-20" / "model.safetensors").write_bytes(whole)
+    again = hs.sweep(copy, PROBES, output)
+    assert (again.done, again.skipped, list(again.failed)) == ((20,), (30,), [10, 40])
+    assert not (tmp_path / "run.h5.shards" / "step-0000000020.failed.json").exists()
+    a, b = (read_scores(path, 20).per_probe["retrieval"] for path in (output, plain))
+    assert a.tobytes() == b.tobytes(), "a failure before does not show"
+
+
+def test_another_architecture_in_the_middle_is_left_out(run: Path, tmp_path: Path):
+    other = make_checkpoint(tmp_path / "checkpoint-15", num_hidden_layers=3)
+    for given in ([run, other], [other, run]):
+        output = tmp_path / f"{len(given)}.h5"
+        result = hs.sweep(given, PROBES, output)
+        assert list(result.failed) == [15]
+        assert "3 layers, 8 heads and 2 kv heads, not 2 layers, 8 heads and 2 kv heads" in result.failed[15]
+        assert checkpoints(output) == [10, 20, 30]
+    first = make_checkpoint(tmp_path / "checkpoint-5", num_hidden_layers=3)
+    assert list(hs.sweep([first, run], PROBES, tmp_path / "first.h5").failed) == [5], "most decide, not the first"
+
+
+def test_changed_weights_are_not_taken_as_done(copy: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    hs.sweep(copy, PROBES, output)
+    before = output.read_bytes()
+    os.utime(copy / "checkpoint-10" / "model.safetensors")
+    assert hs.sweep(copy, PROBES, output).skipped == (10, 20, 30), "a new date and the same bytes"
+    make_checkpoint(copy / "checkpoint-20", seed=99)
+    with pytest.raises(
+        SweepError, match=r"other weights for checkpoint 20 \(checkpoint-20\); pass replace"
+    ):
+        hs.sweep(copy, PROBES, output)
+    assert output.read_bytes() == before
+    result = hs.sweep(copy, PROBES, output, replace_changed=True)
+    assert (result.done, result.skipped) == ((20,), (10, 30))
+    fresh = score_heads(load_model(copy / "checkpoint-20"), PROBES)
+    np.testing.assert_array_equal(read_scores(output, 20).per_probe["retrieval"], fresh.per_probe["retrieval"])
+    (aside,) = (tmp_path / "run.h5.shards").glob("outdated-*.h5")
+    old = tmp_path / "old.h5"
+    old.write_bytes(before)
+    np.testing.assert_array_equal(read_scores(aside).retrieval, read_scores(old, 20).retrieval)
+
+
+def test_a_changed_config_is_a_changed_checkpoint(copy: Path, tmp_path: Path):
+    hs.sweep(copy, PROBES, tmp_path / "run.h5")
+    config = copy / "checkpoint-10" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"rms_norm_eps": 1e-3}))
+    with pytest.raises(SweepError, match="other weights for checkpoint 10"):
+        hs.sweep(copy, PROBES, tmp_path / "run.h5")
+
+
+def test_weights_that_are_gone_keep_their_scores(copy: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    hs.sweep(copy, PROBES, output)
+    (copy / "checkpoint-20" / "model.safetensors").unlink()
+    result = hs.sweep(copy, PROBES, output)
+    assert list(result.failed) == [20] and "its scores from before are kept" in result.failed[20]
+    assert checkpoints(output) == [10, 20, 30]
+
+
+def test_other_options_are_refused(run: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    hs.sweep(run / "checkpoint-10", PROBES, output, sharing="exact")
+    with pytest.raises(SweepError, match="checkpoint 10 in .* was scored with sharing='exact', and now sharing='auto'"):
+        hs.sweep(run, PROBES, output)
+    with pytest.raises(SweepError, match="dtype='auto', and now dtype='bfloat16'"):
+        hs.sweep(run, PROBES, output, sharing="exact", dtype="bfloat16")
+
+
+def test_a_lost_folder_of_shards_is_made_again_from_the_file(run: Path, plain: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    hs.sweep(run, PROBES, output)
+    shutil.rmtree(tmp_path / "run.h5.shards")
+    assert hs.sweep(run, PROBES, output).skipped == (10, 20, 30)
+    assert differences(output, plain) == []
+
+
+def test_a_file_of_single_scores_is_continued(run: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    score_heads(load_model(run / "checkpoint-10"), PROBES).save(output, checkpoint=10, tokens_seen=5.0)
+    result = hs.sweep(run, PROBES, output)
+    assert (result.done, result.skipped) == ((20, 30), (10,))
+    assert read_steps(output)[10] == 5.0
+
+
+def test_a_foreign_file_is_left_alone(run: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    output.write_text("my thesis")
+    with pytest.raises(StoreError, match="not an HDF5 file"):
+        hs.sweep(run, PROBES, output)
+    assert output.read_text() == "my thesis"
+
+
+def test_tokens_told_later_are_taken_over(run: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    hs.sweep(run, PROBES, output)
+    assert np.isnan(list(read_steps(output).values())).all()
+    table = tmp_path / "steps.csv"
+    table.write_text("checkpoint,step,tokens_seen\n" + "".join(f"checkpoint-{n},{n},{n}B\n" for n in (10, 20, 30)))
+    assert hs.sweep(run, PROBES, output, table=table).done == ()
+    assert read_steps(output) == {10: 10e9, 20: 20e9, 30: 30e9}
+
+
+def test_two_sweeps_at_once(run: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    inside, go = threading.Event(), threading.Event()
+
+    def wait(done: int, total: int, what: str) -> None:
+        inside.set()
+        go.wait(60)
+
+    first = threading.Thread(target=lambda: hs.sweep(run, PROBES, output, progress=wait))
+    first.start()
+    try:
+        assert inside.wait(60)
+        with pytest.raises(SweepError, match="another sweep is writing to"):
+            hs.sweep(run, PROBES, output)
+    finally:
+        go.set()
+        first.join()
+    assert checkpoints(output) == [10, 20, 30]
+
+
+def test_an_interrupted_sweep_keeps_what_is_done(run: Path, plain: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+
+    def interrupt(done: int, total: int, what: str) -> None:
+        if what.startswith("checkpoint 30") and "loading" not in what:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        hs.sweep(run, PROBES, output, progress=interrupt)
+    assert checkpoints(output) == [10, 20]
+    assert hs.sweep(run, PROBES, output).done == (30,)
+    assert differences(output, plain) == []
+
+
+def test_progress_counts_checkpoints_times_probes(run: Path, tmp_path: Path):
+    seen: list[tuple[int, int, str]] = []
+    told: list[int] = []
+    hs.sweep(
+        run,
+        PROBES,
+        tmp_path / "run.h5",
+        progress=lambda *what: seen.append(what),
+        on_checkpoint=lambda outcome: told.append(outcome.checkpoint.step),
+    )
+    done = [d for d, _, _ in seen]
+    assert done == sorted(done) and (done[0], done[-1]) == (0, 3 * len(PROBES))
+    assert {total for _, total, _ in seen} == {3 * len(PROBES)} and seen[-1][2] == "done"
+    assert told == [10, 20, 30]
+
+
+def test_checkpoints_without_a_tokenizer_use_the_first_ones(copy: Path, tmp_path: Path):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / "checkpoint-20" / name).unlink()
+    assert hs.sweep(copy, PROBES, tmp_path / "run.h5").done == (10, 20, 30)
+    for folder in copy.iterdir():
+        for file in folder.glob("tokenizer*"):
+            file.unlink()
+    result = hs.sweep(copy, PROBES, tmp_path / "none.h5")
+    assert "no tokenizer; pass tokenizer=" in result.failed[20]
+    assert hs.sweep(copy, PROBES, tmp_path / "none.h5", tokenizer=tiny_tokenizer()).done == (10, 20, 30)
+
+
+def test_bad_arguments_cost_nothing(run: Path, tmp_path: Path):
+    output = tmp_path / "run.h5"
+    for error, match, arguments in (
+        (CheckpointError, "no file or folder", {"checkpoints": tmp_path / "nowhere"}),
+        (SweepError, "no probe set or file is called 'gird'", {"probes": "gird"}),
+        (TypeError, "probes must be a ProbeSet", {"probes": [1]}),
+        (StoreError, "does not exist; create it", {"output": tmp_path / "no" / "run.h5"}),
+        (StoreError, "is a folder", {"output": tmp_path}),
+        (SweepError, "the parts of 2 are 1 to 2", {"only": (3, 2)}),
+    ):
+        with pytest.raises(error, match=match):
+            hs.sweep(**{"checkpoints": run, "probes": PROBES, "output": output, **arguments})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_refused(run: Path, tmp_path: Path):
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    with pytest.raises(StoreError, match="not writable"):
+        hs.sweep(run, PROBES, folder / "run.h5")
+
+
+def test_a_part_without_checkpoints_is_no_error(run: Path, tmp_path: Path):
+    assert hs.sweep(run, PROBES, tmp_path / "run.h5", only=(4, 4)) == SweepResult(tmp_path / "run.h5", (), (), {})
