@@ -1,0 +1,313 @@
+"""Has a curve levelled off? Said only where it can be shown, and checked against the loss on the same probes.
+
+"No significant slope" is no plateau: it may be a noisy climb. A plateau is claimed by an equivalence test, when the
+whole interval of the slope lies within a stated margin (two one-sided tests; Schuirmann 1987, J. Pharmacokinetics and
+Biopharmaceutics 15(6)). Slopes are per doubling of training progress: every curve flattens against plain steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .bootstrap import MIN_NEEDLES, needle_sums
+from .cells import measure
+from .statistics import written_p
+from .trajectory import Trajectory
+
+MIN_WINDOW = 6  # checkpoints in a window; with fewer the scatter about a line is hardly known
+SCORE_MARGIN = 0.05  # share of probes per doubling: five answers in a hundred
+NLL_MARGIN = 0.05  # relative, per doubling: 5 % of the NLL
+FLOOR = 0.05  # a score below it has not taken off, and cannot have levelled off
+_LEVEL = 0.90  # of the interval of a slope: two one-sided tests at 5 %
+MIN_CHANGE_POINT = 8
+_SIDE = 3
+_DRAWS = 4999
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """verdict: "plateau" (the interval lies within the margin), "still moving" (it excludes 0 and is not within) or
+    "insufficient" (anything else: too few checkpoints or needles, or too much noise for this margin).
+
+    slope: per doubling of progress, in the measure's unit; `relative` means of its logarithm, so -0.1 is 9.5 % down.
+    interval: 90 % of the slope; NaN where it cannot be had. margin: what counts as level, same unit.
+    n, n_clusters: checkpoints in the window and needles (0 for a plain curve). window: first and last progress.
+    """
+
+    measure: str
+    verdict: str
+    slope: float
+    interval: tuple[float, float]
+    margin: float
+    relative: bool
+    n: int
+    n_clusters: int
+    window: tuple[float, float]
+    words: str
+
+
+def plateau(
+    trajectory: Trajectory, value: str = "exact_match", *, margin: float | None = None, window: int | None = None
+) -> Plateau:
+    """Has a measure levelled off? `value`: an NLL class (judged relatively) or "exact_match".
+
+    margin: per doubling; SCORE_MARGIN or NLL_MARGIN when not given.
+    window: how many of the last checkpoints to judge; as many as make the last doubling of progress (at least
+        MIN_WINDOW, where there are so many) when not given.
+
+    The error of the slope has two parts: needles differ in their slopes, and checkpoints scatter about the line for all
+    needles together, which no number of needles averages away. Their variances are estimated apart, and added.
+
+    Raises ValueError for an unknown measure, a margin that is not positive, or a window below 3.
+    """
+    score = value == "exact_match"
+    values = measure(trajectory, value).astype(np.float64)
+    margin = _checked_margin((SCORE_MARGIN if score else NLL_MARGIN) if margin is None else margin)
+    chosen = _window(trajectory.progress, ~np.isnan(values).all(axis=1), window)
+    progress, values = trajectory.progress[chosen], values[chosen]
+    held = ~np.isnan(values).any(axis=0)  # the same probes at every checkpoint, or their mix would move the curve
+    values, needles = values[:, held], trajectory.needles[held]
+    if not held.any():
+        return _answer(value, None, margin, not score, progress, 0)
+    sums, counts = needle_sums(values, needles)  # [n, G]
+    curve, total = values.mean(axis=1), values.shape[1]
+    apart = (sums - curve[:, None] * counts) * (sums.shape[1] / total)  # of needles, mean 0
+    if not score:
+        if (curve <= 0).any():
+            return _answer(value, None, margin, True, progress, sums.shape[1])
+        curve, apart = np.log(curve), apart / curve[:, None]
+    finest = 1 / total if score else 0.0
+    return _answer(value, _slope(progress, curve, apart, finest), margin, not score, progress, sums.shape[1])
+
+
+def plateau_of_curve(
+    progress: np.ndarray, values: np.ndarray, *, margin: float, window: int | None = None, name: str = "curve"
+) -> Plateau:
+    """The same for a plain curve [C] over progress [C], such as the number of heads or a benchmark's score.
+
+    Only the scatter of checkpoints about the line is known, not what other needles would give. NaNs are left out.
+    Raises ValueError when shapes differ, or as `plateau`.
+    """
+    progress, values = np.asarray(progress, np.float64), np.asarray(values, np.float64)
+    if progress.ndim != 1 or progress.shape != values.shape:
+        raise ValueError(f"progress and values must be of one length, got {progress.shape} and {values.shape}")
+    margin = _checked_margin(margin)
+    chosen = _window(progress, ~np.isnan(values), window)
+    progress, values = progress[chosen], values[chosen]
+    slope = _slope(progress, values, None, 0.0) if len(values) else None
+    return _answer(name, slope, margin, False, progress, None)
+
+
+def _checked_margin(margin: float) -> float:
+    if not (np.isfinite(margin) and margin > 0):
+        raise ValueError(f"margin must be a positive number, per doubling of progress, got {margin}")
+    return float(margin)
+
+
+def _window(progress: np.ndarray, usable: np.ndarray, window: int | None) -> np.ndarray:
+    """Positions of the checkpoints to judge; a checkpoint at progress 0 has no place on a scale of doublings."""
+    if window is not None and window < 3:
+        raise ValueError(f"window must be at least 3 checkpoints, got {window}")
+    places = np.flatnonzero(usable & (progress > 0))
+    if not len(places):
+        return places
+    if window is None:
+        window = max(MIN_WINDOW, int((progress[places] >= progress[places[-1]] / 2).sum()))
+    return places[-window:]
+
+
+@dataclass(frozen=True)
+class _Slope:
+    value: float
+    low: float
+    high: float
+
+
+def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray | None, finest: float) -> _Slope | None:
+    """Slope per doubling with its 90 % interval; None with fewer than 3 checkpoints.
+
+    apart: [n, G], how far each needle lies from the curve. finest: the least step that the curve can make.
+    """
+    from scipy import stats
+
+    n = len(curve)
+    if n < 3:
+        return None
+    x = np.log2(progress)
+    x = x - x.mean()
+    weight = x / (x**2).sum()
+    slope = float(weight @ curve)
+    scatter = curve - curve.mean() - slope * x
+    variance = line = float((scatter**2).sum() / (n - 2) / (x**2).sum())
+    df = float(n - 2)
+    if apart is not None:
+        g = apart.shape[1]
+        own = weight @ apart  # slopes of needles, about the mean slope
+        noise = apart - apart.mean(axis=0) - np.outer(x, own)
+        between = float((own**2).sum() / (g * max(g - 1, 1)))
+        shared = max(0.0, line - float((noise**2).sum() / ((g - 1) * (n - 2)) / g / (x**2).sum())) if g > 1 else line
+        variance = between + shared
+        if variance > 0 and g > 1:
+            df = variance**2 / (between**2 / (g - 1) + shared**2 / (n - 2))
+    turn = finest * float(np.abs(np.cumsum(weight)).max())  # what one answer does that turns for good, at worst
+    z = float(stats.norm.ppf((1 + _LEVEL) / 2))
+    half = float(stats.t.ppf((1 + _LEVEL) / 2, df) * np.sqrt(variance + (z * turn / 2) ** 2) + z**2 * turn / 2)
+    return _Slope(slope, slope - half, slope + half)
+
+
+def _answer(
+    name: str, found: _Slope | None, margin: float, relative: bool, progress: np.ndarray, n_clusters: int | None
+) -> Plateau:
+    n = len(progress)
+    window = (float(progress[0]), float(progress[-1])) if n else (float("nan"), float("nan"))
+    value, interval = float("nan"), (float("nan"), float("nan"))
+    verdict, why = "insufficient", f"{n} usable checkpoints; {MIN_WINDOW} are needed at the least"
+    if found is not None:
+        value = found.value
+        edge = f"{margin:.0%}" if relative else f"{margin:g}"
+        if n_clusters is not None and n_clusters < MIN_NEEDLES:
+            why = f"{n_clusters} needles; {MIN_NEEDLES} are needed at the least"
+        elif n >= MIN_WINDOW:
+            interval = (found.low, found.high)
+            written, *ends = (f"{np.expm1(v):+.1%}" if relative else f"{v:+.3g}" for v in (value, *interval))
+            why = f"{written} per doubling (90% interval {' to '.join(ends)}, margin {edge}, {n} checkpoints"
+            why += f", {n_clusters} needles)" if n_clusters is not None else ")"
+            if -margin < found.low and found.high < margin:
+                verdict = "plateau"
+            elif found.low > 0 or found.high < 0:
+                verdict = "still moving"
+            else:
+                why = f"too noisy to tell at this margin: {why}"
+    return Plateau(name, verdict, value, interval, margin, relative, n, n_clusters or 0, window, f"{name}: {why}.")
+
+
+@dataclass(frozen=True)
+class DeceptiveSaturation:
+    """verdict: "deceptive" (the score is level and the NLL still falls, on the same probes), "not deceptive" or
+    "insufficient". score, nll: the evidence. mean_score: over the window, NaN when there is none."""
+
+    verdict: str
+    score: Plateau
+    nll: Plateau
+    mean_score: float
+    words: str
+
+
+def deceptive_saturation(
+    trajectory: Trajectory,
+    nll: str = "nll_novel",
+    *,
+    score_margin: float = SCORE_MARGIN,
+    nll_margin: float = NLL_MARGIN,
+    window: int | None = None,
+) -> DeceptiveSaturation:
+    """Does the run only seem saturated: exact match has levelled off while the NLL of the same answers still falls?
+
+    Deceptive: the score is a plateau by equivalence, and the 90 % interval of the NLL's relative slope lies below
+    -nll_margin. Not deceptive: the score still moves, or the interval of the NLL lies above -nll_margin. Judged on the
+    same checkpoints and the same probes, those with both values. A score below FLOOR never took off; nothing is said
+    about it then. Raises ValueError as `plateau` does.
+    """
+    values = measure(trajectory, nll)
+    both = ~np.isnan(trajectory.exact_match) & ~np.isnan(values)
+    blank = np.where(both, 0.0, np.nan).astype(np.float32)
+    same = Trajectory(
+        steps=trajectory.steps,
+        tokens=trajectory.tokens,
+        scores=trajectory.scores[:, :, :1, :1],
+        nll={**trajectory.nll, nll: values + blank},
+        exact_match=trajectory.exact_match + blank,
+        probes=trajectory.probes,
+    )
+    score = plateau(same, margin=score_margin, window=window)
+    loss = plateau(same, nll, margin=nll_margin, window=window)
+    judged = (trajectory.progress >= score.window[0]) & (trajectory.progress <= score.window[1])
+    judged &= both.any(axis=1)
+    kept = both[judged].all(axis=0)
+    level = float(trajectory.exact_match[judged][:, kept].mean()) if judged.any() and kept.any() else float("nan")
+
+    low, high = loss.interval
+    if np.isnan(low) or np.isnan(score.interval[0]):
+        verdict, why = "insufficient", "this cannot be judged"
+    elif level < FLOOR:
+        verdict, why = (
+            "insufficient",
+            f"the score has not taken off ({level:.0%}), so it cannot seem saturated",
+        )
+    elif score.verdict == "plateau" and high < -nll_margin:
+        verdict, why = "deceptive", f"the score is level at {level:.0%} while the NLL of the same answers still falls"
+    elif score.verdict == "still moving":
+        verdict, why = "not deceptive", "the score itself still moves"
+    elif low > -nll_margin:
+        verdict, why = "not deceptive", "the NLL does not fall any more, beyond the margin"
+    else:
+        verdict, why = "insufficient", "too noisy to tell"
+    return DeceptiveSaturation(verdict, score, loss, level, f"{why}. {score.words} {loss.words}")
+
+
+@dataclass(frozen=True)
+class ChangePoint:
+    """verdict: "change", "no change" or "insufficient" (fewer than 8 checkpoints above progress 0).
+
+    at: progress of the checkpoint where two lines that meet there fit best; before, after: their slopes per doubling.
+    p: how often a straight line with independent noise gives as large a gain anywhere (sup-F, simulated).
+    """
+
+    verdict: str
+    at: float
+    before: float
+    after: float
+    p: float
+    n: int
+    words: str
+
+
+def change_point(progress: np.ndarray, values: np.ndarray, *, seed: int = 0) -> ChangePoint:
+    """One bend of a curve [C] on a scale of doublings of progress [C], with at least 3 checkpoints on each side.
+
+    It describes the curve: one that saturates bends too. NaNs and checkpoints at progress 0 are left out. Raises
+    ValueError when shapes differ or progress does not increase.
+    """
+    progress, values = np.asarray(progress, np.float64), np.asarray(values, np.float64)
+    if progress.ndim != 1 or progress.shape != values.shape:
+        raise ValueError(f"progress and values must be of one length, got {progress.shape} and {values.shape}")
+    used = (progress > 0) & ~np.isnan(values)
+    progress, values = progress[used], values[used]
+    if (np.diff(progress) <= 0).any():
+        raise ValueError(f"progress must increase, got {progress.tolist()}")
+    n, none = len(values), float("nan")
+    if n < MIN_CHANGE_POINT:
+        words = f"{n} usable checkpoints; a bend is looked for from {MIN_CHANGE_POINT} on."
+        return ChangePoint("insufficient", none, none, none, none, n, words)
+    x = np.log2(progress) - np.log2(progress[0])
+    line = np.stack([np.ones(n), x], axis=1)
+    knots = np.arange(_SIDE, n - _SIDE)
+    basis = np.linalg.qr(line)[0]
+    hinges = np.maximum(x[:, None] - x[knots], 0.0)
+    hinges = hinges - basis @ (basis.T @ hinges)
+    hinges /= np.sqrt((hinges**2).sum(axis=0))
+
+    def best(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Greatest F and its knot for each of the curves [m, n]."""
+        rest = curves - (curves @ basis) @ basis.T
+        gain, total = (rest @ hinges) ** 2, (rest**2).sum(axis=1, keepdims=True)
+        f = gain / np.maximum(total - gain, 1e-12 * np.maximum(total, 1e-300)) * (n - 3)
+        return f.max(axis=1), f.argmax(axis=1)
+
+    size = np.abs(values).max()
+    rest = values - basis @ (basis.T @ values)
+    if (rest**2).sum() <= 1e-20 * size**2 * n:
+        slope = float(np.polyfit(x, values, 1)[0])
+        return ChangePoint("no change", none, slope, slope, 1.0, n, f"the curve is straight over {n} checkpoints.")
+    f, place = best(values[None])
+    simulated, _ = best(np.random.default_rng(seed).normal(size=(_DRAWS, n)))
+    p = float(((simulated >= f[0] * (1 - 1e-9)).sum() + 1) / (_DRAWS + 1))
+    knot = int(knots[place[0]])
+    broken = np.stack([np.ones(n), x, np.maximum(x - x[knot], 0.0)], axis=1)
+    _, before, turn = np.linalg.lstsq(broken, values, rcond=None)[0]
+    verdict = "change" if p <= 0.05 else "no change"
+    found = f"from {before:+.3g} to {before + turn:+.3g} per doubling at {progress[knot]:.4g} ({written_p(p)}, n = {n})"
+    words = f"the curve bends {found}." if verdict == "change" else f"no bend beyond noise; the best one is {found}."
+    return ChangePoint(verdict, float(progress[knot]), float(before), float(before + turn), p, n, words)
