@@ -105,7 +105,9 @@ class HeadMonitor(TrainerCallback):
         self.regression: Regression | None = None
         self.should_stop = False
         self._needles = np.array([probe.needle_id for probe in probes])
-        self._watch = Watch(self._needles, planned=planned or UNKNOWN_LENGTH, rate=rate, margin=margin)
+        self._watch = Watch(
+            self._needles, planned=UNKNOWN_LENGTH if planned is None else planned, rate=rate, margin=margin
+        )
         self._planned = planned
         self._last: int | None = None  # latest step in the file
         self._initial: np.ndarray | None = None  # bool [L, H]
@@ -252,9 +254,8 @@ class HeadMonitor(TrainerCallback):
     def _begin(self) -> None:
         self._began, self._spent, self.should_stop = perf_counter(), 0.0, False
         watch = self._watch
-        self._watch = Watch(
-            self._needles, planned=self._planned or UNKNOWN_LENGTH, rate=watch.rate, margin=watch.margin
-        )
+        planned = UNKNOWN_LENGTH if self._planned is None else self._planned
+        self._watch = Watch(self._needles, planned=planned, rate=watch.rate, margin=watch.margin)
         if _rank() == 0:
             self._try(f"reading {self.path}", self._read_history)
         self._agree()

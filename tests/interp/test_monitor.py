@@ -1,0 +1,294 @@
+"""HeadMonitor in a Trainer and in a plain loop: training must not notice it, and nothing it does may end a run."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+
+import headscope as hs
+from builders import random_grid, random_probe
+from headscope.interp import store
+from headscope.interp.scoring import score_heads
+from headscope.interp.training_state import undisturbed
+from headscope.probes import ProbeSet
+from tiny_models import VOCAB, build
+
+# transformers 5.23 has another word for it, 5.17 only this one
+pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
+
+PROBES = ProbeSet([random_probe(100, depth, answer=4, seed=i) for i, depth in enumerate(np.linspace(0, 1, 10))])
+CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+
+
+def train(
+    folder: Path, callbacks: list[TrainerCallback], *, model: PreTrainedModel | None = None, steps: int = 6, **more: Any
+) -> Trainer:
+    """A real Trainer on random tokens; dropout in the attention, and a hook that draws from every generator."""
+    generator = torch.Generator().manual_seed(0)
+    data = [{"input_ids": ids, "labels": ids} for ids in torch.randint(3, VOCAB, (32, 48), generator=generator)]
+    model = model or build("llama", attention_dropout=0.2, num_hidden_layers=2)
+    model.register_forward_pre_hook(draw)
+    defaults = {"per_device_train_batch_size": 4, "logging_steps": 1, "learning_rate": 1e-3, "report_to": []}
+    arguments = TrainingArguments(
+        folder, max_steps=steps, use_cpu=True, save_strategy="no", disable_tqdm=True, **{**defaults, **more}
+    )
+    trainer = Trainer(model, arguments, train_dataset=data, callbacks=callbacks)
+    trainer.train()
+    return trainer
+
+
+def draw(*_: Any) -> None:
+    torch.rand(3), np.random.rand(3), random.random()
+
+
+def losses(trainer: Trainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def measured(trainer: Trainer) -> dict[int, dict[str, float]]:
+    return {entry["step"]: entry for entry in trainer.state.log_history if "heads/nll" in entry}
+
+
+@pytest.mark.parametrize("bf16", [False, True], ids=["float32", "bf16 autocast"])
+def test_training_does_not_notice(tmp_path: Path, bf16: bool) -> None:
+    without = train(tmp_path, [], bf16=bf16, **CHECKPOINTED)
+    watched = train(tmp_path, [hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=2)], bf16=bf16, **CHECKPOINTED)
+    assert len(losses(without)) == 6
+    assert losses(without) == losses(watched)
+    for (name, a), b in zip(without.model.state_dict().items(), watched.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b), name
+    assert store.checkpoints(tmp_path / "run.h5") == [0, 2, 4, 6] == list(measured(watched))
+    last = store.read_scores(tmp_path / "run.h5")
+    assert last.provenance["dtype"] == ("bfloat16" if bf16 else "float32")
+    assert measured(watched)[6]["heads/nll"] == pytest.approx(float(last.nll.mean()))
+    cost = last.provenance["monitor"]
+    assert cost["seconds"] > 0 and 0 < cost["share_of_time"] < 1
+    assert measured(watched)[6]["heads/seconds"] == cost["seconds"]
+
+
+def test_what_is_measured_is_the_model_of_that_step(tmp_path: Path) -> None:
+    """In bf16 too: the last scores are those of the trained model, under the same autocast."""
+    for bf16 in (False, True):
+        path = tmp_path / f"{bf16}.h5"
+        trained = train(tmp_path, [hs.HeadMonitor(PROBES, path, every=6)], bf16=bf16).model
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            again = score_heads(trained, PROBES)
+        np.testing.assert_array_equal(store.read_scores(path).nll, again.nll)
+        np.testing.assert_array_equal(store.read_scores(path).per_probe["retrieval"], again.per_probe["retrieval"])
+
+
+def test_autocast_changes_the_model_and_not_the_sums() -> None:
+    """Under autocast the NLL is that of the model's own forward; the kernels' sums stay in float32."""
+    model = build("llama")
+    probe = PROBES[3]
+    ids = torch.from_numpy(probe.input_ids.astype(np.int64))[None]
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        scores = score_heads(model, ProbeSet([probe]), sharing="exact")
+        logits = model(ids[:, :-1]).logits[0, probe.prompt_len - 1 :].float()
+    own = torch.nn.functional.cross_entropy(logits, ids[0, probe.prompt_len :])
+    exact = score_heads(model, ProbeSet([probe]), sharing="exact")
+    assert scores.provenance["dtype"] == "bfloat16"
+    assert float(scores.nll[0]) == pytest.approx(float(own), abs=0.05)
+    np.testing.assert_allclose(scores["needle_mass"], exact["needle_mass"], atol=0.05)
+
+
+class Tracker(TrainerCallback):
+    """Where TensorBoard, W&B and trackio get their numbers from."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, dict[str, Any]] = {}
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.seen.setdefault(state.global_step, {}).update(logs)
+
+
+def test_scalars_reach_the_trackers(tmp_path: Path) -> None:
+    tracker = Tracker()
+    trainer = train(tmp_path, [tracker, hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=3)], logging_steps=3)
+    names = {f"heads/{name}" for name in ("retrieval_heads", "leading", "nll", "nll_novel", "exact_match", "seconds")}
+    for step in (0, 3, 6):
+        assert names <= tracker.seen[step].keys()
+        assert all(isinstance(tracker.seen[step][name], float) for name in names)
+    assert "heads/share_of_time" not in tracker.seen[0] and 0 < tracker.seen[6]["heads/share_of_time"] < 1
+    assert len(losses(trainer)) == 2, "the trainer's own values of the same step are logged as well"
+
+
+def a_past(path: Path, step: int = 0) -> None:
+    """A file whose measurement says that two heads copied everything."""
+    scores = score_heads(build("llama", num_hidden_layers=2), PROBES)
+    retrieval = np.zeros_like(scores.per_probe["retrieval"])
+    retrieval[:, 1, :2] = np.random.default_rng(0).uniform(0.8, 1.0, (len(PROBES), 2))
+    replace(scores, per_probe={**scores.per_probe, "retrieval": retrieval}).save(path, checkpoint=step)
+
+
+def test_a_regression_stops_the_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a_past(tmp_path / "run.h5")
+    monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=2, on_regression="stop")
+    trainer = train(tmp_path, [monitor], steps=20)
+    assert trainer.state.global_step == 2
+    assert monitor.should_stop and monitor.regression is not None and monitor.regression.fell
+    assert monitor.regression.steps == (0,)
+    assert "step 2: the leading heads fell by more than 10%" in caplog.text
+    assert measured(trainer)[2]["heads/drop"] > 0.7
+
+
+def test_a_regression_only_warns_by_default(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a_past(tmp_path / "run.h5")
+    trainer = train(tmp_path, [hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=3)])
+    assert trainer.state.global_step == 6
+    assert "step 3: the leading heads fell" in caplog.text
+
+
+def test_a_resumed_run_goes_on_after_the_last_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The trainer may be set back further than the file: what is measured is kept, and not measured again."""
+    a_past(tmp_path / "run.h5", step=4)
+    before = store.read_scores(tmp_path / "run.h5", 4)
+    with caplog.at_level(logging.INFO):
+        monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=2)
+        trainer = train(tmp_path, [monitor], steps=8)
+    assert store.checkpoints(tmp_path / "run.h5") == [4, 6, 8]
+    np.testing.assert_array_equal(store.read_scores(tmp_path / "run.h5", 4).nll, before.nll)
+    assert list(measured(trainer)) == [6, 8]
+    assert caplog.text.count("already holds step 4") == 1
+    assert monitor.regression is not None and monitor.regression.steps == (4,)
+
+
+def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "gone").mkdir()
+    monitor = hs.HeadMonitor(PROBES, tmp_path / "gone" / "run.h5", every=2)
+    (tmp_path / "gone").rmdir()
+    trainer = train(tmp_path, [monitor])
+    assert trainer.state.global_step == 6
+    assert list(measured(trainer)) == [0, 2, 4, 6], "the scores are still logged"
+    assert caplog.text.count("writing") == 1 and "does not exist" in caplog.text and "training goes on" in caplog.text
+
+
+def test_a_model_that_breaks_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class Break(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            if state.global_step == 3:
+                model.lm_head.weight.data.fill_(torch.nan)
+
+    trainer = train(tmp_path, [Break(), hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=2)])
+    assert trainer.state.global_step == 6
+    assert store.checkpoints(tmp_path / "run.h5") == [0, 2]
+    assert caplog.text.count("NaN or overflow") == 1
+
+
+def test_a_model_that_cannot_be_followed_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = train(tmp_path, [hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=3)], model=build("bloom"))
+    assert trainer.state.global_step == 6
+    assert "computes attention in its own code" in caplog.text
+    assert not (tmp_path / "run.h5").exists()
+
+
+def test_a_loop_of_your_own(tmp_path: Path) -> None:
+    def losses_of(monitor: bool) -> list[float]:
+        torch.manual_seed(0)
+        model = build("llama", attention_dropout=0.2, num_hidden_layers=2).train()
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+        watching = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=model) if monitor else None
+        found = []
+        for step in range(4):
+            with torch.autocast("cpu", torch.bfloat16):
+                ids = torch.randint(3, VOCAB, (2, 32))
+                if watching and step % 2 == 0:
+                    # in the middle of autocast, between two forwards of one step
+                    loss = model(ids, labels=ids).loss
+                    assert watching.measure(step, tokens_seen=64.0 * step) is not None
+                    assert not watching.should_stop
+                    loss = loss + model(ids, labels=ids).loss
+                else:
+                    loss = model(ids, labels=ids).loss + model(ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(loss.item())
+        return found
+
+    assert losses_of(True) == losses_of(False)
+    assert store.read_steps(tmp_path / "run.h5") == {0: 0.0, 2: 128.0}
+    assert store.read_scores(tmp_path / "run.h5").provenance["dtype"] == "bfloat16"
+
+
+def test_without_a_model_the_reason_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert hs.HeadMonitor(PROBES, tmp_path / "run.h5").measure(0) is None
+    assert "HeadMonitor(model=...)" in caplog.text
+
+
+def state_of(model: PreTrainedModel) -> dict[str, Any]:
+    return {
+        "training": [m.training for m in model.modules()],
+        "checkpointing": model.is_gradient_checkpointing,
+        "config": {**model.config.to_dict(), "attention": model.config._attn_implementation},
+        "gradients": [p.requires_grad for p in model.parameters()],
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": repr(np.random.get_state()),
+        "python": random.getstate(),
+        "autocast": (torch.is_autocast_enabled("cpu"), torch.is_autocast_cache_enabled(), torch.is_grad_enabled()),
+        "buffers": {name: buffer.tolist() for name, buffer in model.named_buffers()},
+        "longest": [v for m in model.modules() for k, v in vars(m).items() if k.endswith("max_seq_len_cached")],
+        "hooks": [len(m._forward_pre_hooks) for m in model.modules()],
+    }
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_dynamic", "gemma3_text", "gpt2"])
+@pytest.mark.parametrize("fails", [False, True], ids=["measured", "failed"])
+def test_the_model_is_what_it_was(tmp_path: Path, family: str, fails: bool) -> None:
+    model = build(family).train()
+    next(module for module in model.modules() if "Attention" in type(module).__name__).eval()  # as users freeze parts
+    model.gradient_checkpointing_enable()
+    model.config.use_cache = False
+    next(model.parameters()).requires_grad_(False)
+    if fails:
+        model.get_output_embeddings().weight.data[:] = torch.nan
+    before = state_of(model)
+    scores = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=model).measure(0)
+    assert (scores is None) == fails
+    after = state_of(model)
+    for name in before:
+        assert before[name] == after[name], name
+
+
+def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
+    model = build("llama").train()
+    before = state_of(model)
+    with contextlib.suppress(KeyError), undisturbed(model, torch.bfloat16):
+        assert torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
+        torch.rand(3), np.random.rand(3), random.random()
+        model.eval()
+        model.config.use_cache = False
+        model.set_attn_implementation("eager")
+        raise KeyError
+    assert state_of(model) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"probes": list(PROBES)}, TypeError, "ProbeSet"),
+        ({"every": 0}, ValueError, "every"),
+        ({"on_regression": "raise"}, ValueError, "'warn' or 'stop'"),
+        ({"planned": -1}, ValueError, "planned"),
+        ({"margin": 1.5}, ValueError, "margin"),
+        ({"path": "no/such/folder/run.h5"}, ValueError, "does not exist"),
+    ],
+)
+def test_arguments_are_refused_at_once(tmp_path: Path, arguments: dict, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        hs.HeadMonitor(**{"probes": PROBES, "path": tmp_path / "run.h5", **arguments})
+
+
+def test_a_file_of_other_probes_is_refused_at_once(tmp_path: Path) -> None:
+    score_heads(build("llama"), random_grid()).save(tmp_path / "run.h5")
+    with pytest.raises(ValueError, match="another file"):
+        hs.HeadMonitor(PROBES, tmp_path / "run.h5")
