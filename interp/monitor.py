@@ -105,9 +105,8 @@ class HeadMonitor(TrainerCallback):
         self.regression: Regression | None = None
         self.should_stop = False
         self._needles = np.array([probe.needle_id for probe in probes])
-        self._watch = Watch(
-            self._needles, planned=UNKNOWN_LENGTH if planned is None else planned, rate=rate, margin=margin
-        )
+        planned_now = UNKNOWN_LENGTH if planned is None else planned
+        self._watch = Watch(self._needles, planned=planned_now, rate=rate, margin=margin)
         self._planned = planned
         self._last: int | None = None  # latest step in the file
         self._initial: np.ndarray | None = None  # bool [L, H]

@@ -28,7 +28,6 @@ def undisturbed(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[
         dtype: autocast to this dtype; None leaves autocast as it is.
     """
     kind = next(model.parameters()).device.type
-    enabled = dtype is not None or torch.is_autocast_enabled(kind)
     modules = list(model.modules())
     training = [(m, m.training) for m in modules]
     configs = {id(c): c for m in modules if (c := getattr(m, "config", None)) is not None}.values()
@@ -36,9 +35,8 @@ def undisturbed(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[
     ropes = [(m, dict(m._buffers), _lengths(m)) for m in modules if any("inv_freq" in name for name in m._buffers)]
     with ExitStack() as stack:
         stack.enter_context(_random_states({p.device.index for p in model.parameters() if p.device.type == "cuda"}))
-        # Autocast caches its casts of weights; casts made without gradients must not reach the next training forward.
-        dtype = dtype or torch.get_autocast_dtype(kind)
-        stack.enter_context(torch.autocast(kind, dtype=dtype, enabled=enabled, cache_enabled=False))
+        if dtype is not None:
+            stack.enter_context(torch.autocast(kind, dtype=dtype))
         stack.enter_context(torch.no_grad())
         if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))

@@ -201,14 +201,13 @@ def test_a_loop_of_your_own(tmp_path: Path) -> None:
         for step in range(4):
             with torch.autocast("cpu", torch.bfloat16):
                 ids = torch.randint(3, VOCAB, (2, 32))
-                if watching and step % 2 == 0:
-                    # in the middle of autocast, between two forwards of one step
-                    loss = model(ids, labels=ids).loss
-                    assert watching.measure(step, tokens_seen=64.0 * step) is not None
+                if watching and step == 0:  # before the step's weights have been cast
+                    assert watching.measure(step, tokens_seen=0.0) is not None
+                loss = model(ids, labels=ids).loss
+                if watching and step == 2:  # between two forwards of one step
+                    assert watching.measure(step, tokens_seen=128.0) is not None
                     assert not watching.should_stop
-                    loss = loss + model(ids, labels=ids).loss
-                else:
-                    loss = model(ids, labels=ids).loss + model(ids, labels=ids).loss
+                loss = loss + model(ids, labels=ids).loss
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
