@@ -48,13 +48,16 @@ def device_name(found: dict[str, Any]) -> str:
 def command() -> str:
     """The command line of this process; paths are cut to their last part, the only one with a meaning elsewhere."""
     module = getattr(sys.modules["__main__"], "__spec__", None)
-    start = ["python", "-m", module.name] if module else ["python", Path(sys.argv[0]).name]
+    start = ["python", "-m", module.name.removesuffix(".__main__")] if module else ["python", Path(sys.argv[0]).name]
     words = [Path(word).name if os.sep in word and Path(word).exists() else word for word in sys.argv[1:]]
     return shlex.join([*start, *words])
 
 
 def write_results(name: str, results: Any, found: dict[str, Any], folder: Path = RESULTS) -> Path:
-    """Write `<folder>/<date>-<device>-<name>.json`, complete or not at all; `found` is machine() before measuring."""
+    """Write `<folder>/<date>-<device>-<name>.json`, complete or not at all; `found` is machine() before measuring.
+
+    Without a name it is `<date>-<device>.json`.
+    """
     now = datetime.now(UTC)
     content = {
         "name": name,
@@ -64,7 +67,7 @@ def write_results(name: str, results: Any, found: dict[str, Any], folder: Path =
         "results": results,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{now:%Y-%m-%d}-{device_name(found)}-{name}.json"
+    path = folder / f"{'-'.join(filter(None, (f'{now:%Y-%m-%d}', device_name(found), name)))}.json"
     partial = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

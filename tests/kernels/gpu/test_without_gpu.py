@@ -16,13 +16,13 @@ import pytest
 HERE = Path(__file__).parent
 
 
-def run(cases: str, **environment: str) -> None:
+def run(*cases: str, **environment: str) -> None:
     if find_spec("triton") is None:
         reason = "triton is not installed; pip install 'headscope[triton]'"
         pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
     path = os.pathsep.join((str(HERE), os.environ.get("PYTHONPATH", ""))).rstrip(os.pathsep)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / cases)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *(str(HERE / path) for path in cases)],
         env={**os.environ, "PYTHONPATH": path, **environment},
         cwd=HERE.parents[2],
         capture_output=True,
@@ -37,3 +37,9 @@ def test_interpreted() -> None:
 
 def test_compiled() -> None:
     run("aot_cases.py", TRITON_INTERPRET="0")
+
+
+def test_the_gpu_tests_as_toys() -> None:
+    """Small and interpreted, so that a machine with a GPU does not find mistakes in the tests themselves."""
+    cases = ("test_on_gpu.py", "../../interp/test_engine_on_gpu.py")
+    run(*cases, TRITON_INTERPRET="1", HEADSCOPE_GPU_TESTS="toy")

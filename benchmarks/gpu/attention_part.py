@@ -1,0 +1,105 @@
+"""evidence_attention beside the same kernel without evidence, and beside torch's own backends; causal, all rows."""
+
+from __future__ import annotations
+
+import torch
+
+from headscope.kernels.gpu import configs
+from headscope.kernels.gpu.evidence_attention import evidence_attention
+from headscope.kernels.plain import _cudnn, _flash, attend
+
+from .backends import prefill_ms
+from .inputs import like_a_model, problem, qkv
+from .record import Record
+from .stage import Stage
+
+
+def run(stage: Stage, record: Record) -> None:
+    lengths = (32,) if stage.toy else tuple(n << 10 for n in (8, 16, 32, 64, 128))
+    for n in lengths:
+        _causal(stage, record, n)
+        stage.free()
+    _worst_case(stage, record, lengths[0])
+    _chunk(stage, record, stage.size(4096, 16), stage.size(256 << 10, 96))
+    _window(stage, record, stage.size(4096, 16), stage.size(64 << 10, 96))
+
+
+def _causal(stage: Stage, record: Record, n: int) -> None:
+    q, k, v = like_a_model(stage, n)
+    asked = problem(q, k, torch.arange(n, device=q.device))
+    name = f"{n >> 10}K"
+    blocks = _winning_blocks(evidence_attention(asked, v)[2], q, v)
+    # by turns, so that a change of the clock meets both
+    ours, bare = zip(*(_both(stage, asked, v) for _ in range(3)), strict=True)
+    with_evidence, without = sorted(ours)[1], sorted(bare)[1]
+    flops = 2 * 2 * q.shape[1] * q.shape[3] * n * (n + 1) / 2
+    detail = {"ms": with_evidence, "without_ms": without, "winning_blocks_per_tile": blocks}
+    record.add(f"{name}, ours", flops / with_evidence / 1e9, "TFLOP/s", detail=detail)
+    at_most = 1.05 if n <= 8 << 10 else 1.01 if n >= 32 << 10 else None
+    record.add(f"{name}, with / without evidence", with_evidence / without, "x", at_most=at_most, detail=detail)
+    found = prefill_ms(stage, q, k, v, repeats=5)
+    for backend, ms in found.items():
+        record.add(f"{name}, SDPA {backend}", flops / ms / 1e9, "TFLOP/s", detail={"ms": ms})
+    if found:
+        fastest = min(found, key=lambda backend: found[backend])
+        goal = 1.6 if stage.toy or configs.architecture(q.device) >= 90 else 1.15
+        record.add(f"{name}, ours / fastest SDPA ({fastest})", with_evidence / found[fastest], "x", at_most=goal)
+
+
+def _both(stage: Stage, asked: object, v: torch.Tensor) -> tuple[float, float]:
+    return (
+        stage.ms(lambda: evidence_attention(asked, v), repeats=5, seconds=1.0),
+        stage.ms(lambda: evidence_attention(asked, v, evidence=False), repeats=5, seconds=1.0),
+    )
+
+
+def _worst_case(stage: Stage, record: Record, n: int) -> None:
+    q, k, v = qkv(stage, n, n)
+    ours, bare = _both(stage, problem(q, k, torch.arange(n, device=q.device)), v)
+    record.add(f"{n >> 10}K, with / without evidence, keys at random", ours / bare, "x")
+
+
+def _chunk(stage: Stage, record: Record, rows: int, n: int) -> None:
+    """A chunk of a prefill at its end: which backend should do the rows before their own square."""
+    q, k, v = qkv(stage, rows, n)
+    name = f"{rows} rows x {n >> 10}K keys"
+    scale = q.shape[-1] ** -0.5
+    if not stage.toy:
+        for backend, kernel in (("cudnn", _cudnn), ("flash", _flash)):
+            try:
+                ms = stage.ms(lambda kernel=kernel: kernel(q, k, v, scale, False), repeats=5)
+            except RuntimeError as error:
+                record.add(f"{name}, SDPA {backend}", problem=str(error).splitlines()[0][:80])
+            else:
+                record.add(f"{name}, SDPA {backend}", ms, "ms")
+    # A backend that plans anew for every number of keys shows it here.
+    ends = [n // 2 + i for i in range(0, rows // 2, rows // 16)]
+    first, again = (
+        sum(stage.wall(lambda end=end: attend(q, k[:, :, :end], v[:, :, :end]))[0] for end in ends) for _ in range(2)
+    )
+    record.add("chunk with a number of keys not seen before, extra", (first - again) / len(ends) * 1e3, "ms")
+    record.add(f"{name}, engine's choice", stage.ms(lambda: attend(q, k, v), repeats=5), "ms")
+    asked = problem(q, k, torch.arange(n - rows, n, device=q.device))
+    record.add(f"{name}, ours", stage.ms(lambda: evidence_attention(asked, v), repeats=5), "ms")
+
+
+def _window(stage: Stage, record: Record, rows: int, n: int) -> None:
+    """Sliding windows: ours in one launch, or put together from the causal squares of torch's backends."""
+    from headscope.kernels import evidence_attention as public
+
+    q, k, v = qkv(stage, rows, n)
+    for window in (128, 1024, 4096) if not stage.toy else (8,):
+        together = stage.ms(lambda window=window: attend(q, k, v, window=window), repeats=5)
+        ours = stage.ms(
+            lambda window=window: public(q, k, v, q_offset=n - rows, window=window, impl="triton"), repeats=5
+        )
+        detail = {"ours_ms": ours, "squares_ms": together}
+        record.add(f"{rows} rows, window {window}, ours / squares of SDPA", ours / together, "x", detail=detail)
+
+
+def _winning_blocks(at: torch.Tensor, q: torch.Tensor, v: torch.Tensor) -> float:
+    """Mean number of different blocks that hold the best key of some row of a tile."""
+    tile = configs.attention_tile(q, v)
+    rows = at.shape[2] // tile.rows * tile.rows
+    blocks = (at[:, :, :rows] // tile.keys).unflatten(2, (-1, tile.rows)).sort(-1).values
+    return float((blocks.diff(dim=-1) != 0).sum(-1).float().mean() + 1)

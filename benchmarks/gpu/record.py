@@ -1,0 +1,74 @@
+"""One line of the table: what was measured, what was to be reached, and whether it was."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+REACHED, MISSED, SHOWN, OUT_OF_MEMORY, FAILED, NOT_RUN = "reached", "missed", "", "out of memory", "failed", "not run"
+
+
+@dataclass(frozen=True)
+class Row:
+    """`at_most` and `at_least` are targets for `measured`; without either the row is only shown."""
+
+    part: str
+    what: str
+    measured: float | None = None
+    unit: str = ""
+    at_most: float | None = None
+    at_least: float | None = None
+    problem: str = ""
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        if self.problem or self.measured is None:
+            return self.problem or NOT_RUN
+        if self.at_most is None and self.at_least is None:
+            return SHOWN
+        high, low = self.at_most, self.at_least
+        return REACHED if (high is None or self.measured <= high) and (low is None or self.measured >= low) else MISSED
+
+    @property
+    def target(self) -> str:
+        if self.at_most is not None:
+            return f"<= {self.at_most:g}"
+        return "" if self.at_least is None else f">= {self.at_least:g}"
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "target": self.target, "verdict": self.verdict}
+
+
+class Record:
+    """Rows as they come, each at once in a file: what a part measured before it failed is kept."""
+
+    def __init__(self, part: str, path: Path):
+        self.part, self.path = part, path
+
+    def add(self, what: str, measured: float | None = None, unit: str = "", **more: Any) -> None:
+        row = Row(self.part, what, measured, unit, **more)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(row)) + "\n")
+
+
+def read(path: Path) -> list[Row]:
+    """The complete lines of the file; a process that was killed may leave half a line at the end."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [Row(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+
+def table(rows: list[Row]) -> str:
+    """All rows under one another: what, target, measured, verdict."""
+    lines = [("what", "target", "measured", "verdict")]
+    for row in rows:
+        measured = "" if row.measured is None else f"{row.measured:.4g} {row.unit}".rstrip()
+        lines.append((f"{row.part}: {row.what}", row.target, measured, row.verdict))
+    widths = [max(len(line[i]) for line in lines) for i in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
