@@ -86,7 +86,7 @@ def token_groups(tokens: np.ndarray, most: int = 12) -> tuple[np.ndarray, np.nda
 
 def depth_groups(depths: np.ndarray, most: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """Groups of depths: float64 [groups] ascending, and the group of each entry; tenths when there are too many."""
-    rounded = np.round(np.asarray(depths, np.float64), 4)
+    rounded: np.ndarray = np.round(np.asarray(depths, np.float64), 4)
     if len(np.unique(rounded)) > most:
         rounded = np.clip(np.floor(rounded * 10), 0, 9) / 10
     groups, index = np.unique(rounded, return_inverse=True)

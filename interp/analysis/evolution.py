@@ -6,12 +6,13 @@ to 9, table 5), with an interval over needles on every curve.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..results import NLL_CLASSES, RETRIEVAL_THRESHOLD
-from .bootstrap import DRAWS, Interval, clustered_interval, needle_sums, needle_weights, resampled_interval
+from .bootstrap import Interval, clustered_interval, needle_sums, needle_weights, resampled_interval
 from .cells import DistanceGrid, Grid, checkpoint_index, depth_groups, distance_by_interference, grid, measure
 from .trajectory import Trajectory
 
@@ -24,6 +25,9 @@ __all__ = [
     "by_depth",
     "distance_by_interference",
     "grid",
+    "head_count_change",
+    "head_counts",
+    "heads_mean",
     "log_fit",
     "panel",
 ]
@@ -81,17 +85,33 @@ def panel(trajectory: Trajectory, *, threshold: float = RETRIEVAL_THRESHOLD, top
 
 def head_counts(trajectory: Trajectory, threshold: float = RETRIEVAL_THRESHOLD) -> Interval:
     """How many heads score strictly above the threshold, [C]; counted anew in every resample of needles."""
-    c, p = trajectory.scores.shape[:2]
+    drawn, n_clusters = _drawn_counts(trajectory, threshold, range(trajectory.n_checkpoints))
+    counts = (trajectory.maps > threshold).sum(axis=(1, 2))
+    return resampled_interval(counts, drawn, n=len(trajectory.needles), n_clusters=n_clusters)
+
+
+def head_count_change(
+    trajectory: Trajectory, a: int = 0, b: int = -1, threshold: float = RETRIEVAL_THRESHOLD
+) -> Interval:
+    """How many more heads there are at checkpoint b than at a (positions), counted in the same resamples of needles."""
+    places = [checkpoint_index(trajectory, place) for place in (a, b)]
+    drawn, n_clusters = _drawn_counts(trajectory, threshold, places)
+    before, after = (trajectory.maps[places] > threshold).sum(axis=(1, 2))
+    n = len(trajectory.needles)
+    return resampled_interval(after - before, drawn[:, 1] - drawn[:, 0], n=n, n_clusters=n_clusters)
+
+
+def _drawn_counts(trajectory: Trajectory, threshold: float, checkpoints: Iterable[int]) -> tuple[np.ndarray, int]:
+    """Numbers of heads int [draws, checkpoints] in resamples of needles, and how many needles there are."""
     needles = trajectory.needles
     n_clusters = int(needles.max()) + 1
     weights = needle_weights(n_clusters).astype(np.float32)
-    drawn = np.empty((DRAWS, c), np.int64)
-    for i, scores in enumerate(trajectory.scores):
-        sums, counts = needle_sums(scores.reshape(p, -1).T, needles)
+    drawn = []
+    for c in checkpoints:
+        sums, counts = needle_sums(trajectory.scores[c].reshape(len(needles), -1).T, needles)
         # a weighted mean is above the threshold when the weighted sum of what lies above it is positive
-        drawn[:, i] = (weights @ (sums - threshold * counts).T.astype(np.float32) > 0).sum(axis=1)
-    estimate = (trajectory.maps > threshold).sum(axis=(1, 2))
-    return resampled_interval(estimate, drawn, n=p, n_clusters=n_clusters)
+        drawn.append((weights @ (sums - threshold * counts).T.astype(np.float32) > 0).sum(axis=1))
+    return np.stack(drawn, axis=1), n_clusters
 
 
 def heads_mean(trajectory: Trajectory, heads: list[tuple[int, int]]) -> Interval:

@@ -65,7 +65,8 @@ def plateau(
     score = value == "exact_match"
     values = measure(trajectory, value).astype(np.float64)
     margin = _checked_margin((SCORE_MARGIN if score else NLL_MARGIN) if margin is None else margin)
-    chosen = _window(trajectory.progress, ~np.isnan(values).all(axis=1), window)
+    usable = np.asarray((~np.isnan(values)).any(axis=1))
+    chosen = _window(trajectory.progress, usable, window)
     progress, values = trajectory.progress[chosen], values[chosen]
     held = ~np.isnan(values).any(axis=0)  # the same probes at every checkpoint, or their mix would move the curve
     values, needles = values[:, held], trajectory.needles[held]
