@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BUILD = "Probes"
 LOAD = "Model"
+RUN = "Run"
 
 
 class Kind(StrEnum):
@@ -27,6 +28,15 @@ class Kind(StrEnum):
     biography = "biography"
 
 
+class Sharing(StrEnum):
+    auto = "auto"
+    exact = "exact"
+    grafted = "grafted"
+
+
+ProbesOption = Annotated[
+    str, typer.Option("--probes", metavar="SET|FILE.npz", help="A set by name (headscope probes list) or a saved one.")
+]
 Lengths = Annotated[
     str | None, typer.Option(metavar="1k,2k,4k", help="Context lengths in tokens; 1k is 1024.", rich_help_panel=BUILD)
 ]
@@ -60,6 +70,18 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...", rich_h
 AllowPickle = Annotated[
     bool,
     typer.Option("--allow-pickle", help="Open pytorch_model.bin, which can run code.", rich_help_panel=LOAD),
+]
+SharingOption = Annotated[
+    Sharing,
+    typer.Option(
+        "--sharing",
+        help="How probes share prefills: grafted is fast, exact is the gold standard.",
+        rich_help_panel=RUN,
+    ),
+]
+Generate = Annotated[
+    bool,
+    typer.Option("--generate", help="Also let the model answer, for Wu et al.'s gated count.", rich_help_panel=RUN),
 ]
 Figures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")

@@ -7,7 +7,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,13 +20,7 @@ if TYPE_CHECKING:
     from ..interp.results import HeadScores
     from ..probes import ProbeSet
 
-RUN = "Run"
-
-
-class Sharing(StrEnum):
-    auto = "auto"
-    exact = "exact"
-    grafted = "grafted"
+RUN = options.RUN
 
 
 def score(
@@ -36,9 +29,7 @@ def score(
         Path,
         typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file to write, or to append a checkpoint to."),
     ],
-    probes: Annotated[
-        str, typer.Option(metavar="SET|FILE.npz", help="A set by name (headscope probes list) or a saved one.")
-    ] = "heads",
+    probes: options.ProbesOption = "heads",
     figures: options.Figures = None,
     lengths: options.Lengths = None,
     depths: options.Depths = None,
@@ -47,20 +38,12 @@ def score(
     kind: options.Kinds = None,
     haystack: options.Haystack = None,
     chat: options.Chat = False,
-    sharing: Annotated[
-        Sharing,
-        typer.Option(
-            help="How probes share prefills: grafted is fast, exact is the gold standard.", rich_help_panel=RUN
-        ),
-    ] = Sharing.auto,
+    sharing: options.SharingOption = options.Sharing.auto,
     check_sharing: Annotated[
         int,
         typer.Option(metavar="N", help="Run N probes exactly as well; report the difference.", rich_help_panel=RUN),
     ] = 0,
-    generate: Annotated[
-        bool,
-        typer.Option("--generate", help="Also let the model answer, for Wu et al.'s gated count.", rich_help_panel=RUN),
-    ] = False,
+    generate: options.Generate = False,
     checkpoint: Annotated[
         int, typer.Option(metavar="STEP", help="Optimizer step these weights are from.", rich_help_panel=RUN)
     ] = 0,

@@ -56,6 +56,10 @@ def outcomes(todo: Sequence[Checkpoint], setup: Setup, make_work: MakeWork, addr
                 try:
                     outcome: Outcome = ray.get(ready)
                 except ray.exceptions.RayError as error:
+                    if getattr(error, "actor_init_failed", False):
+                        raise SweepError(
+                            f"ray: workers cannot start: {_last_words(error)}; all machines need the same headscope"
+                        ) from error
                     _kill(ray, actor)
                     idle.append(new_actor())
                     log.info("the worker on checkpoint %d was lost: %s", checkpoint.step, error)

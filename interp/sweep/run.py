@@ -9,10 +9,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...probes import ProbeSet
-from ..engine import Progress
 from ..loading import has_tokenizer, load_tokenizer
 from ..store import target_path
 from ..weights import ModelError
@@ -22,9 +21,12 @@ from .ray_workers import LOCAL, outcomes
 from .shards import ProbeSource, Shards, SweepError, held, same_weights
 from .worker import MakeWork, Outcome, Setup, Worker
 
+if TYPE_CHECKING:
+    from ..engine import Progress
+
 REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the results file up to date on the way
 
-Told = Callable[[Outcome], None]
+Told = Callable[[Outcome, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def sweep(
             `merge` makes the file.
         ray: True for a Ray cluster on this machine (or the one this process is connected to), or the address of one.
         progress: called with (probes done, probes in all, what is running).
-        on_checkpoint: called with the `Outcome` of every checkpoint, in the order they finish.
+        on_checkpoint: called with the `Outcome` of every checkpoint as it finishes, how many have, and of how many.
 
     A checkpoint that cannot be loaded or scored is noted with its reason and tried again next time; the others go on.
 
@@ -140,7 +142,7 @@ def run(
         shards.freeze(asked, source)
         todo, skipped, lost = _sort_out(found, shards, options, replace_changed)
         setup = Setup(asked, **vars(options), spare=spare, threads=_threads())
-        keeper = _Keeper(shards, only is None, on_checkpoint, failed=lost)
+        keeper = _Keeper(shards, only is None, failed=lost)
         keeper.refresh()
         counted = _Counted(progress, len(todo), len(asked))
         try:
@@ -148,6 +150,8 @@ def run(
                 for outcome in results:
                     keeper.keep(outcome)
                     counted.next()
+                    if on_checkpoint is not None:
+                        on_checkpoint(outcome, counted.finished, len(todo))
         finally:
             # Also when interrupted: what is done is in the file.
             misfits = keeper.refresh()
@@ -276,7 +280,6 @@ class _Keeper:
 
     shards: Shards
     merges: bool
-    told: Told | None
     failed: dict[int, str]
     done: list[int] = field(default_factory=list)
     _cost: float = 0.0  # seconds that the last refresh took
@@ -290,8 +293,6 @@ class _Keeper:
         else:
             self.failed[step] = str(outcome.reason)
             self.shards.fail(outcome.checkpoint, self.failed[step])
-        if self.told is not None:
-            self.told(outcome)
         if time.monotonic() - self._last > self._cost / REFRESH_SHARE:
             self.refresh()
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..schema import text
 from ..store import reading
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ def table(path: str | PathLike[str]) -> Table:
     with reading(path) as file:
         steps, tokens, counted = file["checkpoint"][:], file["tokens_seen"][:], file["n_retrieval_heads"][:]
         maps, matched, nll = file["retrieval"][:], file["probes/exact_match"][:], file["probes/nll"][:]
-        model = text(file, "model_id")
     n = len(steps)
     shown = range(n) if n <= MOST else [*range(MOST // 2), *range(n - MOST // 2, n)]
     for row in shown:
@@ -50,8 +48,6 @@ def table(path: str | PathLike[str]) -> Table:
             head, score = f"L{layer}H{number}", f"{maps[row][layer, number]:.2f}"
         exact = f"{(matched[row] == 1).mean():.0%}"
         made.add_row(f"{steps[row]:,}", seen, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
-    made.title = None if n == 0 else f"{model}, {n} checkpoint{'s' if n != 1 else ''}"
-    made.title_justify, made.title_style = "left", "bold"
     return made
 
 

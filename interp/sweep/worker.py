@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ...probes import ProbeSet
-from ..engine import Progress
 from ..loading import LoadedModel, has_tokenizer, load_model
 from ..results import HeadScores
-from ..scoring import score_heads
 from ..weights import ModelError, first_line
 from .checkpoints import Checkpoint
 from .shards import stamp
+
+if TYPE_CHECKING:
+    from ..engine import Progress
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,8 @@ class Worker:
         start = time.monotonic()
         loading = 0.0
         try:
+            from ..scoring import score_heads
+
             before = stamp(checkpoint)
             loaded = self._load(checkpoint)
             loading = time.monotonic() - start

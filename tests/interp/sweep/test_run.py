@@ -156,9 +156,7 @@ def test_changed_weights_are_not_taken_as_done(copy: Path, tmp_path: Path):
     os.utime(copy / "checkpoint-10" / "model.safetensors")
     assert hs.sweep(copy, PROBES, output).skipped == (10, 20, 30), "a new date and the same bytes"
     make_checkpoint(copy / "checkpoint-20", seed=99)
-    with pytest.raises(
-        SweepError, match=r"other weights for checkpoint 20 \(checkpoint-20\); pass replace"
-    ):
+    with pytest.raises(SweepError, match=r"other weights for checkpoint 20 \(checkpoint-20\); pass replace"):
         hs.sweep(copy, PROBES, output)
     assert output.read_bytes() == before
     result = hs.sweep(copy, PROBES, output, replace_changed=True)
@@ -267,18 +265,18 @@ def test_an_interrupted_sweep_keeps_what_is_done(run: Path, plain: Path, tmp_pat
 
 def test_progress_counts_checkpoints_times_probes(run: Path, tmp_path: Path):
     seen: list[tuple[int, int, str]] = []
-    told: list[int] = []
+    told: list[tuple[int, int, int]] = []
     hs.sweep(
         run,
         PROBES,
         tmp_path / "run.h5",
         progress=lambda *what: seen.append(what),
-        on_checkpoint=lambda outcome: told.append(outcome.checkpoint.step),
+        on_checkpoint=lambda outcome, *counts: told.append((outcome.checkpoint.step, *counts)),
     )
     done = [d for d, _, _ in seen]
     assert done == sorted(done) and (done[0], done[-1]) == (0, 3 * len(PROBES))
     assert {total for _, total, _ in seen} == {3 * len(PROBES)} and seen[-1][2] == "done"
-    assert told == [10, 20, 30]
+    assert told == [(10, 1, 3), (20, 2, 3), (30, 3, 3)]
 
 
 def test_checkpoints_without_a_tokenizer_use_the_first_ones(copy: Path, tmp_path: Path):

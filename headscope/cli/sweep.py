@@ -1,0 +1,233 @@
+"""`headscope sweep` and `headscope merge`: every checkpoint of a run into one file, on one machine or many."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from . import options
+from .score import progress_bar
+
+if TYPE_CHECKING:
+    from ..interp.sweep.checkpoints import Checkpoint
+    from ..interp.sweep.run import SweepResult
+    from ..interp.sweep.worker import Outcome
+
+_ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+")
+
+
+class WithRay(TyperCommand):
+    """`--ray` takes an address or none; what follows it is an address only when it looks like one."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], ""]
+        args = [
+            "--ray=local" if arg == "--ray" and not _ADDRESS.fullmatch(after) else arg
+            for arg, after in zip(args, following, strict=True)
+        ]
+        return list(super().parse_args(ctx, args))
+
+
+def sweep(
+    checkpoints: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CKPT...",
+            help="Folders, globs, a folder of checkpoints, .gguf files, org/name@revision or pythia-70m@1000.",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file of all checkpoints; shards go beside it."),
+    ],
+    probes: options.ProbesOption = "heads",
+    table: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Columns checkpoint,step,tokens_seen, where names do not tell."),
+    ] = None,
+    lengths: options.Lengths = None,
+    depths: options.Depths = None,
+    needles: options.Needles = None,
+    seed: options.Seed = 0,
+    kind: options.Kinds = None,
+    haystack: options.Haystack = None,
+    chat: options.Chat = False,
+    sharing: options.SharingOption = options.Sharing.auto,
+    generate: options.Generate = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[ADDRESS]",
+            help="Spread over a Ray cluster: of this machine, or at ADDRESS.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    only: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N", help="Only part I of N, as shards; for job arrays, see merge.", rich_help_panel=options.RUN
+        ),
+    ] = None,
+    replace_changed: Annotated[
+        bool,
+        typer.Option(
+            "--replace-changed",
+            help="Score checkpoints again whose weights have changed since.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
+    dtype: options.Dtype = "auto",
+    device: options.Device = "auto",
+    tokenizer: options.TokenizerOption = None,
+    trust_remote_code: options.RemoteCode = False,
+    allow_pickle: options.AllowPickle = False,
+) -> None:
+    """Score every checkpoint of a training run on the same probes. Interrupt it when you like; run it again to go on.
+
+    \b
+    headscope sweep run/checkpoint-* -o run.h5
+    headscope sweep run/ --probes grid --lengths 1k,2k,4k --depths 11 -o run.h5
+    headscope sweep run/ --table steps.csv -o run.h5      steps from a CSV
+    headscope sweep run/ --ray -o run.h5                  one worker a GPU
+    headscope sweep org/model@step1000 org/model@step2000 -o run.h5
+    headscope sweep 'pythia-70m@*000' -o pythia.h5        TransformerLens labels
+
+    Exit code 0: all checkpoints are in the file; 1: some failed, with their reasons; 2: nothing was begun.
+    """
+    source = options.probe_source(
+        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+    )
+    share = read_part(only)
+    if ray is not None and not _ADDRESS.fullmatch(ray):
+        raise options.bad("--ray", f"got {ray!r}; give nothing, auto, host:port or ray://host:port")
+    from ..interp.sweep.checkpoints import find_checkpoints
+    from ..interp.sweep.run import Options, run
+    from ..interp.sweep.shards import ProbeSource
+
+    saved = Path(probes).suffix == ".npz" or Path(probes).is_file()
+    asked = {"set": probes, "lengths": lengths, "depths": depths, "needles": needles, "seed": seed}
+    asked |= {"kind": kind and kind.value, "haystack": haystack, "chat": chat}
+    found = find_checkpoints(checkpoints, table)
+    typer.echo(headline(found))
+    chosen = Options(sharing.value, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
+    try:
+        with reporting() as (progress, told):
+            result = run(
+                found,
+                ProbeSource(source, None if saved else asked),
+                output,
+                chosen,
+                replace_changed=replace_changed,
+                only=share,
+                ray=ray,
+                progress=progress,
+                on_checkpoint=told,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"what is done is kept in {output}; the same command goes on from there", err=True)
+        raise typer.Exit(130) from None
+    conclude(result, output, {checkpoint.step: checkpoint.name for checkpoint in found}, share)
+
+
+def merge(
+    shards: Annotated[
+        list[Path], typer.Argument(metavar="SHARD...", help="Results files, or the .shards folder of a sweep.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file to write.")],
+) -> None:
+    """Put results files together in the order of their steps: the shards of a sweep, or any others of one run.
+
+    \b
+    headscope merge run.h5.shards -o run.h5
+    headscope merge first-half.h5 second-half.h5 -o run.h5
+    """
+    from ..interp.store import checkpoints
+    from ..interp.sweep import merge as merging
+
+    failed = merging.merge(shards, output)
+    n = len(checkpoints(output))
+    typer.echo(f"{output}: {n} checkpoint{'s' if n != 1 else ''}")
+    tell_failures(failed, {})
+
+
+def read_part(text: str | None) -> tuple[int, int] | None:
+    """ "2/8" -> (2, 8)."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise options.bad("--only", f"got {text!r}; give a part and how many there are, such as 1/8 to 8/8")
+    return int(match[1]), int(match[2])
+
+
+def headline(found: list[Checkpoint]) -> str:
+    n, first, last = len(found), found[0].step, found[-1].step
+    if n == 1:
+        return f"1 checkpoint, step {first:,} ({found[0].told_by})"
+    unit = " (millions of tokens)" if all(c.told_by == "millions of tokens" for c in found) else ""
+    return f"{n} checkpoints, steps {first:,} to {last:,}{unit}"
+
+
+@contextmanager
+def reporting() -> Iterator[tuple[Callable[[int, int, str], None] | None, Callable[[Outcome, int, int], None] | None]]:
+    """A bar on a terminal; elsewhere a line a checkpoint, with the time left."""
+    with progress_bar() as progress:
+        if progress is not None:
+            yield progress, None
+            return
+        start = time.monotonic()
+
+        def line(outcome: Outcome, done: int, total: int) -> None:
+            from ..interp.sweep.summary import outcome_line
+
+            scores = outcome.scores
+            words = f"failed: {outcome.reason}" if scores is None else outcome_line(scores)
+            left = (time.monotonic() - start) / done * (total - done)
+            then = f", about {duration(left)} left" if done < total else ""
+            typer.echo(f"[{done}/{total}] step {outcome.checkpoint.step}: {words} ({duration(outcome.seconds)}{then})")
+            sys.stdout.flush()
+
+        yield None, line
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def conclude(result: SweepResult, output: Path, names: dict[int, str], share: tuple[int, int] | None) -> None:
+    from rich.console import Console
+
+    from ..interp.sweep.summary import table
+
+    if share is None and output.exists():
+        console = Console(highlight=False, markup=False)
+        console.print()
+        console.print(table(output))
+        console.print()
+    done, skipped = len(result.done), len(result.skipped)
+    typer.echo(f"{done} scored now, {skipped} before, {len(result.failed)} failed")
+    if share is not None:
+        shards = f"{output}.shards"
+        typer.echo(f"part {share[0]} of {share[1]} is in {shards}; when all are: headscope merge {shards} -o {output}")
+    elif output.exists():
+        typer.echo(f"Scores   {output}")
+    tell_failures(result.failed, names)
+
+
+def tell_failures(failed: dict[int, str], names: dict[int, str]) -> None:
+    """Say what failed and why, and end with exit code 1 if anything did."""
+    for step, reason in failed.items():
+        name = f" ({names[step]})" if step in names else ""
+        typer.echo(f"failed: step {step}{name}: {reason}", err=True)
+    if failed:
+        raise typer.Exit(1)
