@@ -1,0 +1,64 @@
+"""HeadMonitor in two processes: the ranks stay together, rank zero alone writes, and training does not notice."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import two_ranks
+from headscope.interp import store
+from headscope.interp.scoring import score_heads
+from tiny_models import build
+
+
+def test_two_ranks(tmp_path: Path) -> None:
+    now = score_heads(build("llama", num_hidden_layers=2), two_ranks.PROBES)
+    past = np.zeros_like(now.per_probe["retrieval"])
+    past[:, 1, :2] = np.random.default_rng(0).uniform(0.8, 1.0, (len(past), 2))
+    replace(now, per_probe={**now.per_probe, "retrieval": past}).save(tmp_path / "ddp.h5", checkpoint=0)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    root = Path(two_ranks.__file__).parents[1]
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    shared["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests")])
+    command = [sys.executable, two_ranks.__file__, str(tmp_path)]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        said = [rank.communicate(timeout=150)[0] for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert [rank.returncode for rank in ranks] == [0, 0], "\n".join(said)
+
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    assert found[0]["forwards"] == found[1]["forwards"] > 0
+    for one in found:
+        assert one["ddp"]["wrapped"] == "DistributedDataParallel"
+        assert one["ddp"]["steps"] == 2, "rank zero found the regression, and both stopped"
+        assert one["ddp"]["losses"] == one["ddp plain"]["losses"][:2]
+        assert one["fsdp2"]["wrapped"].startswith("FSDP")
+        assert one["fsdp2"]["losses"] == one["fsdp2 plain"]["losses"]
+    assert None not in found[0]["fsdp2"]["scored"], said[0]
+    assert found[0]["fsdp2"]["scored"] == pytest.approx(found[1]["fsdp2"]["scored"])
+    assert store.checkpoints(tmp_path / "ddp.h5") == [0, 2]
+    assert store.checkpoints(tmp_path / "fsdp2.h5") == [0, 1, 2]
+    assert "step 2: the leading heads fell" in said[0] and "the leading heads fell" not in said[1]

@@ -1,0 +1,107 @@
+"""One of two processes that train the same tiny model, with or without a HeadMonitor; see interp/test_monitor_ranks.py.
+
+    python two_ranks.py FOLDER    with RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT in the environment
+
+Writes FOLDER/<rank>.json: losses by way of training, forwards inside measurements, and whether the run was stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import distributed
+from transformers import Trainer, TrainingArguments
+
+import headscope as hs
+from builders import random_probe
+from headscope.interp.adapters import HuggingFaceModel
+from headscope.probes import ProbeSet
+from tiny_models import VOCAB, build
+
+PROBES = ProbeSet([random_probe(80, depth, answer=4, seed=i) for i, depth in enumerate(np.linspace(0, 1, 8))])
+counted = {"forwards": 0}
+
+
+def count_forwards() -> None:
+    plain = HuggingFaceModel.forward
+
+    def forward(self: HuggingFaceModel, *arguments: Any) -> torch.Tensor:
+        counted["forwards"] += 1
+        return plain(self, *arguments)
+
+    HuggingFaceModel.forward = forward  # type: ignore[method-assign]
+
+
+def ddp(folder: Path, path: Path | None) -> dict[str, Any]:
+    """In a Trainer. The second measurement finds a regression, which only rank zero looks for."""
+    ids = torch.randint(3, VOCAB, (64, 32), generator=torch.Generator().manual_seed(0))
+    monitor = hs.HeadMonitor(PROBES, path, every=2, on_regression="stop") if path else None
+    arguments = TrainingArguments(
+        str(folder / "out"),
+        max_steps=4,
+        use_cpu=True,
+        ddp_backend="gloo",
+        per_device_train_batch_size=2,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        bf16=True,
+    )
+    model = build("llama", attention_dropout=0.2, num_hidden_layers=2)
+    data = [{"input_ids": row, "labels": row} for row in ids]
+    trainer = Trainer(model, arguments, train_dataset=data, callbacks=[monitor] if monitor else [])
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    return {"losses": losses, "steps": trainer.state.global_step, "wrapped": type(trainer.model_wrapped).__name__}
+
+
+def fsdp2(path: Path | None) -> dict[str, Any]:
+    """In a plain loop; every forward gathers the shards, so ranks that ran different numbers of them would hang."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    torch.manual_seed(0)
+    model = build("llama", attention_dropout=0.2, num_hidden_layers=2).train()
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.model.layers:
+        fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    monitor = hs.HeadMonitor(PROBES, path, model=model) if path else None
+    losses, scored = [], []
+    for step in range(3):
+        if monitor:
+            scores = monitor.measure(step)
+            scored.append(None if scores is None else float(scores.nll.mean()))
+        ids = torch.randint(3, VOCAB, (2, 32), generator=torch.Generator().manual_seed(step))
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return {"losses": losses, "scored": scored, "wrapped": type(model).__name__}
+
+
+def main() -> None:
+    folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
+    count_forwards()
+    found: dict[str, Any] = {"ddp plain": ddp(folder, None)}
+    # one past measurement, with scores that this model cannot hold
+    found["ddp"] = ddp(folder, folder / "ddp.h5")
+    found["fsdp2 plain"] = fsdp2(None)
+    found["fsdp2"] = fsdp2(folder / "fsdp2.h5")
+    found["forwards"] = counted["forwards"]
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
