@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -64,7 +64,7 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"  # before torch and triton are imported, here and in the parts
     found = machine()
     if options.commit:
-        found["git_commit"] = options.commit
+        found |= {"git_commit": options.commit, "git_dirty": None}
     say(one_line(found))
     folder = Path(options.output) if options.output else Path(tempfile.mkdtemp()) if options.dry_run else RESULTS
     rows: list[Row] = []
@@ -74,6 +74,8 @@ def main() -> None:
     for name in names:
         left = options.budget - (perf_counter() - began)
         new, seconds[name] = _supervise(name, left, options.dry_run)
+        if options.dry_run:  # a toy reaches nothing and misses nothing
+            new = [replace(row, at_most=None, at_least=None) for row in new]
         rows += new
         say(table(new) + "\n")
         path = write_results("", _results(rows, seconds, names, options.dry_run), found, folder)

@@ -1,0 +1,74 @@
+"""The GPU suite's own code, at toy size; and what becomes of a part that fails or hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks.gpu import __main__ as suite
+from benchmarks.gpu.record import Record, Row, read, table
+
+ROOT = Path(__file__).parents[1]
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    run = [sys.executable, "-m", "benchmarks.gpu", *arguments]
+    return subprocess.run(run, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
+
+
+def test_every_part_runs_at_toy_size(tmp_path: Path) -> None:
+    if find_spec("triton") is None:
+        pytest.fail("triton is missing") if os.environ.get("CI") else pytest.skip("needs triton")
+    done = command("--dry-run", "--output", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (file,) = tmp_path.iterdir()
+    content = json.loads(file.read_text())
+    assert content["command"].startswith("python -m benchmarks.gpu --dry-run")
+    assert {"torch", "triton", "transformers", "git_commit"} <= set(content["machine"])
+    results = content["results"]
+    assert results["toy"] and results["not_reached"] == [] and set(results["seconds"]) == set(suite.PARTS)
+    assert {row["part"] for row in results["rows"]} == set(suite.PARTS)
+    assert not [row for row in results["rows"] if row["problem"]]
+    assert {row["verdict"] for row in results["rows"]} == {""}, "a toy reaches no target"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so() -> None:
+    done = command()
+    assert done.returncode == 1 and done.stdout == ""
+    assert "sees no CUDA GPU here" in done.stderr and "--dry-run" in done.stderr
+
+
+def test_parts_are_listed() -> None:
+    assert [line.split()[0] for line in command("--list").stdout.splitlines()] == list(suite.PARTS)
+
+
+def test_a_part_that_takes_too_long_is_ended_and_said_to_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(suite.PARTS, "model", replace(suite.PARTS["model"], seconds=0.2))
+    rows, seconds = suite._supervise("model", 100.0, True)
+    assert rows[-1].verdict.startswith("failed: not done after") and seconds < 30
+    (row,), _ = suite._supervise("model", 1.0, True)
+    assert row.verdict == "not run: the budget is spent"
+
+
+def test_verdicts_and_rows_that_are_kept(tmp_path: Path) -> None:
+    record = Record("rows", tmp_path / "rows.jsonl")
+    record.add("share", 0.9, at_least=0.85)
+    record.add("ratio", 1.4, "x", at_most=1.3)
+    record.add("eager", problem="out of memory")
+    record.add("shown", 2.0, "ms", detail={"n": 1})
+    with record.path.open("a") as file:
+        file.write('{"part": "rows", "wh')  # killed while it wrote
+    rows = read(record.path)
+    assert [row.verdict for row in rows] == ["reached", "missed", "out of memory", ""]
+    assert read(tmp_path / "none") == []
+    assert Row("a", "b").verdict == "not run"
+    assert "rows: ratio  <= 1.3   1.4 x     missed" in table(rows)
