@@ -19,7 +19,7 @@ from headscope.interp.store import StoreError, checkpoints, read_scores, read_st
 from headscope.interp.sweep.checkpoints import CheckpointError
 from headscope.interp.sweep.run import SweepResult
 from headscope.interp.sweep.same import differences
-from headscope.interp.sweep.shards import SweepError
+from headscope.interp.sweep.shards import ProbeSource, SweepError
 from tiny_run import make_checkpoint, make_run, small_probes, tiny_tokenizer
 
 PROBES = small_probes()
@@ -112,6 +112,51 @@ def test_probes_are_frozen(run: Path, tmp_path: Path):
     with pytest.raises(SweepError, match=r"begun with the probe set 'random grid' .* and this one is 'two'"):
         hs.sweep(run, others, output)
     assert hs.sweep(run, tmp_path / "run.h5.shards" / "probes.npz", output).done == (20, 30)
+
+
+def test_the_same_request_takes_the_frozen_probes(run: Path, tmp_path: Path):
+    """Whatever building would give today: another Python has other documentation for a haystack."""
+    output = tmp_path / "run.h5"
+    others = hs.probes.ProbeSet(PROBES[:2], name="two")
+    hs.sweep(run / "checkpoint-10", ProbeSource(lambda tokenizer: PROBES, {"set": "grid", "seed": 0}), output)
+    assert hs.sweep(run, ProbeSource(lambda tokenizer: others, {"set": "grid", "seed": 0}), output).done == (20, 30)
+    assert read_scores(output, 30).probe_set_hash == PROBES.hash
+    with pytest.raises(SweepError, match="this one is 'two'"):
+        hs.sweep(run, ProbeSource(lambda tokenizer: others, {"set": "grid", "seed": 1}), output)
+
+
+def test_a_checkpoint_that_is_still_being_written(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = Path(shutil.copytree(run / "checkpoint-10", tmp_path / "checkpoint-10"))
+
+    def load_slowly(*args, **kwargs):
+        loaded = load_model(*args, **kwargs)
+        os.utime(folder / "model.safetensors")
+        return loaded
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headscope.interp.sweep.worker.load_model", load_slowly)
+        result = hs.sweep(folder, PROBES, tmp_path / "run.h5")
+    assert "was written to while it was loaded" in result.failed[10]
+    assert hs.sweep(folder, PROBES, tmp_path / "run.h5").done == (10,)
+
+
+def test_merge_keeps_what_is_there(run: Path, plain: Path, tmp_path: Path):
+    """Two files of one run in one of them, and no checkpoint lost by leaving a file out."""
+    first, last = tmp_path / "first.h5", tmp_path / "last.h5"
+    hs.sweep([run / "checkpoint-10", run / "checkpoint-30"], PROBES, first)
+    hs.sweep(run / "checkpoint-20", PROBES, last)
+    before = first.read_bytes()
+    with pytest.raises(StoreError, match="holds checkpoint 10, 30, which is in no shard"):
+        hs.merge(last, first)
+    with pytest.raises(StoreError, match="checkpoint 20 is in"):
+        hs.merge([first, last, tmp_path / "last.h5.shards"], first)
+    with pytest.raises(StoreError, match="holds no shards"):
+        hs.merge(run, first)
+    with pytest.raises(StoreError, match="no shards given"):
+        hs.merge([], first)
+    assert first.read_bytes() == before
+    assert hs.merge([last, first], first) == {}
+    assert differences(first, plain) == []
 
 
 def test_a_broken_checkpoint_is_reported_and_the_others_go_on(copy: Path, plain: Path, tmp_path: Path):
