@@ -1,4 +1,4 @@
-"""A page in a real headless Chromium, driven over the DevTools protocol: what it draws, says and asks the network for."""
+"""A page in a real headless Chromium, driven over the DevTools protocol: what it draws, says and asks for."""
 
 from __future__ import annotations
 
@@ -107,12 +107,16 @@ class Chromium:
         for kind in ("rawKeyDown", "keyUp"):
             self.send("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
+    def box(self, selector: str) -> list[float]:
+        """Left, top, width and height of an element, in the window."""
+        place = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        found: list[float] = self.evaluate(f"(b => [b.x, b.y, b.width, b.height])({place})")
+        return found
+
     def screenshot(self, path: Path, selector: str | None = None) -> None:
         """The whole page, or one element of it, as PNG."""
-        box = f"document.querySelector({json.dumps(selector or 'html')}).getBoundingClientRect()"
-        clip = json.loads(
-            self.evaluate(f"(() => {{ const b = {box}; return JSON.stringify([b.x, b.y + scrollY, b.width, b.height]) }})()")
-        )
+        clip = self.box(selector or "html")
+        clip[1] += self.evaluate("scrollY")
         area = dict(zip(("x", "y", "width", "height"), clip, strict=True)) | {"scale": 1}
         answer = self.send("Page.captureScreenshot", clip=area, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(answer["data"]))

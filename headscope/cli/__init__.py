@@ -1,4 +1,4 @@
-"""The command line: `headscope score | copy-profile | probes | validate | export | env`, also `python -m headscope`.
+"""The command line: `headscope COMMAND`, also `python -m headscope COMMAND`.
 
 No logic lives here: commands read options, call the library, and print. Heavy imports wait until a command runs.
 """
@@ -10,8 +10,9 @@ from typing import Annotated
 import typer
 
 from .. import __version__
-from . import copying, files, probes
+from . import copying, files, probes, sweep
 from .errors import FrontDoor
+from .report import report
 from .score import score
 
 app = typer.Typer(
@@ -22,8 +23,11 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 app.command()(score)
+app.command(cls=sweep.WithRay)(sweep.sweep)
+app.command()(sweep.merge)
 app.command()(copying.copy_profile)
 app.add_typer(probes.app, name="probes")
+app.command()(report)
 app.command()(files.validate)
 app.command()(files.export)
 
@@ -37,9 +41,11 @@ def front(
 
     \b
     headscope score ./my-model -o run.h5 --figures figures    which heads retrieve, in a few minutes
+    headscope sweep run/checkpoint-* -o run.h5                every checkpoint of a training run
     headscope probes list                                     what can be asked
     headscope probes show grid --tokenizer ./my-model         one probe, its needle highlighted
     headscope copy-profile ./my-model --text book.txt -o p.h5 what heads copy on a text of your own
+    headscope report run.h5                                   how heads changed over its checkpoints, as a page
     headscope export run.h5 --format csv                      the scores for other tools
     """
     if version:

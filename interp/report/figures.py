@@ -31,6 +31,8 @@ BLUES = ("#effbfb", "#a6e8f1", "#5ecfec", "#0cb1e5", "#058fd2", "#176ebb", "#2c4
 AMBERS = ("#fbf9ee", "#f4d9a2", "#f1b45f", "#e98d20", "#d56b0e", "#bd480b", "#993425", "#6e2b2d", "#3e2629")
 
 INK, MUTED, LINE, ACCENT = "#1f2430", "#5b6472", "#c9ced6", "#d1495b"
+LINES = ("#176ebb", "#d56b0e", "#228833", "#aa3377", "#222234", "#0cb1e5", "#998a00", "#ee6677")  # curves, in order
+PALE = "#b4bcc8"  # curves in the background
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
@@ -270,6 +272,12 @@ def scale_end(values: np.ndarray) -> float:
     """Where a scale of scores ends: 1, unless every score is small or one is larger."""
     largest = float(np.nanmax(values)) if np.isfinite(values).any() else 0.0
     return 1.0 if largest <= 0 or 0.5 <= largest <= 1 else round_up(largest)
+
+
+def scale_of(cells: np.ndarray, value: str) -> float:
+    """Where the colours of a grid end: 1 for a share, else a round number that the largest cell of all stays below."""
+    finite = cells[np.isfinite(cells)]
+    return 1.0 if VALUES[value][2] or not finite.size or finite.max() <= 0 else round_up(float(finite.max()))
 
 
 def spaced_ticks(count: int, letter: str, steps: Sequence[int], most: int) -> tuple[list[int], list[str]]:

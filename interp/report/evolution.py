@@ -1,0 +1,247 @@
+"""What the report and its figures show of a run of checkpoints, worked out once; no statistics of its own.
+
+evolution = evolve("run.h5")                         # or of a Trajectory
+evolution.panel.n_heads, evolution.verdicts, evolution.head_curve((18, 6))
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..analysis.bootstrap import Interval, clustered_interval
+from ..analysis.downstream import Downstream, DownstreamCorrelation, correlate_downstream, read_downstream
+from ..analysis.evolution import LogFit, Panel, distance_by_interference, grid, log_fit, panel
+from ..analysis.heads import HeadChanges, Life, changes, life
+from ..analysis.trajectory import Trajectory, read_trajectory
+from ..analysis.verdicts import Verdict, judge
+from ..results import RETRIEVAL_THRESHOLD, needle_stderr
+from ..schema import PROVENANCE_COLUMNS, text
+from ..store import reading
+from .lengths import human_length
+
+NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}
+Head = tuple[int, int]
+_UNITS = ((1e12, "trillions", "T"), (1e9, "billions", "B"), (1e6, "millions", "M"))
+
+
+@dataclass(frozen=True, eq=False)
+class Evolution:
+    """One trajectory and everything that is said about it.
+
+    provenance: of every checkpoint what its file tells (SCHEMA.md), [C]; empty for a bare Trajectory.
+    created: when the file was begun, as written there; "" when unknown.
+    """
+
+    trajectory: Trajectory
+    provenance: Sequence[Mapping[str, Any]] = ()
+    created: str = ""
+    n_kv_heads: int | None = None
+    downstream: Downstream | None = None
+
+    @cached_property
+    def maps(self) -> np.ndarray:
+        """float32 [C, L, H]: mean score of every head; NaN where it is never observable."""
+        return self.trajectory.maps
+
+    @cached_property
+    def stderrs(self) -> np.ndarray:
+        """float32 [C, L, H]: needle-clustered standard errors of the maps; NaN with fewer than two needles."""
+        needles = self.trajectory.probes["needle_id"]
+        return np.stack([needle_stderr(scores.astype(np.float64), needles) for scores in self.trajectory.scores])
+
+    @cached_property
+    def x(self) -> np.ndarray:
+        """float64 [C]: where the checkpoints lie on the axis of all curves, in the unit of `x_title`."""
+        return self.trajectory.progress / self._unit[0]
+
+    @property
+    def x_title(self) -> str:
+        _, unit, _ = self._unit
+        return f"{self.trajectory.progress_name}{f' ({unit})' if unit else ''}"
+
+    @cached_property
+    def _unit(self) -> tuple[float, str, str]:
+        if self.trajectory.progress_name == "optimizer steps":
+            return 1.0, "", ""
+        largest = float(self.trajectory.progress[-1])
+        return next((unit for unit in _UNITS if largest >= unit[0]), (1.0, "", ""))
+
+    @cached_property
+    def step_names(self) -> list[str]:
+        """A checkpoint in short, [C]: "step 1,500"."""
+        return [f"step {int(step):,}" for step in self.trajectory.steps]
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """A checkpoint in words, [C]: "step 1,500" or "step 1,500, 6.3B tokens"."""
+        tokens, steps = self.trajectory.tokens, self.step_names
+        return [
+            f"{step}, {human_count(n)} tokens" if np.isfinite(n) else step
+            for step, n in zip(steps, tokens, strict=True)
+        ]
+
+    @cached_property
+    def slider_labels(self) -> list[str]:
+        """The checkpoint and its number of retrieval heads, [C]."""
+        counts = (self.maps > RETRIEVAL_THRESHOLD).sum(axis=(1, 2))
+        words = [f"{n} head{'' if n == 1 else 's'} above {RETRIEVAL_THRESHOLD:g}" for n in counts]
+        return [f"{label[0].upper()}{label[1:]}: {n}" for label, n in zip(self.labels, words, strict=True)]
+
+    def tick(self, checkpoint: int) -> str:
+        """The checkpoint's place on an axis of categories."""
+        progress = self.trajectory.progress[checkpoint]
+        return f"{self.x[checkpoint]:.3g}" if self._unit[1] else f"{progress:,.0f}"
+
+    @cached_property
+    def panel(self) -> Panel:
+        return panel(self.trajectory)
+
+    def log_fit(self, value: str) -> LogFit:
+        return log_fit(self.trajectory, value)
+
+    def mean(self, value: str) -> Interval:
+        """An NLL class or "exact_match" over the checkpoints, [C]."""
+        return self.panel.niah_score if value == "exact_match" else self.panel.nll[value]
+
+    @cached_property
+    def nll_name(self) -> str:
+        """The NLL class that says most about copying: that of the tokens found only in the needle, if there are any."""
+        return "nll_novel" if np.isfinite(self.trajectory.nll["nll_novel"]).any() else "nll"
+
+    def length_depth(self, value: str) -> tuple[np.ndarray, list[str], list[str]]:
+        """Means of a measure [C, depth, length], and the labels of depths and lengths."""
+        grids = [grid(self.trajectory, value, c) for c in range(len(self.x))]
+        percent = [f"{100 * depth:.3g}%" for depth in grids[0].depths]
+        lengths = _token_labels(grids[0].lengths, self.trajectory.probes["length"])
+        return np.stack([cells.values for cells in grids]), percent, lengths
+
+    def distance_interference(self, value: str) -> tuple[np.ndarray, list[str], list[str]]:
+        """Means of a measure [C, interference, distance], and the labels of interferences and distances."""
+        grids = [distance_by_interference(self.trajectory, value, c) for c in range(len(self.x))]
+        probes = self.trajectory.probes
+        before = _token_labels(grids[0].interferences, probes["interference"])
+        return (
+            np.stack([cells.values for cells in grids]),
+            before,
+            _token_labels(grids[0].distances, probes["distance"]),
+        )
+
+    def fit_words(self, fit: LogFit) -> str:
+        a, b = (
+            f"{part.estimate:.3g}" + (f" ({part.low:.3g} to {part.high:.3g})" if np.isfinite(part.low) else "")
+            for part in (fit.a, fit.b)
+        )
+        return f"a = {a}, b = {b}; R² = {fit.r_squared:.3f} over {fit.n} checkpoints"
+
+    def crossings(self, head: Head, born: bool) -> np.ndarray:
+        """int: the checkpoints at which the head has risen above the threshold, or fallen below it."""
+        at = self.life.births if born else self.life.deaths
+        return np.array([c for c, heads in enumerate(at) if head in heads], int)
+
+    def named(self, most: int) -> list[Head]:
+        """Heads to draw with their names: those ever above the threshold, best first; the best three where none is."""
+        return self.ever_above()[:most] or self.leading_ever(3)
+
+    def flowing(self, most: int) -> list[Head]:
+        """Heads whose ranks are drawn: the leading ones of the last and of the first checkpoint."""
+        heads = self.leading(most) + self.leading(most, 0)
+        return list(dict.fromkeys(heads))
+
+    @cached_property
+    def life(self) -> Life:
+        return life(self.trajectory)
+
+    @cached_property
+    def changes(self) -> HeadChanges | None:
+        """The last checkpoint against the first; None where there is only one."""
+        return changes(self.trajectory) if len(self.x) > 1 else None
+
+    @cached_property
+    def correlations(self) -> list[DownstreamCorrelation]:
+        """Every quantity of the panel against every downstream score; empty without scores."""
+        if self.downstream is None:
+            return []
+        return correlate_downstream(self.trajectory, self.downstream, self.panel)
+
+    @cached_property
+    def verdicts(self) -> list[Verdict]:
+        return judge(self.trajectory, self.downstream, found=self.panel)
+
+    @property
+    def ranks(self) -> np.ndarray:
+        """float64 [C, L, H]: 1 is the best head; NaN where not observable."""
+        return self.life.ranks
+
+    def leading(self, most: int, checkpoint: int = -1) -> list[Head]:
+        """The heads with the highest scores at one checkpoint, at most `most`; none with a score of 0."""
+        return _best(self.maps[checkpoint], most)
+
+    def leading_ever(self, most: int) -> list[Head]:
+        """The heads with the highest score that they reach at any checkpoint, at most `most`."""
+        return _best(np.nanmax(np.where(np.isnan(self.maps), -1.0, self.maps), axis=0), most)
+
+    def ever_above(self) -> list[Head]:
+        """Every head that is a retrieval head at some checkpoint, best first."""
+        return [
+            head
+            for head in self.leading_ever(self.maps[0].size)
+            if np.nanmax(self.maps[:, *head]) > RETRIEVAL_THRESHOLD
+        ]
+
+    def head_curve(self, head: Head) -> Interval:
+        """The head's mean score at every checkpoint, [C], with needle-clustered intervals."""
+        return clustered_interval(self.trajectory.scores[:, :, *head], self.trajectory.needles)
+
+
+def evolve(source: str | PathLike[str] | Trajectory, *, downstream: str | PathLike[str] | None = None) -> Evolution:
+    """Everything the report shows of a results file or a Trajectory; downstream: a CSV (analysis.downstream).
+
+    Raises StoreError when the file cannot be read, DownstreamError when the CSV cannot be or does not fit the run.
+    """
+    scores = None if downstream is None else read_downstream(downstream)
+    if isinstance(source, Trajectory):
+        return Evolution(source, downstream=scores)
+    trajectory = read_trajectory(source)
+    with reading(source) as file:
+        group = file["provenance"]
+        columns = {name: group[name].asstr()[:] for name in ("model_id", *PROVENANCE_COLUMNS, "json")}
+        told = [{name: str(values[c]) for name, values in columns.items()} for c in range(trajectory.n_checkpoints)]
+        created = text(file, "created_at") if "created_at" in file.attrs else ""
+        kv = int(np.ravel(file.attrs["n_kv_heads"])[0])
+        full = [{**entry, "json": json.loads(entry["json"] or "{}")} for entry in told]
+    return Evolution(trajectory, full, created, kv, scores)
+
+
+def model_name(evolution: Evolution) -> str:
+    """A hub id as it is; of a local path only its end."""
+    name = str(evolution.trajectory.about.get("model_id", "")) or "attention heads"
+    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+
+
+def human_count(count: float) -> str:
+    """6300000000 -> "6.3B": three digits and a letter."""
+    size, _, letter = next((unit for unit in _UNITS if count >= unit[0]), (1.0, "", ""))
+    return f"{count / size:.3g}{letter}" if letter else f"{count:,.0f}"
+
+
+def _token_labels(groups: np.ndarray, tokens: np.ndarray) -> list[str]:
+    """1024 -> "1K"; "1K+" where a group reaches up to the next one."""
+    more = "+" if tokens.max() > groups.max() or len(np.unique(tokens)) > 12 else ""
+    return [f"{human_length(int(group))}{more}" for group in groups]
+
+
+def head_name(head: Head) -> str:
+    return f"L{head[0]}H{head[1]}"
+
+
+def _best(scores: np.ndarray, most: int) -> list[Head]:
+    order = np.argsort(-np.nan_to_num(scores, nan=-1.0), axis=None, kind="stable")[:most]
+    return [divmod(int(i), scores.shape[1]) for i in order if scores.flat[i] > 0]

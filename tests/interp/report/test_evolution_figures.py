@@ -1,0 +1,171 @@
+"""Pictures of a run say what the run says, take the axes they are given, and come out the same every time."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib.collections import PathCollection, PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from headscope.interp.report import evolution_figures
+from headscope.interp.report.evolution_figures import (
+    agreement,
+    distance_interference,
+    downstream,
+    evolve,
+    head_count,
+    head_curves,
+    head_map,
+    head_strip,
+    initial_heads,
+    length_depth,
+    log_curve,
+    rank_flow,
+    save_evolution_figures,
+)
+from made_up_trajectory import BORN, DYING, GROWING, STEADY, make_trajectory
+
+
+@pytest.fixture
+def ax():
+    return Figure(figsize=(9, 4.5), layout="constrained").add_subplot()
+
+
+@pytest.fixture(scope="module")
+def evolution():
+    return evolve(make_trajectory(8))
+
+
+@pytest.fixture
+def with_scores(tmp_path):
+    run = make_trajectory(8)
+    path = tmp_path / "scores.csv"
+    path.write_text("step,RULER $x$\n" + "\n".join(f"{step},{i}" for i, step in enumerate(run.steps)))
+    return evolve(run, downstream=path)
+
+
+def lines(ax) -> list[np.ndarray]:
+    return [np.asarray(line.get_ydata(), float) for line in ax.lines]
+
+
+def has_line(ax, values) -> bool:
+    return any(len(line) == len(values) and np.allclose(line, values, equal_nan=True) for line in lines(ax))
+
+
+def test_the_curves_are_the_heads_with_their_names_and_crossings(ax, evolution):
+    assert head_curves(evolution, ax) is ax
+    for head in (GROWING, STEADY, BORN, DYING):
+        assert has_line(ax, evolution.maps[:, *head])
+    assert {"L2H1", "L3H4", "L4H0", "L1H5"} == {text.get_text() for text in ax.texts}
+    marks = [m for m in ax.collections if isinstance(m, PathCollection) and len(m.get_offsets())]
+    at = sorted(float(x) for mark in marks for x in mark.get_offsets()[:, 0])
+    born = np.flatnonzero(evolution.maps[:, *BORN] > 0.1)[0]
+    died = np.flatnonzero(evolution.maps[:, *DYING] <= 0.1)[0]
+    np.testing.assert_allclose(at, sorted(evolution.x[[born, died]]))
+
+
+def test_the_panel_is_drawn_as_it_is(evolution):
+    panel = evolution.panel
+    for draw, wanted in (
+        (head_count, [panel.n_heads.estimate]),
+        (initial_heads, [panel.initial_mean.estimate]),
+        (agreement, [panel.overlap / panel.top, panel.spearman]),
+        (rank_flow, [evolution.ranks[:, *GROWING], evolution.ranks[:, *DYING]]),
+        (log_curve, [evolution.log_fit("nll").fitted[1:]]),
+    ):
+        ax = draw(evolution, Figure().add_subplot())
+        assert all(has_line(ax, values) for values in wanted), draw.__name__
+
+
+def test_maps_of_two_checkpoints_share_their_colours(evolution):
+    images = [head_map(evolution, Figure().add_subplot(), checkpoint=c).images[0] for c in (0, -1)]
+    assert images[0].get_clim() == images[1].get_clim()
+    np.testing.assert_array_equal(images[0].get_array(), evolution.maps[0].T)
+    strip = head_strip(evolution, Figure().add_subplot())
+    np.testing.assert_allclose(
+        strip.images[0].get_array()[-1], evolution.maps[:, *BORN], err_msg="born last, lowest row"
+    )
+    cells = [length_depth(evolution, Figure().add_subplot(), checkpoint=c) for c in (0, -1)]
+    assert cells[0].images[0].get_clim() == cells[1].images[0].get_clim()
+    assert "step 0" in cells[0].get_xlabel() and "step 3,500" in cells[1].get_xlabel()
+
+
+def test_unobservable_heads_are_hatched(ax):
+    run = make_trajectory(3)
+    run.scores[:, :, 2] = np.nan
+    head_map(evolve(run), ax)
+    (hatched,) = [artist for artist in ax.collections if isinstance(artist, PolyCollection) and artist.get_hatch()]
+    assert len(hatched.get_paths()) == 8 and "not observable" in ax.get_xlabel()
+
+
+def test_downstream_scores_are_a_row_each(ax, with_scores, evolution):
+    downstream(with_scores, ax)
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(names) == 4 and names[0].startswith("RULER $x$: ")
+    drawn = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
+    np.testing.assert_allclose(drawn, [pair.correlation.pearson for pair in with_scores.correlations])
+    empty = downstream(evolution, Figure().add_subplot())
+    assert "No downstream scores" in empty.texts[0].get_text()
+
+
+def test_every_picture_is_saved_and_comes_out_the_same(tmp_path, with_scores, monkeypatch):
+    """In a few formats of a few pictures: drawing all of them twice takes long."""
+    few = {"head_curves", "head_strip", "downstream"}
+    every = evolution_figures._pictures(with_scores)
+    assert few < set(every) and {"heads", "heads_first", "log_fit", "rank_flow"} < set(every)
+    monkeypatch.setattr(evolution_figures, "_pictures", lambda evolution: {name: every[name] for name in few})
+    first, second = (save_evolution_figures(with_scores, tmp_path / name) for name in "ab")
+    assert [path.name for path in first] == [path.name for path in second]
+    assert {path.name for path in first} == {f"{name}.{kind}" for name in few for kind in ("png", "svg", "pdf")}
+    for a, b in zip(first, second, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+
+
+@pytest.mark.parametrize("checkpoints", [1, 2])
+def test_few_checkpoints_give_fewer_pictures(tmp_path, checkpoints):
+    paths = save_evolution_figures(make_trajectory(checkpoints, needles=3), tmp_path, formats=["png"])
+    names = {path.stem for path in paths}
+    assert "heads" in names and ("head_curves" in names) == (checkpoints > 1)
+    with pytest.raises(ValueError, match="formats must be among png, svg, pdf; got bmp"):
+        save_evolution_figures(make_trajectory(1), tmp_path / "new", formats=["bmp"])
+    assert not (tmp_path / "new").exists()
+
+
+def is_in(place: float, ends: np.ndarray) -> bool:
+    return min(ends) - 1e-9 <= place <= max(ends) + 1e-9
+
+
+@pytest.mark.parametrize("checkpoints", [2, 60])
+def test_no_text_overlaps_or_leaves_the_picture(checkpoints):
+    run = evolve(make_trajectory(checkpoints))
+    for name, (draw, size) in evolution_figures._pictures(run).items():
+        figure = Figure(figsize=size, layout="constrained", dpi=100)
+        with evolution_figures.house_style():
+            draw(run, figure.add_subplot())
+            figure.draw_without_rendering()
+        boxes = []
+        for ax in figure.axes:
+            ticks = [(axis, tick) for axis in (ax.xaxis, ax.yaxis) for tick in axis.get_major_ticks()]
+            seen = [tick.label1 for axis, tick in ticks if is_in(tick.get_loc(), axis.get_view_interval())]
+            labels = [*seen, ax.xaxis.label, ax.yaxis.label] if ax.axison else []
+            texts = [text for text in [*ax.texts, *labels, ax._left_title] if text.get_text() and text.get_visible()]
+            boxes += [(text.get_text(), Text.get_window_extent(text).padded(-1)) for text in texts]
+        boxes = [(text, box) for text, box in boxes if box.width > 0]
+        for (a, box_a), (b, box_b) in combinations(boxes, 2):
+            assert not box_a.overlaps(box_b), (name, a, b)
+        for text, box in boxes:
+            inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
+            assert inside, (name, text)
+
+
+def test_a_grid_of_distance_and_interference_leaves_empty_cells_open(ax, evolution):
+    distance_interference(evolution, ax)
+    run, cells = evolution.trajectory, ax.images[0].get_array()
+    row = [label.get_text() for label in ax.get_yticklabels()].index("512")
+    column = [label.get_text() for label in ax.get_xticklabels()].index("512")
+    chosen = (run.probes["distance"] == 512) & (run.probes["interference"] == 512)
+    np.testing.assert_allclose(cells[row, column], run.nll["nll_novel"][-1, chosen].mean(), rtol=1e-6)
+    assert np.ma.getmaskarray(cells).sum() == 25 - 6 or np.isnan(np.ma.filled(cells, np.nan)).sum() == 25 - 6
