@@ -132,8 +132,8 @@ def _kernel(q: Tensor, k: Tensor, v: Tensor) -> Kernel | None:
     inputs = backends.SDPAParams(q, k, v, None, 0.0, False, q.shape[1] != k.shape[1])
     # cuDNN is the faster one from Hopper on, flash before it.
     if torch.cuda.get_device_capability(q.device) >= (9, 0) and backends.can_use_cudnn_attention(inputs):
-        return _cudnn
-    return _flash if backends.can_use_flash_attention(inputs) and q.shape[-1] % 8 == 0 else None
+        return cudnn
+    return flash if backends.can_use_flash_attention(inputs) and q.shape[-1] % 8 == 0 else None
 
 
 def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
@@ -146,17 +146,19 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[T
     return out, lse
 
 
-def _cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+def cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """A `Kernel`: cuDNN's, for GPUs."""
     out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, causal, scale=scale)
     return out, lse.view(q.shape[:3])
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+def flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """A `Kernel`: FlashAttention-2 as torch has it, for GPUs."""
     out, lse, *_ = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, scale=scale)
     return out, lse
 
 
-NAMES: dict[Kernel | None, str] = {_cpu: "sdpa:cpu", _cudnn: "sdpa:cudnn", _flash: "sdpa:flash"}
+NAMES: dict[Kernel | None, str] = {_cpu: "sdpa:cpu", cudnn: "sdpa:cudnn", flash: "sdpa:flash"}
 """As in `headscope env`; anything else is the reference."""
 
 

@@ -162,7 +162,8 @@ def _run_part(name: str, path: Path, toy: bool) -> None:
         # Triton's interpreter needs the repairs that the interpreter tests use.
         sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "kernels" / "gpu"))
         import_module("interpreter_shim")
-        configs = import_module("headscope.kernels.gpu.configs")
+        from headscope.kernels.gpu import configs
+
         configs.INTERPRETED = configs.Tile(64, 64, 4, 1)  # few steps: they take the time here
     import torch
 

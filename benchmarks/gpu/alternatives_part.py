@@ -74,7 +74,8 @@ def _flex(stage: Stage, record: Record) -> None:
     except ImportError as error:
         record.add("FlexAttention LSE", problem=f"not in this torch ({error})"[:80])
         return
-    compiled = flex_attention if stage.toy else torch.compile(flex_attention, dynamic=False)
+    flex: Any = flex_attention
+    compiled: Any = flex if stage.toy else torch.compile(flex, dynamic=False)
     aux = AuxRequest(lse=True)
     for n in (32 << 10, 256 << 10) if not stage.toy else (64,):
         q, k, v = qkv(stage, stage.size(32, 3), n)

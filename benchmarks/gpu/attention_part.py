@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.evidence_attention import evidence_attention
-from headscope.kernels.plain import _cudnn, _flash, attend
+from headscope.kernels.gpu.problem import Problem
+from headscope.kernels.plain import attend, cudnn, flash
 
 from .backends import prefill_ms
 from .inputs import like_a_model, problem, qkv
@@ -46,7 +49,7 @@ def _causal(stage: Stage, record: Record, n: int) -> None:
         record.add(f"{name}, ours / fastest SDPA ({fastest})", with_evidence / found[fastest], "x", at_most=goal)
 
 
-def _both(stage: Stage, asked: object, v: torch.Tensor) -> tuple[float, float]:
+def _both(stage: Stage, asked: Problem, v: torch.Tensor) -> tuple[float, float]:
     return (
         stage.ms(lambda: evidence_attention(asked, v), repeats=5, seconds=1.0),
         stage.ms(lambda: evidence_attention(asked, v, evidence=False), repeats=5, seconds=1.0),
@@ -65,9 +68,9 @@ def _chunk(stage: Stage, record: Record, rows: int, n: int) -> None:
     name = f"{rows} rows x {n >> 10}K keys"
     scale = q.shape[-1] ** -0.5
     if not stage.toy:
-        for backend, kernel in (("cudnn", _cudnn), ("flash", _flash)):
+        for backend, kernel in (("cudnn", cudnn), ("flash", flash)):
             try:
-                ms = stage.ms(lambda kernel=kernel: kernel(q, k, v, scale, False), repeats=5)
+                ms = stage.ms(partial(kernel, q, k, v, scale, False), repeats=5)
             except RuntimeError as error:
                 record.add(f"{name}, SDPA {backend}", problem=str(error).splitlines()[0][:80])
             else:
@@ -75,7 +78,7 @@ def _chunk(stage: Stage, record: Record, rows: int, n: int) -> None:
     # A backend that plans anew for every number of keys shows it here.
     ends = [n // 2 + i for i in range(0, rows // 2, rows // 16)]
     first, again = (
-        sum(stage.wall(lambda end=end: attend(q, k[:, :, :end], v[:, :, :end]))[0] for end in ends) for _ in range(2)
+        sum(stage.wall(partial(attend, q, k[:, :, :end], v[:, :, :end]))[0] for end in ends) for _ in range(2)
     )
     record.add("chunk with a number of keys not seen before, extra", (first - again) / len(ends) * 1e3, "ms")
     record.add(f"{name}, engine's choice", stage.ms(lambda: attend(q, k, v), repeats=5), "ms")
@@ -89,10 +92,8 @@ def _window(stage: Stage, record: Record, rows: int, n: int) -> None:
 
     q, k, v = qkv(stage, rows, n)
     for window in (128, 1024, 4096) if not stage.toy else (8,):
-        together = stage.ms(lambda window=window: attend(q, k, v, window=window), repeats=5)
-        ours = stage.ms(
-            lambda window=window: public(q, k, v, q_offset=n - rows, window=window, impl="triton"), repeats=5
-        )
+        together = stage.ms(partial(attend, q, k, v, window=window), repeats=5)
+        ours = stage.ms(partial(public, q, k, v, q_offset=n - rows, window=window, impl="triton"), repeats=5)
         detail = {"ours_ms": ours, "squares_ms": together}
         record.add(f"{rows} rows, window {window}, ours / squares of SDPA", ours / together, "x", detail=detail)
 

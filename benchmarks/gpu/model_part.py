@@ -101,7 +101,7 @@ def grid(longest: int, vocabulary: int) -> ProbeSet:
                     id=f"{length}-{depth:.1f}-{n}",
                 )
                 probes.append(replace(probe, graft=(at, at + needle), haystack_id="random"))
-    return ProbeSet(probes, name="random grid")
+    return ProbeSet(tuple(probes), name="random grid")
 
 
 def _model(stage: Stage, longest: int) -> torch.nn.Module:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from headscope.kernels import evidence_attention, row_evidence
@@ -16,11 +18,12 @@ def main(device: str = "cuda", n: int = 300, dim: int = 80) -> None:
     k, v = (cache[:, :n, i].transpose(1, 2) for i in (0, 1))
     at = torch.arange(n - rows, n, device=device)
     spans = torch.tensor([[0, 4], [n // 2, n // 2 + 20], [n - 3, n + 50]], device=device).expand(2, 3, 2)
-    for options in (
+    every: tuple[dict[str, Any], ...] = (
         {},
         {"window": n // 4, "softcap": 20.0, "sinks": torch.zeros(4, device=device), "key_limits": at - 2},
         {"causal": False, "key_starts": at // 2},
-    ):
+    )
+    for options in every:
         row_evidence(q, k, q_positions=at, spans=spans, topk=3, impl="triton", **options)
         evidence_attention(q, k, v, q_positions=at, spans=spans, impl="triton", **options)
     if device == "cuda":

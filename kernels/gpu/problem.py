@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ class Problem:
     ) -> Problem:
         """Of arguments as api.py checked them."""
         batch, rows, n = q.shape[0], q.shape[2], k.shape[2]
-        rules = {"causal": causal, "window": window, "key_limits": key_limits, "key_starts": key_starts}
+        rules: dict[str, Any] = {"causal": causal, "window": window, "key_limits": key_limits, "key_starts": key_starts}
         if k_positions is None:
             first, last = visible_keys(q_positions, batch, n, **rules)
         else:
