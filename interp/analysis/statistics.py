@@ -17,8 +17,8 @@ from .trends import components, log_progress, residuals, saturating_curves
 MIN_CHECKPOINTS = 8  # with fewer no correlation is judged; also the most for which all orders are tried
 _FEWEST_TERMS = 3  # components of smooth curves that are always taken out
 _FEWEST_LEFT = 3  # degrees of freedom that must remain for the test
-_ORDERS = 19_999
-_PAIRS = 4_000
+_ORDERS = 9_999
+_PAIRS = 2_000
 ALPHA = 0.05
 
 
@@ -28,7 +28,7 @@ class Correlation:
 
     pearson, spearman: raw correlations, ranks tie-averaged. ci: 95 % Fisher interval of pearson, from n = 4.
     p: two-sided, t with n - 2 degrees of freedom; it takes checkpoints for independent draws, which they are not.
-    p_permutation: share of orders of y with |r| at least as large; all n! up to 8 (`exact`), else 19,999 random ones.
+    p_permutation: share of orders of y with |r| at least as large; all n! up to 8 (`exact`), else 9,999 random ones.
     r_differences: Pearson r of the changes from checkpoint to checkpoint.
     r_partial: Pearson r with log(tokens) held fixed.
     p_saturating: how often two unrelated saturating curves on these checkpoints, as noisy as these two, correlate at

@@ -6,6 +6,8 @@ is left of a measured curve when these are taken out is what the family cannot e
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -41,7 +43,12 @@ def components(progress: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     left: float64 [n]; left[k] is the root mean square that the worst-fitted curve of height 1 keeps after k rows.
     """
-    curves = np.concatenate([saturating_curves(progress), s_curves(progress)])
+    return _components(tuple(np.asarray(progress, np.float64).tolist()))
+
+
+@lru_cache(maxsize=8)
+def _components(progress: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
+    curves = np.concatenate([saturating_curves(np.array(progress)), s_curves(np.array(progress))])
     curves = curves - curves.mean(axis=1, keepdims=True)
     rows = np.linalg.svd(curves, full_matrices=False)[2]
     left = np.array([np.sqrt((residuals(curves, rows[:k]) ** 2).mean(axis=1)).max() for k in range(len(rows))])

@@ -222,7 +222,7 @@ def _downstream(trajectory: Trajectory, downstream: Downstream, found: Panel) ->
     for score in downstream:
         items = [item for item in compared if item.score == score]
         rs = [f"{item.quantity} {item.correlation.pearson:.2f}" for item in items if item.correlation.pearson**2 <= 1]
-        parts.append(f"{score} (n = {items[0].correlation.n}): r with {', '.join(rs) if rs else 'nothing can be had'}.")
+        parts.append(f"{score} (n = {items[0].correlation.n}): {'r with ' + ', '.join(rs) if rs else 'no r'}.")
     least = [item.correlation.p_saturating for item in compared if not np.isnan(item.correlation.p_saturating)]
     if least:
         parts.append(f"Two unrelated saturating curves do as well {min(least):.0%} to {max(least):.0%} of the time.")

@@ -1,0 +1,164 @@
+"""Made-up runs whose truth is known: what the statistics of interp/analysis are tried on, here and in the tests.
+
+Scores are bounded and skewed, probes of one needle move together, heads mostly score near 0, checkpoints jitter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from headscope.interp.analysis.trajectory import Trajectory
+
+
+def _logistic(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _parts(rng: np.random.Generator, shape: tuple[int, int, int], needle: float, probe: float) -> np.ndarray:
+    """A needle's part, shared by its cells, and each probe's own; [samples, needles, cells]."""
+    return needle * rng.normal(size=(*shape[:2], 1)) + probe * rng.normal(size=shape)
+
+
+# name -> values [samples, needles, cells] and the least and greatest value possible
+Sampler = Callable[[np.random.Generator, tuple[int, int, int]], np.ndarray]
+VALUES: dict[str, tuple[Sampler, tuple[float, float]]] = {
+    "score near 0": (lambda rng, s: np.floor(_logistic(-2.5 + _parts(rng, s, 1.2, 0.8)) * 13) / 13, (0, 1)),
+    "score in the middle": (lambda rng, s: _logistic(_parts(rng, s, 1.0, 0.7)), (0, 1)),
+    "score near 1": (lambda rng, s: np.ceil(_logistic(2.5 + _parts(rng, s, 1.2, 0.8)) * 12) / 12, (0, 1)),
+    "NLL": (lambda rng, s: np.exp(-1 + _parts(rng, s, 0.5, 0.5)), (0, np.inf)),
+    "NLL, heavy tail": (lambda rng, s: np.exp(-1 + _parts(rng, s, 0.8, 0.6)), (0, np.inf)),
+    "exact match, 70 %": (lambda rng, s: (rng.random(s) < _logistic(1 + _parts(rng, s, 1.2, 0))) * 1.0, (0, 1)),
+    "exact match, 93 %": (lambda rng, s: (rng.random(s) < _logistic(3 + _parts(rng, s, 1.2, 0))) * 1.0, (0, 1)),
+}
+
+
+def truth(sampler: Sampler, rng: np.random.Generator) -> float:
+    """The mean over all needles there could be."""
+    return float(np.mean([sampler(rng, (500, 1000, 1)).mean() for _ in range(8)]))
+
+
+def head_scores(
+    rng: np.random.Generator, base: np.ndarray, samples: int, needles: int, cells: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores [samples, P, 1, H] of heads with the strengths base [H], and the needle of each probe."""
+    shape = (samples, needles, cells, len(base))
+    z = base + 0.4 * rng.normal(size=(samples, needles, 1, 1)) + rng.normal(size=(samples, needles, 1, len(base)))
+    scores = np.clip(np.floor(13 * _logistic(z + 0.7 * rng.normal(size=shape))) / 12, 0, 1).astype(np.float32)
+    return scores.reshape(samples, needles * cells, 1, len(base)), np.repeat(np.arange(needles), cells)
+
+
+def head_strengths(rng: np.random.Generator, heads: int) -> np.ndarray:
+    """Most heads near 0, one in seven strong, some close to the threshold."""
+    base = rng.normal(-4.5, 1.5, size=heads)
+    return np.where(rng.random(heads) < 0.15, base + 3, base)
+
+
+def curves(kind: str, rng: np.random.Generator, progress: np.ndarray, count: int) -> np.ndarray:
+    """Smooth curves [count, n] from 0 to 1: "exponential", "power" or "S" (late starts, as when a head is born)."""
+    x = (progress - progress.min()) / np.ptp(progress)
+    if kind == "exponential":
+        found = -np.exp(-x / np.exp(rng.uniform(np.log(0.08), np.log(1.5), (count, 1))))
+    elif kind == "power":
+        offset = np.exp(rng.uniform(np.log(0.02), np.log(0.5), (count, 1)))
+        found = -((x + offset) ** -rng.uniform(0.3, 1.5, (count, 1)))
+    else:
+        found = _logistic((x - rng.uniform(0.1, 0.5, (count, 1))) / rng.uniform(0.05, 0.2, (count, 1)))
+    found = found - found[:, :1]
+    return np.asarray(found / np.ptp(found, axis=1)[:, None])
+
+
+def jitter(rng: np.random.Generator, count: int, n: int, memory: float = 0.0) -> np.ndarray:
+    """Noise [count, n] of standard deviation 1; `memory` is its correlation from checkpoint to checkpoint."""
+    noise = rng.normal(size=(count, n))
+    for i in range(1, n):
+        noise[:, i] = memory * noise[:, i - 1] + np.sqrt(1 - memory**2) * noise[:, i]
+    return noise
+
+
+def run(
+    rng: np.random.Generator,
+    *,
+    checkpoints: int,
+    needles: int,
+    cells: int = 6,
+    level: float = 0.9,
+    score_slope: float = 0.0,
+    nll_slope: float = 0.0,
+    flips: float = 0.1,
+    score_jitter: float = 0.005,
+    nll_noise: float = 0.1,
+    nll_jitter: float = 0.01,
+) -> Trajectory:
+    """The last doubling of a run: exact match around `level`, slopes per doubling (the NLL's of its logarithm).
+
+    A probe is answered when its difficulty, which it keeps and shares in part with its needle, lies below the
+    checkpoint's ability; `flips` is the part of difficulty that is drawn anew each time. All probes of a checkpoint
+    share its jitter. Needles differ in how fast their NLL falls.
+    """
+    p = needles * cells
+    progress = np.linspace(0.5, 1.0, checkpoints)
+    x = np.log2(progress)
+    x = x - x.mean()
+    needle = np.repeat(np.arange(needles), cells)
+    hard = (np.sqrt(0.3) * rng.normal(size=needles)[needle] + np.sqrt(0.7) * rng.normal(size=p)) / np.sqrt(1 + flips**2)
+    hard = hard + flips / np.sqrt(1 + flips**2) * rng.normal(size=(checkpoints, p))
+    share = np.clip(level + score_slope * x + score_jitter * rng.normal(size=checkpoints), 1e-3, 1 - 1e-3)
+    matched = _normal_cdf(hard) < share[:, None]
+    slopes = nll_slope + 0.1 * abs(nll_slope) * rng.normal(size=needles)[needle]
+    log_nll = -1 + 0.6 * rng.normal(size=needles)[needle] + 0.5 * rng.normal(size=p) + np.outer(x, slopes)
+    log_nll = log_nll + nll_noise * rng.normal(size=(checkpoints, p)) + nll_jitter * rng.normal(size=(checkpoints, 1))
+    nll = np.exp(log_nll).astype(np.float32)
+    return trajectory(np.zeros((checkpoints, p, 1, 1), np.float32), needle, progress * 1e11, nll, matched)
+
+
+def pair(
+    rng: np.random.Generator, *, heads: int, needles: int, cells: int, changed: float, effect: float, skewed: bool
+) -> tuple[Trajectory, np.ndarray]:
+    """Two checkpoints, and bool [H] which heads' means really differ. Needles respond in their own ways.
+
+    skewed: unchanged heads gain much on few needles and lose little on many, with a mean of 0: no flip of signs leaves
+    that alike, so it is harder than the test was made for.
+    """
+    base = head_strengths(rng, heads)
+    true = (rng.random(heads) < changed) & (base > -4)  # weaker heads hardly score at all
+    scores, needle = head_scores(rng, base, 1, needles, cells)
+    before = scores[0, :, 0]
+    # what a checkpoint does to a needle, it does in part to all heads alike
+    own = rng.normal(size=(needles, heads)) + 0.5 * rng.normal(size=(needles, 1))
+    own = 0.3 * (rng.exponential(size=own.shape) - 1) if skewed else 0.5 * np.tanh(own)
+    room = before * (1 - before)  # so that nothing has to be cut at 0 or 1, which would be a change
+    after = before + room * (own[needle] + true * effect + 0.2 * np.tanh(rng.normal(size=before.shape)))
+    both = np.stack([before, after])[:, :, None].astype(np.float32)
+    return trajectory(both, needle, np.array([1e9, 2e9])), true
+
+
+def trajectory(
+    scores: np.ndarray,
+    needle: np.ndarray,
+    progress: np.ndarray,
+    nll: np.ndarray | None = None,
+    matched: np.ndarray | None = None,
+) -> Trajectory:
+    """A trajectory from scores [C, P, L, H]; what is not given is NaN."""
+    c, p = scores.shape[:2]
+    unknown = np.full((c, p), np.nan, np.float32)
+    text = {"family": "needle", "variant": "sentence"}
+    whole = {"seed": 0, "length": 1024, "distance": 512, "interference": 512, "n_answer": 8}
+    probes = {name: np.full(p, value) for name, value in (text | whole | {"depth": 0.5, "depth_nominal": 0.5}).items()}
+    probes |= {"id": np.array([f"p{i}" for i in range(p)]), "needle_id": np.array([f"needle-{i}" for i in needle])}
+    return Trajectory(
+        steps=np.arange(c),
+        tokens=progress,
+        scores=scores,
+        nll=dict.fromkeys(("nll", "nll_novel", "nll_echo", "nll_first"), unknown if nll is None else nll),
+        exact_match=unknown if matched is None else matched.astype(np.float32),
+        probes=probes,
+    )
+
+
+def _normal_cdf(x: np.ndarray) -> np.ndarray:
+    from scipy.special import ndtr
+
+    return np.asarray(ndtr(x))
