@@ -157,7 +157,7 @@ def discoveries(draws: int, seed: int) -> Iterator[Row]:
                 wrong, hit = [], []
                 for _ in range(draws):
                     run, true = worlds.pair(
-                        rng, heads=256, needles=needles, cells=6, changed=changed, effect=0.3, skewed=skewed
+                        rng, heads=256, needles=needles, cells=6, changed=changed, effect=0.45, skewed=skewed
                     )
                     named = changes(run).changed.ravel()
                     wrong.append((named & ~true).sum() / max(named.sum(), 1))

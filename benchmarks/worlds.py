@@ -127,7 +127,7 @@ def pair(
     before = scores[0, :, 0]
     # what a checkpoint does to a needle, it does in part to all heads alike
     own = rng.normal(size=(needles, heads)) + 0.5 * rng.normal(size=(needles, 1))
-    own = 0.3 * (rng.exponential(size=own.shape) - 1) if skewed else 0.5 * np.tanh(own)
+    own = 0.3 * (rng.exponential(size=own.shape) - 1) if skewed else 0.3 * np.tanh(own)
     room = before * (1 - before)  # so that nothing has to be cut at 0 or 1, which would be a change
     after = before + room * (own[needle] + true * effect + 0.2 * np.tanh(rng.normal(size=before.shape)))
     both = np.stack([before, after])[:, :, None].astype(np.float32)

@@ -139,7 +139,7 @@ def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray | None, fi
     x = np.log2(progress)
     x = x - x.mean()
     weight = x / (x**2).sum()
-    slope = float(weight @ curve)
+    slope = float(weight @ (curve - curve.mean()))
     scatter = curve - curve.mean() - slope * x
     variance = line = float((scatter**2).sum() / (n - 2) / (x**2).sum())
     df = float(n - 2)
