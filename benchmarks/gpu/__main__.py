@@ -41,7 +41,7 @@ PARTS = {
     "rows": Part("rows_part", "run", 100, "row_evidence beside bandwidth, roofline and a prefill"),
     "attention": Part("attention_part", "run", 100, "evidence_attention beside itself without evidence and SDPA"),
     "model": Part("model_part", "run", 260, "a grid of 308 probes on an 8B-shaped model at 256K"),
-    "tests": Part("checks_part", "run", 180, "pytest -m gpu"),
+    "tests": Part("checks_part", "run", 220, "pytest -m gpu"),
     "alternatives": Part("alternatives_part", "run", 100, "eager products, FlexAttention, output_attentions"),
     "sanitizer": Part("checks_part", "sanitize", 80, "compute-sanitizer over a small case"),
 }
