@@ -110,7 +110,9 @@ def _drawn_counts(trajectory: Trajectory, threshold: float, checkpoints: Iterabl
     for c in checkpoints:
         sums, counts = needle_sums(trajectory.scores[c].reshape(len(needles), -1).T, needles)
         # a weighted mean is above the threshold when the weighted sum of what lies above it is positive
-        drawn.append((weights @ (sums - threshold * counts).T.astype(np.float32) > 0).sum(axis=1))
+        above = sums - threshold * counts
+        above = above[(above > 0).any(axis=1)].astype(np.float32)  # the others are below it in every resample
+        drawn.append((weights @ above.T > 0).sum(axis=1))
     return np.stack(drawn, axis=1), n_clusters
 
 
