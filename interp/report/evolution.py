@@ -20,6 +20,7 @@ from ..analysis.bootstrap import Interval, clustered_interval
 from ..analysis.downstream import Downstream, DownstreamCorrelation, correlate_downstream, read_downstream
 from ..analysis.evolution import LogFit, Panel, distance_by_interference, grid, log_fit, panel
 from ..analysis.heads import HeadChanges, Life, changes, life
+from ..analysis.statistics import ALPHA
 from ..analysis.trajectory import Trajectory, read_trajectory
 from ..analysis.verdicts import Verdict, judge
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
@@ -161,8 +162,8 @@ class Evolution:
 
     @cached_property
     def changes(self) -> HeadChanges | None:
-        """The last checkpoint against the first; None where there is only one."""
-        return changes(self.trajectory) if len(self.x) > 1 else None
+        """The last checkpoint against the first, over possible retrieval heads; None where there is only one."""
+        return changes(self.trajectory, sum_above=RETRIEVAL_THRESHOLD) if len(self.x) > 1 else None
 
     @cached_property
     def correlations(self) -> list[DownstreamCorrelation]:
@@ -170,6 +171,10 @@ class Evolution:
         if self.downstream is None:
             return []
         return correlate_downstream(self.trajectory, self.downstream, self.panel)
+
+    def holds(self, pair: DownstreamCorrelation) -> bool:
+        """Whether the two move together beyond any smooth trend, after Holm: as the verdicts count it."""
+        return pair.correlation.verdict == "supported" and pair.p_detrended_holm <= ALPHA
 
     @cached_property
     def verdicts(self) -> list[Verdict]:

@@ -71,7 +71,7 @@ def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> 
     Heads that are ever above the threshold, at most `k`: those that rose above it first, first.
     """
     heads = evolution.named(k)
-    values = np.array([evolution.maps[:, *head] for head in heads], dtype=float).reshape(len(heads), -1)
+    values = np.array([evolution.maps[:, *head] for head in heads], dtype=float).reshape(len(heads), len(evolution.x))
     above = values > RETRIEVAL_THRESHOLD
     born = np.where(above.any(axis=1), above.argmax(axis=1), values.shape[1])
     order = np.argsort(born, kind="stable")

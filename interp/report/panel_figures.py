@@ -51,22 +51,19 @@ def agreement(evolution: Evolution, ax: Axes | None = None) -> Axes:
             return nothing(ax, "Two checkpoints are needed to compare them.")
         style: dict[str, Any] = {"markersize": 4, "linewidth": 1.6}
         few = len(evolution.x) <= 40
-        for number, (name, values) in enumerate(
-            (
-                (f"overlap of the leading {panel.top}", panel.overlap / panel.top),
-                ("Spearman, all heads", panel.spearman),
-            )
-        ):
+        curves = {f"overlap of the leading {panel.top}": panel.overlap / max(panel.top, 1)}
+        curves["Spearman, all heads"] = panel.spearman
+        for number, (name, values) in enumerate(curves.items()):
             mark = MARKS[number] if few else None
             ax.plot(evolution.x[1:], values, color=LINES[number], marker=mark, label=name, **style)
         finish(ax, evolution, "with the checkpoint before", "How much the order of heads keeps")
-        low = float(np.nanmin([panel.overlap / panel.top, panel.spearman], initial=0.0))
+        low = float(np.nanmin([*curves.values()], initial=0.0))
         ax.set_ylim(min(0.0, low) * 1.05, 1.04)
         ax.legend(loc="lower right", frameon=False)
     return ax
 
 
-def rank_flow(evolution: Evolution, ax: Axes | None = None, *, k: int = 10) -> Axes:
+def rank_flow(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> Axes:
     """Ranks of the heads that lead at the first or the last checkpoint, at most `k` of each; 1 is the best."""
     with house_style():
         ax = axes_of(ax, (8.6, 4.6))
@@ -189,7 +186,7 @@ def depth_curve(evolution: Evolution, ax: Axes | None = None, *, value: str = "n
 
 
 def downstream(evolution: Evolution, ax: Axes | None = None) -> Axes:
-    """Pearson r of every quantity with every downstream score, with its 95 % Fisher interval; filled: supported."""
+    """Pearson r of every quantity with every downstream score, with its 95 % Fisher interval; filled: holds."""
     pairs = evolution.correlations
     with house_style():
         ax = axes_of(ax, (7.4, 1.4 + 0.3 * len(pairs)))
@@ -198,7 +195,7 @@ def downstream(evolution: Evolution, ax: Axes | None = None) -> Axes:
         for place, pair in enumerate(pairs):
             found = pair.correlation
             ax.plot(found.ci, [place, place], color=LINES[0], linewidth=1.4)
-            face = LINES[0] if found.verdict == "supported" else "white"
+            face = LINES[0] if evolution.holds(pair) else "white"
             ax.plot(found.pearson, place, "o", markerfacecolor=face, markeredgecolor=LINES[0], markersize=6)
             ax.annotate(f"n = {found.n}", (1.0, place), (4, 0), xycoords=ax.get_yaxis_transform(), **_BESIDE)
         ax.axvline(0.0, color=MUTED, linewidth=0.9)
@@ -206,7 +203,7 @@ def downstream(evolution: Evolution, ax: Axes | None = None) -> Axes:
         ax.set_ylim(len(pairs) - 0.4, -0.6)
         ax.set_yticks(range(len(pairs)), [f"{pair.score}: {pair.quantity}" for pair in pairs])
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel("Pearson r with 95% Fisher interval   (filled: supported beyond a common trend)")
+        ax.set_xlabel("Pearson r with 95% Fisher interval   (filled: holds beyond a common trend)")
         ax.set_title("Heads and downstream scores over the checkpoints")
         ax.grid(axis="x", color="#e8ebef", linewidth=0.8)
         ax.spines[["top", "right", "left"]].set_visible(False)

@@ -60,12 +60,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Card:
-    """A verdict: long words are cut after a sentence, and whole in `full`. open: the data cannot say."""
+    """A verdict. open: the data cannot say."""
 
     question: str
     answer: str
     words: str
-    full: str
     numbers: Sequence[tuple[str, str]]
     open: bool
 

@@ -94,7 +94,7 @@ def trajectories(evolution: Evolution, most: int = 8) -> go.Figure:
     return figure
 
 
-def rank_flow(evolution: Evolution, most: int = 10) -> go.Figure:
+def rank_flow(evolution: Evolution, most: int = 8) -> go.Figure:
     """Ranks of the heads that lead at the first or the last checkpoint; 1 is the best, log scale."""
     heads = evolution.flowing(most)
     ranks = evolution.ranks[:, *np.transpose(heads)]
@@ -109,7 +109,7 @@ def rank_flow(evolution: Evolution, most: int = 10) -> go.Figure:
         figure.data[-1].update(customdata=evolution.labels, hovertemplate=_hover(name, "rank %{y}", "%{customdata}"))
     height = -np.log10(ranks[-1])
     _names(
-        figure, [head_name(head) for head in heads], height.tolist(), 0.055 * np.log10(worst / 0.85), upside_down=True
+        figure, [head_name(head) for head in heads], height.tolist(), 0.042 * np.log10(worst / 0.85), upside_down=True
     )
     return figure
 
@@ -133,7 +133,7 @@ def agreement(evolution: Evolution) -> go.Figure:
 
 
 def forest(evolution: Evolution) -> go.Figure:
-    """Pearson r of every quantity with every downstream score and its interval; filled markers are supported."""
+    """Pearson r of every quantity with every downstream score and its interval; filled markers hold."""
     pairs = evolution.correlations
     figure = _figure(
         xaxis={"title": {"text": "Pearson r"}, "range": [-1.04, 1.04], "zeroline": True, "zerolinecolor": MUTED},
@@ -144,7 +144,7 @@ def forest(evolution: Evolution) -> go.Figure:
         low, high = found.ci
         figure.add_scatter(x=[low, high], y=[place, place], mode="lines", line={"color": LINES[0], "width": 2})
         figure.data[-1].hoverinfo = "skip"
-        symbol = "circle" if found.verdict == "supported" else "circle-open"
+        symbol = "circle" if evolution.holds(pair) else "circle-open"
         mark = {"color": LINES[0], "size": 10, "symbol": symbol, "line": {"width": 2}}
         words = "<br>".join(wrap(escape(found.words), 60))
         figure.add_scatter(x=[found.pearson], y=[place], mode="markers", marker=mark, customdata=[words])

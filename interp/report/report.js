@@ -68,7 +68,7 @@
           const item = document.createElement("li");
           const name = document.createElement("b");
           name.textContent = `L${head.layer}H${head.head}`;
-          const error = Number.isNaN(stderrs[head.at]) ? "" : ` ± ${stderrs[head.at].toFixed(2)}`;
+          const error = Number.isNaN(stderrs[head.at]) ? "" : ` ± ${stderrs[head.at].toPrecision(1)}`;
           item.append(name, `${head.score.toFixed(2)}${error}`);
           return item;
         }),
@@ -107,13 +107,9 @@
   for (const input of document.querySelectorAll(".slider input")) {
     input.addEventListener("input", () => show(Number(input.value)));
   }
-  const fit = (width) => {
-    for (const [id] of plots) {
-      const room = document.getElementById(id).clientWidth;
-      Plotly.relayout(id, width ? { width: Math.min(width, room), autosize: false } : { width: null, autosize: true });
-    }
-  };
-  addEventListener("beforeprint", () => fit(680));
-  addEventListener("afterprint", () => fit(null));
+  // On paper there is one column, and a page is not measured before it is printed.
+  const fit = (size) => plots.forEach(([id]) => Plotly.relayout(id, size));
+  addEventListener("beforeprint", () => fit({ width: 660, autosize: false }));
+  addEventListener("afterprint", () => fit({ width: null, autosize: true }));
   document.body.dataset.drawn = plots.length;
 })();

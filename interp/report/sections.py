@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from ..analysis.bootstrap import Interval
 
 CHANGED = 40  # heads in the table of changes
-LONG = 900  # letters of a verdict that are shown without being asked for
 RINGED = 10  # heads that are ringed in the map and listed beside the slider
 BAND = "band: 95 % interval over needles"
 
@@ -41,13 +40,9 @@ def cards(evolution: Evolution) -> list[Card]:
     """The verdicts, in plain words with their numbers."""
     found = []
     for verdict in evolution.verdicts:
-        words, full = verdict.words, ""
-        if len(words) > LONG:
-            end = words.rfind(". ", 0, LONG // 2)
-            words, full = (words[: end + 1] if end > 0 else words[: LONG // 2]) + " ...", verdict.words
         numbers = [(name.replace("_", " "), text) for name, value in verdict.numbers.items() if (text := _plain(value))]
         is_open = verdict.answer == "insufficient"
-        found.append(Card(verdict.question, verdict.answer, words, full, numbers, is_open))
+        found.append(Card(verdict.question, verdict.answer, verdict.words, numbers, is_open))
     return found
 
 
@@ -111,7 +106,7 @@ def _heads(evolution: Evolution) -> Section:
 def _curves(evolution: Evolution) -> Section:
     named, ever = evolution.named(8), evolution.ever_above()
     births, deaths = (sum(map(len, places)) for places in (evolution.life.births, evolution.life.deaths))
-    words = f"{plural(births, 'birth')} and {plural(deaths, 'death')} of heads, at {RETRIEVAL_THRESHOLD:g}."
+    words = f"{plural(births, 'birth')} and {plural(deaths, 'death')} (a head crossing {RETRIEVAL_THRESHOLD:g})."
     if len(ever) > len(named):
         words += f" Grey: the other {plural(len(ever) - len(named), 'head')} ever above it."
     curves = Figure(
@@ -124,7 +119,7 @@ def _curves(evolution: Evolution) -> Section:
         heading += f", with a score of {float(np.nanmax(evolution.maps[-1])):.2f}" if np.isfinite(at) else ""
     figures = [curves]
     if named:
-        figures.append(Figure("flow", "Rank of the leading heads", plots.rank_flow(evolution), "log scale", 400))
+        figures.append(Figure("flow", "Rank of the leading heads", plots.rank_flow(evolution), "log scale", 460))
     return Section("leading", heading, words if ever else "", figures)
 
 
@@ -135,8 +130,8 @@ def _changes(evolution: Evolution) -> Section:
         return Section("changes", "Nothing to compare")
     when = f"between {evolution.step_names[0]} and {evolution.step_names[-1]}"
     words = (
-        f"Compared on the same probes, by needle ({found.n_clusters}), of {plural(found.tested, 'head')} that differ: "
-        f"of the heads listed, {found.level:.0%} at most are wrong on average."
+        f"Compared on the same probes, by needle ({found.n_clusters}): the heads whose two scores add up to more "
+        f"than {RETRIEVAL_THRESHOLD:g}. Of those listed, {found.level:.0%} at most are wrong on average."
     )
     if not found.fewest:
         words += " With so few needles no change can be told from chance."
@@ -166,7 +161,7 @@ def _changes(evolution: Evolution) -> Section:
     count = int(found.changed.sum())
     return Section(
         "changes",
-        f"{count:,} of {maps[0].size:,} heads changed {when}",
+        f"{count:,} of {plural(found.tested, 'head')} compared changed {when}",
         words,
         tables=[Table("Heads that changed", columns, rows)] if rows else [],
     )
@@ -304,12 +299,10 @@ def no_interval(interval: Interval) -> str:
 
 def _downstream(evolution: Evolution) -> Section:
     pairs = evolution.correlations
-    kinds = ("supported", "trend only", "not supported", "insufficient")
-    counts = [(sum(pair.correlation.verdict == kind for pair in pairs), kind) for kind in kinds]
-    heading = ", ".join(f"{count} {kind}" for count, kind in counts if count)
-    names = ("n", "r", "95 % interval", "permutation p", "after Holm", "r of changes", "r given log tokens")
-    columns = [Column("score", text=True), Column("heads", text=True), *map(Column, names)]
-    columns += [Column("unrelated curves as strong"), Column("leaving one out"), Column("verdict", text=True)]
+    held = sum(map(evolution.holds, pairs))
+    names = ("n", "r", "95 % interval", "permutation p", "same, Holm", "p beyond a trend", "same, Holm", "r of changes")
+    columns = [Column("score", text=True), Column("heads", text=True), Column("verdict", text=True)]
+    columns += map(Column, (*names, "r given log tokens", "unrelated curves as strong", "leaving one out"))
     rows = []
     for pair in pairs:
         found = pair.correlation
@@ -317,25 +310,28 @@ def _downstream(evolution: Evolution) -> Section:
             [
                 pair.score,
                 pair.quantity,
+                found.verdict,
                 f"{found.n}",
                 _number(found.pearson, ".2f"),
                 _range(found.ci),
                 _number(found.p_permutation, ".2g"),
                 _number(pair.p_holm, ".2g"),
+                _number(found.p_detrended, ".2g"),
+                _number(pair.p_detrended_holm, ".2g"),
                 _number(found.r_differences, ".2f"),
                 _number(found.r_partial, ".2f"),
                 _number(found.p_saturating, ".0%"),
                 _range(found.leave_one_out),
-                found.verdict,
             ]
         )
     plot = plots.forest(evolution)
     return Section(
         "downstream",
-        f"Links with downstream scores: {heading}",
+        f"{held or 'None'} of {plural(len(pairs), 'link')} with downstream scores holds beyond a common trend",
         "Two curves that rise and level off correlate whatever they measure, so r alone says little. Supported means "
-        "that they still move together when every smooth way up is taken out of both.",
-        [Figure("forest", "Pearson r and 95 % Fisher interval", plot, "filled: supported", 70 + 46 * len(pairs))],
+        "that they still move together when every smooth way up is taken out of both; a link holds if it is supported "
+        f"after Holm's correction for all {len(pairs)}.",
+        [Figure("forest", "Pearson r and 95 % Fisher interval", plot, "filled: holds", 70 + 46 * len(pairs))],
         [Table("Correlations with downstream scores", columns, rows)],
     )
 

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from headscope.interp.analysis.bootstrap import MIN_NEEDLES
 from headscope.interp.analysis.downstream import DownstreamError
+from headscope.interp.report import evolution_figures
 from headscope.interp.report.evolution import evolve, human_count
 from headscope.interp.report.html import render, write_report
 from headscope.interp.report.sections import cards, sections
@@ -142,3 +144,29 @@ def test_it_is_written_whole_or_not_at_all(run, file, tmp_path):
     write_report(file, page)
     assert page.read_text(encoding="utf-8") == render(evolve(file))
     assert sorted(path.name for path in tmp_path.iterdir() if "tmp" in path.name) == []
+
+
+NOTHING = {"scores": "never observable", "exact_match": "matches unknown", "nll_novel": "no token of the needle's own"}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("missing", [*NOTHING, "all but the first", "every score is zero", "one probe"])
+def test_what_is_missing_leaves_a_page_and_pictures(missing):
+    run = make_trajectory(3)
+    if missing == "nll_novel":
+        run = replace(run, nll={**run.nll, missing: np.full_like(run.nll[missing], np.nan)})
+    elif missing in NOTHING:
+        run = replace(run, **{missing: np.full_like(getattr(run, missing), np.nan)})
+    elif missing == "all but the first":
+        run.scores[1:] = np.nan
+    elif missing == "every score is zero":
+        run = replace(run, scores=np.zeros_like(run.scores))
+    else:
+        run = make_trajectory(3, needles=1, lengths=(512,), depths=(0.5,))
+    page = render(evolve(run))
+    assert "retrieval head" in page and ">nan" not in page.lower()
+    for draw, size in evolution_figures._pictures(evolve(run)).values():
+        ax = draw(evolve(run), Figure(figsize=size).add_subplot())
+        assert ax.has_data() or ax.texts[0].get_text().endswith("."), (
+            "a picture, or a sentence that says why there is none"
+        )
