@@ -93,7 +93,8 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         ray.init(**arguments)
     except (OSError, ValueError, RuntimeError, TimeoutError) as error:
         raise SweepError(
-            f"ray: no cluster at {address!r} ({_last_words(error)}); start one, or leave out the address"
+            f"ray: no cluster at {address!r} ({_last_words(error)}); start one, or leave out the "
+            "address; where a cluster asks for a token, set RAY_AUTH_MODE=token"
         ) from error
     try:
         yield
