@@ -276,6 +276,14 @@ def test_a_tokenizer_that_merges_over_sentences_is_refused_not_fooled(across_spa
         build("grid", across_spaces, lengths=[400], depths=1, needles=1)
 
 
+def test_the_monitor_set_is_one_haystack_and_many_needles(gpt2_like: Any) -> None:
+    probes = build("monitor", gpt2_like, lengths=600)
+    assert len(probes) == 32 == len({probe.needle_id for probe in probes})
+    contexts = sorted((context_without_graft(probe) for probe in probes), key=len)
+    assert all(context == contexts[-1][: len(context)] for context in contexts), "one prefill serves all of them"
+    assert len({probe.depth_nominal for probe in probes}) == 6
+
+
 def test_sets_are_described() -> None:
     assert set(list_sets()) == {"smoke", "heads", "grid", "grid_nested", "monitor"}
     assert all(len(text) < 100 for text in list_sets().values())
