@@ -49,7 +49,6 @@ def report(
 
     with working(f"reading {file.name}"):
         evolution = evolve(file, downstream=downstream)
-    show(evolution)
     lines = []
     if page is not None:
         from ..interp.report.html import write_report
@@ -64,6 +63,7 @@ def report(
             paths = save_evolution_figures(evolution, figures)
         lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
         lines.append(f"         and as .svg and .pdf in {figures}")
+    show(evolution)
     typer.echo("\n".join(lines))
 
 

@@ -226,8 +226,14 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: str | PathLi
 
 
 def model_name(evolution: Evolution) -> str:
-    """A hub id as it is; of a local path only its end."""
-    name = str(evolution.trajectory.about.get("model_id", "")) or "attention heads"
+    """A hub id as it is, of a local path only its end; the first and the last where checkpoints have their own."""
+    told = [str(entry.get("model_id", "")) for entry in evolution.provenance]
+    ids = told if any(told) else [str(evolution.trajectory.about.get("model_id", ""))]
+    names = [_short(name) or "attention heads" for name in (ids[0], ids[-1])]
+    return " to ".join(dict.fromkeys(names))
+
+
+def _short(name: str) -> str:
     return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
 
 

@@ -77,7 +77,7 @@ def provenance(evolution: Evolution) -> Section:
     columns = [
         Column("checkpoint", text=True),
         Column("tokens seen"),
-        *(Column(name, text=True) for name, _ in per_checkpoint),
+        *(Column(name, text=True, long=name == "weights") for name, _ in per_checkpoint),
     ]
     tokens = [f"{n:,.0f}" if np.isfinite(n) else "unknown" for n in evolution.trajectory.tokens]
     steps = [f"step {step:,}" for step in evolution.trajectory.steps.tolist()]

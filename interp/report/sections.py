@@ -158,10 +158,12 @@ def _changes(evolution: Evolution) -> Section:
     if found.changed.sum() > len(rows):
         words += f" The {len(rows)} largest changes are listed."
     columns = [Column("head", text=True), *map(Column, ("first", "last", "difference", "p", "q"))]
-    count = int(found.changed.sum())
+    heading = f"{int(found.changed.sum()):,} of {plural(found.tested, 'head')} compared changed {when}"
+    if not found.tested:
+        heading, words = f"No head to compare {when}", f"No two scores add up to more than {RETRIEVAL_THRESHOLD:g}."
     return Section(
         "changes",
-        f"{count:,} of {plural(found.tested, 'head')} compared changed {when}",
+        heading,
         words,
         tables=[Table("Heads that changed", columns, rows)] if rows else [],
     )
@@ -197,6 +199,10 @@ def _order(evolution: Evolution) -> Section:
     panel, labels = evolution.panel, evolution.labels
     low, high = int(panel.overlap.min()), int(panel.overlap.max())
     kept = f"{low}" if low == high else f"{low} to {high}"
+    heading = f"From one checkpoint to the next, {kept} of the leading {panel.top} heads stay"
+    if panel.top == evolution.maps[0].size and np.isfinite(panel.spearman).any():
+        ends = f"{np.nanmin(panel.spearman):.2f} to {np.nanmax(panel.spearman):.2f}"
+        heading = f"The rank correlation from one checkpoint to the next is {ends}"
     rows = [
         [labels[c], labels[c + 1], f"{panel.overlap[c]} of {panel.top}", _number(panel.spearman[c], ".3f")]
         for c in range(len(labels) - 1)
@@ -204,7 +210,7 @@ def _order(evolution: Evolution) -> Section:
     columns = [Column("checkpoint", text=True), Column("next", text=True), Column("overlap"), Column("Spearman")]
     return Section(
         "order",
-        f"From one checkpoint to the next, {kept} of the leading {panel.top} heads stay",
+        heading,
         "Overlap of the leading heads, and the rank correlation over all heads (ties share their mean rank).",
         [Figure("agreement", "Agreement with the checkpoint before", plots.agreement(evolution), height=300)],
         [Table("Overlap and rank correlation of consecutive checkpoints", columns, rows)],

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from headscope.interp.analysis.bootstrap import MIN_NEEDLES
 from headscope.interp.analysis.downstream import DownstreamError
 from headscope.interp.report import evolution_figures
-from headscope.interp.report.evolution import evolve, human_count
+from headscope.interp.report.evolution import evolve, human_count, model_name
 from headscope.interp.report.html import render, write_report
 from headscope.interp.report.sections import cards, sections
 from headscope.interp.store import StoreError
@@ -170,3 +170,11 @@ def test_what_is_missing_leaves_a_page_and_pictures(missing):
         assert ax.has_data() or ax.texts[0].get_text().endswith("."), (
             "a picture, or a sentence that says why there is none"
         )
+
+
+def test_checkpoints_with_names_of_their_own_are_the_first_to_the_last(tmp_path, file):
+    path = tmp_path / "folders.h5"
+    for step in (100, 200, 300):
+        make_scores(model_id=f"/home/me/run/checkpoint-{step}").save(path, checkpoint=step)
+    assert model_name(evolve(path)) == "checkpoint-100 to checkpoint-300"
+    assert model_name(evolve(file)) == "org/model"
