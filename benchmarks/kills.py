@@ -304,6 +304,7 @@ def main() -> None:
 
     import torch
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a cluster is not left behind
     torch.set_num_threads(1)  # forked children must not miss the threads of a pool
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     found = machine()

@@ -205,7 +205,8 @@ def _place(found: _Found, table: Table | None) -> Checkpoint:
     row = table.find(found.aliases) if table is not None else None
     state = trainer_state(found.path) if found.path is not None and found.path.is_dir() else (None, None)
     part = next((part for part in found.parts if steps_in(part)), found.parts[0])
-    tokens = next((t for t in (row and row.tokens_seen, state[1], tokens_in(part)) if t is not None), None)
+    told = (row.tokens_seen if row else None, state[1], tokens_in(part))
+    tokens = next((amount for amount in told if amount is not None), None)
     step, told_by = _step(row.step if row else None, state[0], part, tokens)
     if step > LARGEST_STEP:
         raise _Unplaced(f"{told_by} says {step}, and a step is at most {LARGEST_STEP}")
