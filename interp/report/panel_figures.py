@@ -203,8 +203,8 @@ def downstream(evolution: Evolution, ax: Axes | None = None) -> Axes:
         ax.set_ylim(len(pairs) - 0.4, -0.6)
         ax.set_yticks(range(len(pairs)), [f"{pair.score}: {pair.quantity}" for pair in pairs])
         ax.tick_params(axis="y", length=0)
-        ax.set_xlabel("Pearson r with 95% Fisher interval   (filled: holds beyond a common trend)")
-        ax.set_title("Heads and downstream scores over the checkpoints")
+        ax.set_xlabel("Pearson r, 95% interval   (filled: holds beyond a trend)")
+        ax.set_title("Heads and downstream scores")
         ax.grid(axis="x", color="#e8ebef", linewidth=0.8)
         ax.spines[["top", "right", "left"]].set_visible(False)
     return ax

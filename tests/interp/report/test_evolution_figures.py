@@ -139,8 +139,10 @@ def is_in(place: float, ends: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("checkpoints", [2, 60])
-def test_no_text_overlaps_or_leaves_the_picture(checkpoints):
-    run = evolve(make_trajectory(checkpoints))
+def test_no_text_overlaps_or_leaves_the_picture(tmp_path, checkpoints):
+    trajectory, csv = make_trajectory(checkpoints), tmp_path / "scores.csv"
+    csv.write_text("step,RULER,LongBio (long names)\n" + "\n".join(f"{step},{step},1" for step in trajectory.steps))
+    run = evolve(trajectory, downstream=csv)
     for name, (draw, size) in evolution_figures._pictures(run).items():
         figure = Figure(figsize=size, layout="constrained", dpi=100)
         with evolution_figures.house_style():
