@@ -150,8 +150,7 @@ def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray | None, fi
         between = float((own**2).sum() / (g * max(g - 1, 1)))
         shared = max(0.0, line - float((noise**2).sum() / ((g - 1) * (n - 2)) / g / (x**2).sum())) if g > 1 else line
         variance = between + shared
-        if variance > 0 and g > 1:
-            df = variance**2 / (between**2 / (g - 1) + shared**2 / (n - 2))
+        df = max(1.0, min(n - 2, g - 1))  # Satterthwaite's would trust a shared part that is small by luck
     turn = finest * float(np.abs(np.cumsum(weight)).max())  # what one answer does that turns for good, at worst
     z = float(stats.norm.ppf((1 + _LEVEL) / 2))
     half = float(stats.t.ppf((1 + _LEVEL) / 2, df) * np.sqrt(variance + (z * turn / 2) ** 2) + z**2 * turn / 2)
