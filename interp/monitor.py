@@ -59,8 +59,8 @@ class HeadMonitor(TrainerCallback):
     A file that already holds the step, or a later one, keeps it: a resumed run measures on from there, and says so.
 
     With several processes every one runs the same forwards (sharded models need that), and only rank zero writes,
-    logs and decides. Tested with two gloo processes: DDP in a Trainer, and FSDP2 in a plain loop. FSDP1 and DeepSpeed
-    ZeRO-3 are not supported: the warning says that the model is none that headscope knows.
+    logs and decides. Tested with two gloo processes on CPUs: DDP in a Trainer, and FSDP2 in a plain loop. FSDP1's
+    wrapper is refused, with a warning; DeepSpeed ZeRO-3 and tensor parallelism were not tried.
 
     Args:
         probes: what to measure; the same set for the whole run. `hs.probes.build("monitor", tokenizer)` is made for it.
@@ -136,9 +136,8 @@ class HeadMonitor(TrainerCallback):
         if self._began is None:
             self._begin()
         if self._last is not None and step <= self._last:
-            self._say(
-                logging.INFO, f"{self.path} already holds step {self._last}; steps up to it are not measured again"
-            )
+            held = f"{self.path} already holds step {self._last}; steps up to it are not measured again"
+            self._say(logging.INFO, held)
             return None
         scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer)
         if scores is not None and _rank() == 0:

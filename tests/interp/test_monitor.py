@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import random
 from dataclasses import replace
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 import headscope as hs
 from builders import random_grid, random_probe
 from headscope.interp import store
+from headscope.interp.cache import TrunkCache
 from headscope.interp.scoring import score_heads
 from headscope.interp.training_state import undisturbed
 from headscope.probes import ProbeSet
@@ -253,6 +255,7 @@ def test_the_model_is_what_it_was(tmp_path: Path, family: str, fails: bool) -> N
     before = state_of(model)
     scores = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=model).measure(0)
     assert (scores is None) == fails
+    assert not any(isinstance(thing, TrunkCache) for thing in gc.get_objects()), "the keys and values are freed"
     after = state_of(model)
     for name in before:
         assert before[name] == after[name], name
