@@ -45,6 +45,7 @@ from .smollm2 import say
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = tuple(range(100, 900, 100))
 PORT = 26380
+_PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the exit code stays for _wait
 
 
 class Registered:
@@ -121,8 +122,10 @@ def kill_sweeps(
     with _reader(made.outputs, tally):
         warm = made.outputs / f"{tally.mode}-warm"
         warm.mkdir()
+        child = _fork(lambda: made.sweep(warm / "run.h5", ray, make_work))
+        _wait_for_workers(child, workers)
         start = time.monotonic()
-        if ended := _wait(_fork(lambda: made.sweep(warm / "run.h5", ray, make_work))):
+        if ended := _wait(child):
             raise RuntimeError(f"a sweep that nobody killed ended with {ended}")
         lasts = 1.2 * (time.monotonic() - start)
         while tally.kills < kills:
@@ -149,6 +152,7 @@ def _one_sweep(
                 old.unlink()
         child = _fork(lambda: made.sweep(output, ray, make_work))
         starts += 1
+        _wait_for_workers(child, workers)
         ended = _wait(child, rng.uniform(0, lasts))
         while ended is None and workers is not None and rng.random() < 2 / 3:
             if _kill_a_worker(workers, rng):
@@ -173,6 +177,12 @@ def _one_sweep(
         tally.equal += not found
         tally.trouble += [f"{output.parent.name}: {words}" for words in found[:3]]
         return
+
+
+def _wait_for_workers(child: int, workers: Path | None) -> None:
+    """Until the first worker is there: connecting to a cluster takes longer than the work does, and writes nothing."""
+    while workers is not None and not any(workers.iterdir()) and os.waitid(os.P_PID, child, _PEEK) is None:
+        time.sleep(0.01)
 
 
 def _kill_a_worker(workers: Path, rng: random.Random) -> bool:

@@ -45,32 +45,37 @@ def outcomes(todo: Sequence[Checkpoint], setup: Setup, make_work: MakeWork, addr
         waiting = deque((checkpoint, 1) for checkpoint in todo)
         busy: dict[Any, tuple[Any, Checkpoint, int, float]] = {}
         idle = [new_actor() for _ in range(min(slots, len(todo)))]
+        finished: deque[Outcome] = deque()
         try:
-            while waiting or busy:
+            while waiting or busy or finished:
                 while waiting and idle:
                     actor = idle.pop()
                     checkpoint, attempt = waiting.popleft()
                     busy[actor.run.remote(checkpoint)] = (actor, checkpoint, attempt, time.monotonic())
-                (ready,), _ = ray.wait(list(busy), num_returns=1)
-                actor, checkpoint, attempt, start = busy.pop(ready)
-                try:
-                    outcome: Outcome = ray.get(ready)
-                except ray.exceptions.RayError as error:
-                    if getattr(error, "actor_init_failed", False):
-                        raise SweepError(
-                            f"ray: workers cannot start: {_last_words(error)}; all machines need the same headscope"
-                        ) from error
-                    _kill(ray, actor)
-                    idle.append(new_actor())
-                    log.info("the worker on checkpoint %d was lost: %s", checkpoint.step, error)
-                    if attempt < ATTEMPTS:
-                        waiting.appendleft((checkpoint, attempt + 1))
-                        continue
-                    reason = f"its worker was lost {ATTEMPTS} times, at last with: {_last_words(error)}"
-                    outcome = Outcome(checkpoint, None, reason, time.monotonic() - start, 0.0)
-                else:
-                    idle.append(actor)
-                yield outcome
+                # Nobody waits for work while a result is written: first all that have finished get the next checkpoint.
+                ready, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0) if busy else ([], [])
+                if not ready and not finished:
+                    ready, _ = ray.wait(list(busy), num_returns=1)
+                for reference in ready:
+                    actor, checkpoint, attempt, start = busy.pop(reference)
+                    try:
+                        finished.append(ray.get(reference))
+                        idle.append(actor)
+                    except ray.exceptions.RayError as error:
+                        if getattr(error, "actor_init_failed", False):
+                            raise SweepError(
+                                f"ray: workers cannot start: {_last_words(error)}; all machines need the same headscope"
+                            ) from error
+                        log.info("the worker on checkpoint %d was lost: %s", checkpoint.step, error)
+                        _kill(ray, actor)
+                        idle.append(new_actor())
+                        if attempt < ATTEMPTS:
+                            waiting.appendleft((checkpoint, attempt + 1))
+                        else:
+                            reason = f"its worker was lost {ATTEMPTS} times, at last with: {_last_words(error)}"
+                            finished.append(Outcome(checkpoint, None, reason, time.monotonic() - start, 0.0))
+                if not ready and finished:
+                    yield finished.popleft()
         finally:
             for actor in [*idle, *(entry[0] for entry in busy.values())]:
                 _kill(ray, actor)
