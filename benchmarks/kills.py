@@ -49,11 +49,13 @@ _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the exit code stays for _wait
 
 
 class Registered:
-    """The usual work of a worker whose process says who it is, so that it can be killed."""
+    """The usual work of a worker whose process says when it is ready, so that it can be killed at work."""
 
     def __init__(self, setup: Setup, folder: Path) -> None:
-        (folder / str(os.getpid())).touch()
+        import headscope.interp.scoring  # noqa: F401 - most of a worker's start, which writes nothing
+
         self.work = Worker(setup)
+        (folder / str(os.getpid())).touch()
 
     def __call__(self, checkpoint: Checkpoint, progress: Any = None) -> Outcome:
         return self.work(checkpoint)
@@ -180,7 +182,7 @@ def _one_sweep(
 
 
 def _wait_for_workers(child: int, workers: Path | None) -> None:
-    """Until the first worker is there: connecting to a cluster takes longer than the work does, and writes nothing."""
+    """Until the first worker is ready, or the sweep is over: starting takes longer than work and writes nothing."""
     while workers is not None and not any(workers.iterdir()) and os.waitid(os.P_PID, child, _PEEK) is None:
         time.sleep(0.01)
 
@@ -190,6 +192,7 @@ def _kill_a_worker(workers: Path, rng: random.Random) -> bool:
     rng.shuffle(alive)
     for pid in alive:
         try:
+            (workers / str(pid)).unlink()
             os.kill(pid, signal.SIGKILL)
             return True
         except ProcessLookupError:
@@ -262,7 +265,7 @@ def _read_on(outputs: Path, stop: Any, results: Any) -> None:
         except Exception as error:
             unreadable.append(f"{path.parent.name}: {type(error).__name__}: {error}")
         reads += 1
-        time.sleep(0.001)
+        time.sleep(0.005)
     results.put((reads, unreadable))
 
 
