@@ -30,7 +30,8 @@ def test_two_ranks(tmp_path: Path) -> None:
         port = free.getsockname()[1]
     root = Path(two_ranks.__file__).parents[1]
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    shared["PYTHONPATH"] = os.pathsep.join([str(root), str(root / "tests")])
+    path = [str(root), str(root / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    shared["PYTHONPATH"] = os.pathsep.join(path)
     command = [sys.executable, two_ranks.__file__, str(tmp_path)]
     ranks = [
         subprocess.Popen(
