@@ -49,7 +49,7 @@ class Wait:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoints", type=int, default=16)
-    parser.add_argument("--seconds", type=float, default=10.0, help="wait per checkpoint")
+    parser.add_argument("--seconds", type=float, default=20.0, help="wait per checkpoint")
     given = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     import ray
