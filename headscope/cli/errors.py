@@ -66,7 +66,8 @@ def user_message(error: Exception) -> str | None:
     return " ".join(_as_options(text).split())
 
 
-_NAMES = "allow_pickle|chat|device|dtype|generate|kind|replace_changed|revision|sharing|table|tokenizer|top|trust_remote_code"
+_NAMES = "allow_pickle|chat|device|dtype|generate|kind|replace_changed|revision"
+_NAMES += "|sharing|table|tokenizer|top|trust_remote_code"
 
 
 def _as_options(text: str) -> str:
