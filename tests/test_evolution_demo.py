@@ -15,6 +15,7 @@ import pytest
 import headscope as hs
 
 FOLDER = Path(__file__).parents[1] / "examples" / "evolution"
+DOCUMENTS = 120  # as in --quick
 STEPS = [0, 10, 20, 30]
 
 pytestmark = pytest.mark.slow
@@ -121,7 +122,7 @@ def test_facts_use_no_word_of_the_probes(lessons: ModuleType) -> None:
 def test_held_out_text_is_not_learned(trained: Path, lessons: ModuleType) -> None:
     import corpus
 
-    learned, held_out = corpus.split_documents()
+    learned, held_out = corpus.split_documents(DOCUMENTS)
     seen = {line for document in learned for line in document.splitlines()}
     texts = [path.read_text(encoding="utf-8") for path in sorted((trained / "haystack").iterdir())]
     assert texts == held_out
@@ -131,10 +132,10 @@ def test_held_out_text_is_not_learned(trained: Path, lessons: ModuleType) -> Non
 def _school(lessons: ModuleType):  # type: ignore[no-untyped-def]
     import corpus
 
-    learned, _ = corpus.split_documents()
-    tokenizer = corpus.train_tokenizer(learned[:60])
+    learned, _ = corpus.split_documents(DOCUMENTS)
+    tokenizer = corpus.train_tokenizer(learned)
     words = corpus.common_words(learned, without=lessons.words_of_the_probes())
-    return lessons.Lessons(tokenizer, corpus.sentences(learned[:60], tokenizer), words, seed=0)
+    return lessons.Lessons(tokenizer, corpus.sentences(learned, tokenizer), words, seed=0)
 
 
 def _runs(copied: np.ndarray) -> list[range]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +24,9 @@ BOS, EOS = "<s>", "</s>"
 Ids = NDArray[np.int32]
 
 
-def split_documents() -> tuple[list[str], list[str]]:
-    """Documents to train on, and documents held out; no paragraph is in both."""
-    documents = list(standard_library().documents(0))
+def split_documents(most: int | None = None) -> tuple[list[str], list[str]]:
+    """Documents to train on, and documents held out; no paragraph is in both. `most`: only so many of all."""
+    documents = list(islice(standard_library().documents(0), most))
     return [d for i, d in enumerate(documents) if i % HELD_OUT], documents[::HELD_OUT]
 
 

@@ -66,6 +66,7 @@ class Recipe:
     copied_weight: float  # loss weight of tokens that can be copied; the others have 1
     warmup: int
     seed: int
+    documents: int | None  # how many of the standard library's documents; None: all
     context: int  # what the config says; the model is run up to it, whatever it was trained at
     phases: tuple[Phase, ...]
 
@@ -79,6 +80,7 @@ FULL = Recipe(
     copied_weight=3.0,
     warmup=30,
     seed=0,
+    documents=None,
     context=1024,
     phases=(
         Phase(1200, 8, 256, 10_000.0, 0.02, 0.005, (100, 200, 300, 400, 500, 600, 700, 800, 1000)),
@@ -94,6 +96,7 @@ QUICK = Recipe(
     copied_weight=3.0,
     warmup=5,
     seed=0,
+    documents=120,
     context=512,
     phases=(Phase(20, 8, 128, 10_000.0, 0.02, 0.005, (10,)), Phase(10, 2, 512, 50_000.0, 0.01, 0.002, ())),
 )
@@ -114,7 +117,7 @@ def main() -> None:
 
 def train(recipe: Recipe, output: Path) -> None:
     """Train by the recipe, from where `output` was left if it was left by the same recipe and text."""
-    learn, held_out = split_documents()
+    learn, held_out = split_documents(recipe.documents)
     tokenizer = train_tokenizer(learn)
     text = sentences(learn, tokenizer)
     lessons = Lessons(tokenizer, text, common_words(learn, without=words_of_the_probes()), recipe.seed)

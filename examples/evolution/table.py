@@ -1,0 +1,49 @@
+"""The table of README.md from a results file: python examples/evolution/table.py demo/evolution/evolution.h5"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from typer import echo
+
+from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
+
+LENGTHS = (256, 512, 1024)  # of the probes; a probe may be a few tokens shorter
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print the heads and answers of every checkpoint as a table.")
+    parser.add_argument("file", type=Path, metavar="FILE.h5")
+    trajectory = read_trajectory(parser.parse_args().file)
+    header = ["step", "tokens", "> 0.1", "> 0.3", "leading heads", *(f"NLL / exact {length}" for length in LENGTHS)]
+    echo("| " + " | ".join(header) + " |")
+    echo("|" + "---|" * len(header))
+    for checkpoint in range(trajectory.n_checkpoints):
+        echo("| " + " | ".join(row(trajectory, checkpoint)) + " |")
+
+
+def row(trajectory: Trajectory, checkpoint: int) -> list[str]:
+    """Step, tokens, how many heads, the leading ones, and by length the NLL and the share of exact answers."""
+    scores = trajectory.maps[checkpoint]
+    leading = np.argsort(-scores, axis=None, kind="stable")[:4]
+    heads = [f"L{index // scores.shape[1]}H{index % scores.shape[1]} {scores.flat[index]:.2f}" for index in leading]
+    nearest = np.abs(trajectory.probes["length"][:, None] - np.array(LENGTHS)).argmin(axis=1)
+    by_length = []
+    for number in range(len(LENGTHS)):
+        probes = nearest == number
+        nll, exact = trajectory.nll["nll"][checkpoint][probes], trajectory.exact_match[checkpoint][probes]
+        by_length.append(f"{nll.mean():.2f} / {exact.mean():.0%}")
+    counts = [str(int((scores > threshold).sum())) for threshold in (0.1, 0.3)]
+    return [
+        str(trajectory.steps[checkpoint]),
+        f"{trajectory.tokens[checkpoint]:,.0f}",
+        *counts,
+        ", ".join(heads),
+        *by_length,
+    ]
+
+
+if __name__ == "__main__":
+    main()
