@@ -44,7 +44,6 @@ from .smollm2 import say
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = tuple(range(100, 900, 100))
-PORT = 26380
 _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the exit code stays for _wait
 
 
@@ -273,13 +272,16 @@ def _read_on(outputs: Path, stop: Any, results: Any) -> None:
 def cluster(workers: Path) -> Iterator[str]:
     """A Ray cluster with two CPU slots, of processes that this one starts and ends."""
     ray = Path(sys.executable).with_name("ray")
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
     temporary = tempfile.mkdtemp(prefix="ray-")
     # Also for the sweeps, which are children of this process too.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     options = ["--num-cpus=2", "--include-dashboard=false", f"--object-store-memory={10**8}", f"--temp-dir={temporary}"]
     head = subprocess.Popen(
-        [str(ray), "start", "--head", "--block", f"--port={PORT}", *options],
+        [str(ray), "start", "--head", "--block", f"--port={port}", *options],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -289,10 +291,10 @@ def cluster(workers: Path) -> Iterator[str]:
             if head.poll() is not None:
                 raise RuntimeError(f"`ray start` ended with {head.returncode}")
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", PORT)) == 0:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.2)
-        yield f"127.0.0.1:{PORT}"
+        yield f"127.0.0.1:{port}"
     finally:
         head.terminate()
         head.wait(60)
