@@ -264,7 +264,7 @@ def _read_on(outputs: Path, stop: Any, results: Any) -> None:
         except Exception as error:
             unreadable.append(f"{path.parent.name}: {type(error).__name__}: {error}")
         reads += 1
-        time.sleep(0.005)
+        time.sleep(0.02)
     results.put((reads, unreadable))
 
 
