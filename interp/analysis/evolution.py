@@ -41,7 +41,7 @@ class Panel:
     initial_heads: those of the first checkpoint; initial_mean: their mean score at every checkpoint, the set held fixed
         (it was chosen on these probes, so its first value is a little too high); NaN when there are none.
     overlap: int [C-1], heads in the top `top` of a checkpoint and of the one before; equal scores in (layer, head)
-        order. top: as asked, or the number of heads with a score at all checkpoints if that is less.
+        order. top: as asked; by default the paper's 30, or half the heads if that is less (all of them always agree).
     spearman: float64 [C-1], rank correlation over all heads with the checkpoint before, ties given their mean rank; NaN
         when all heads of one checkpoint have the same score.
     niah_score: share of probes answered exactly. nll: class -> mean nats per token.
@@ -58,17 +58,17 @@ class Panel:
     nll: dict[str, Interval]
 
 
-def panel(trajectory: Trajectory, *, threshold: float = RETRIEVAL_THRESHOLD, top: int = 30) -> Panel:
+def panel(trajectory: Trajectory, *, threshold: float = RETRIEVAL_THRESHOLD, top: int | None = None) -> Panel:
     """The paper's panel of a trajectory. Raises ValueError when threshold is no number or top is below 1."""
     if not np.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number, got {threshold}")
-    if top < 1:
+    if top is not None and top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
     maps = trajectory.maps
     first = [(int(layer), int(head)) for layer, head in np.argwhere(maps[0] > threshold)]
     flat = maps.reshape(len(maps), -1)
     flat = flat[:, ~np.isnan(flat).any(axis=0)]
-    top = min(top, flat.shape[1])
+    top = min(30, max(1, flat.shape[1] // 2)) if top is None else min(top, flat.shape[1])
     needles = trajectory.needles
     return Panel(
         threshold=threshold,

@@ -152,9 +152,13 @@ class Evolution:
         return self.ever_above()[:most] or self.leading_ever(3)
 
     def flowing(self, most: int) -> list[Head]:
-        """Heads whose ranks are drawn: the leading ones of the last and of the first checkpoint."""
-        heads = self.leading(most) + self.leading(most, 0)
-        return list(dict.fromkeys(heads))
+        """Heads whose ranks are drawn: the leading ones of the last and of the first checkpoint.
+
+        Heads that never pass the threshold are left out where others do: their ranks are noise.
+        """
+        heads = list(dict.fromkeys(self.leading(most) + self.leading(most, 0)))
+        ever = set(self.ever_above())
+        return [head for head in heads if head in ever] or heads
 
     @cached_property
     def life(self) -> Life:

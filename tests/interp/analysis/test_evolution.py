@@ -43,7 +43,7 @@ def test_the_panel_of_a_made_up_run():
     for c in range(7):
         a, b = maps[c].ravel(), maps[c + 1].ravel()
         assert found.spearman[c] == pytest.approx(stats.spearmanr(a, b).statistic)
-        tops = [set(np.argsort(-m, kind="stable")[:30].tolist()) for m in (a, b)]
+        tops = [set(np.argsort(-m, kind="stable")[: found.top].tolist()) for m in (a, b)]
         assert found.overlap[c] == len(tops[0] & tops[1])
     np.testing.assert_allclose(found.niah_score.estimate, run.exact_match.mean(axis=1))
     assert set(found.nll) == {"nll", "nll_novel", "nll_echo", "nll_first"}
@@ -55,7 +55,8 @@ def test_the_threshold_is_strict_and_top_is_capped():
     run = tiny([[0.1, 0.25, 0.5], [0.25, 0.0, 0.5]])
     found = panel(run)
     assert found.n_heads.estimate.tolist() == [2, 2] and found.initial_heads == [(0, 1), (0, 2)]
-    assert found.top == 3 and found.overlap.tolist() == [3]
+    assert found.top == 1 and found.overlap.tolist() == [1]  # half the heads: all would always agree
+    assert panel(run, top=100).top == 3 and panel(run, top=100).overlap.tolist() == [3]
     assert panel(run, top=2).overlap.tolist() == [1]
     assert found.spearman == pytest.approx([-0.5 + 1.0])
     np.testing.assert_allclose(found.initial_mean.estimate, [0.375, 0.25])
