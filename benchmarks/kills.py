@@ -132,12 +132,13 @@ def kill_sweeps(
         while tally.kills < kills:
             folder = made.outputs / f"{tally.mode}-{tally.completed}"
             folder.mkdir(exist_ok=True)
-            _one_sweep(made, tally, folder / "run.h5", lasts, rng, ray, workers, make_work)
+            _one_sweep(made, tally, kills, folder / "run.h5", lasts, rng, ray, workers, make_work)
 
 
 def _one_sweep(
     made: Scene,
     tally: Tally,
+    kills: int,
     output: Path,
     lasts: float,
     rng: random.Random,
@@ -145,7 +146,7 @@ def _one_sweep(
     workers: Path | None,
     make_work: MakeWork,
 ) -> None:
-    """From the first start to the comparison of the finished file, with as many kills as happen on the way."""
+    """From the first start to the comparison of the finished file, with the kills that happen on the way."""
     starts = 0
     while True:
         if workers is not None:
@@ -154,12 +155,12 @@ def _one_sweep(
         child = _fork(lambda: made.sweep(output, ray, make_work))
         starts += 1
         _wait_for_workers(child, workers)
-        ended = _wait(child, rng.uniform(0, lasts))
+        ended = _wait(child, rng.uniform(0, lasts) if tally.kills < kills else None)
         while ended is None and workers is not None and rng.random() < 2 / 3:
             if _kill_a_worker(workers, rng):
                 tally.kills += 1
                 tally.of_workers += 1
-            ended = _wait(child, rng.uniform(0, lasts / 3))
+            ended = _wait(child, rng.uniform(0, lasts / 3) if tally.kills < kills else None)
         if ended is None:
             os.kill(child, signal.SIGKILL)
             _wait(child)
