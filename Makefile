@@ -26,8 +26,8 @@ demo: $(VENV)/.demo
 # Interrupt it when you like: training goes on after its last checkpoint, the sweep after the last one it scored.
 evolution-demo: $(VENV)/.demo
 	$(BIN)/python examples/evolution/train.py --output $(EVOLUTION)
-	$(BIN)/headscope sweep '$(EVOLUTION)/checkpoint-*' --probes grid --kind number --lengths 256,512,1024 --depths 5 \
-		--needles 8 --haystack $(EVOLUTION)/haystack --replace-changed -o $(EVOLUTION)/evolution.h5
+	$(BIN)/headscope sweep '$(EVOLUTION)/checkpoint-*' --probes grid --kind number --lengths 256,512,1024 \
+		--depths 0.1,0.5,0.9 --needles 12 --haystack $(EVOLUTION)/haystack --replace-changed -o $(EVOLUTION)/evolution.h5
 	$(BIN)/python examples/evolution/table.py $(EVOLUTION)/evolution.h5
 	$(BIN)/headscope report $(EVOLUTION)/evolution.h5 -o $(EVOLUTION)/evolution.html
 

@@ -129,6 +129,31 @@ def test_held_out_text_is_not_learned(trained: Path, lessons: ModuleType) -> Non
     assert not seen & {line for text in texts for line in text.splitlines() if line}
 
 
+def test_the_readme_tells_what_the_committed_file_holds() -> None:
+    printed = subprocess.run(
+        [sys.executable, str(FOLDER / "table.py"), str(FOLDER / "evolution.h5")],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    ).stdout
+    assert len(printed.splitlines()) == 2 + 17
+    assert printed in (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_heads_are_born_and_reach_further_after_the_extension() -> None:
+    from headscope.interp.analysis.trajectory import read_trajectory
+
+    trajectory = read_trajectory(FOLDER / "evolution.h5")
+    born, extended = trajectory.steps.tolist().index(1000), -1
+    assert not (trajectory.maps[0] > 0.1).any()
+    assert (trajectory.maps[extended] > 0.3).sum() >= 4
+    far = trajectory.probes["length"] > 600
+    best_far = trajectory.scores[:, far].mean(axis=1).max(axis=(1, 2))
+    assert best_far[born] < 0.05
+    assert best_far[extended] > 0.9
+
+
 def _school(lessons: ModuleType):  # type: ignore[no-untyped-def]
     import corpus
 

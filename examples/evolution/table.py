@@ -24,24 +24,28 @@ def main() -> None:
         echo("| " + " | ".join(row(trajectory, checkpoint)) + " |")
 
 
+def by_length(trajectory: Trajectory) -> dict[int, np.ndarray]:
+    """Length -> bool [P]: the probes of that length."""
+    nearest = np.abs(trajectory.probes["length"][:, None] - np.array(LENGTHS)).argmin(axis=1)
+    return {length: nearest == number for number, length in enumerate(LENGTHS)}
+
+
 def row(trajectory: Trajectory, checkpoint: int) -> list[str]:
     """Step, tokens, how many heads, the leading ones, and by length the NLL and the share of exact answers."""
     scores = trajectory.maps[checkpoint]
     leading = np.argsort(-scores, axis=None, kind="stable")[:4]
     heads = [f"L{index // scores.shape[1]}H{index % scores.shape[1]} {scores.flat[index]:.2f}" for index in leading]
-    nearest = np.abs(trajectory.probes["length"][:, None] - np.array(LENGTHS)).argmin(axis=1)
-    by_length = []
-    for number in range(len(LENGTHS)):
-        probes = nearest == number
+    cells = []
+    for probes in by_length(trajectory).values():
         nll, exact = trajectory.nll["nll"][checkpoint][probes], trajectory.exact_match[checkpoint][probes]
-        by_length.append(f"{nll.mean():.2f} / {exact.mean():.0%}")
+        cells.append(f"{nll.mean():.2f} / {exact.mean():.0%}")
     counts = [str(int((scores > threshold).sum())) for threshold in (0.1, 0.3)]
     return [
         str(trajectory.steps[checkpoint]),
         f"{trajectory.tokens[checkpoint]:,.0f}",
         *counts,
         ", ".join(heads),
-        *by_length,
+        *cells,
     ]
 
 

@@ -1,0 +1,42 @@
+"""The picture of README.md from a results file: python examples/evolution/figure.py evolution.h5 evolution.png"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from headscope.interp.report.evolution import evolve
+from headscope.interp.report.head_figures import head_curves
+from table import by_length
+from train import FULL
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Draw the leading heads, and their score by length of the probes.")
+    parser.add_argument("file", type=Path, metavar="FILE.h5")
+    parser.add_argument("picture", type=Path, metavar="FILE.png")
+    given = parser.parse_args()
+    evolution = evolve(given.file)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained", width_ratios=(1.35, 1))
+    head_curves(evolution, left, k=6)
+
+    trajectory = evolution.trajectory
+    for (length, probes), colour in zip(by_length(trajectory).items(), ("#8ab6d6", "#2a78b5", "#0b2f55"), strict=True):
+        best = trajectory.scores[:, probes].mean(axis=1).max(axis=(1, 2))  # each checkpoint's best head at this length
+        right.plot(trajectory.tokens / 1e6, best, "o-", color=colour, markersize=4, label=f"{length} tokens")
+    right.set(xlabel="tokens seen (millions)", ylabel="retrieval score", ylim=(0, 1.05))
+    right.set_title("The best head, by length of the context", loc="left", fontweight="bold")
+    right.legend(frameon=False)
+    first, second = FULL.phases
+    longer = first.steps * first.rows * first.length / 1e6
+    for ax in (left, right):
+        ax.axvline(longer, color="0.5", linewidth=1, linestyle=":")
+    words = f"context {first.length} to {second.length}"
+    right.annotate(words, (longer, 0.97), (-6, 0), textcoords="offset points", ha="right", color="0.35")
+    figure.savefig(given.picture, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
