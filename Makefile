@@ -30,6 +30,8 @@ evolution-demo: $(VENV)/.demo
 		--depths 0.1,0.5,0.9 --needles 12 --haystack $(EVOLUTION)/haystack --replace-changed -o $(EVOLUTION)/evolution.h5
 	$(BIN)/python examples/evolution/table.py $(EVOLUTION)/evolution.h5
 	$(BIN)/headscope report $(EVOLUTION)/evolution.h5 -o $(EVOLUTION)/evolution.html
+	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then \
+		$(BIN)/python -m webbrowser -t "file://$(abspath $(EVOLUTION))/evolution.html"; fi
 
 test: $(VENV)/.test
 	$(BIN)/pytest $(ARGS)

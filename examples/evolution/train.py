@@ -25,6 +25,7 @@ import torch
 from rich import print
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerState
+from transformers.utils.logging import disable_progress_bar
 
 from corpus import common_words, sentences, split_documents, train_tokenizer, write_haystack
 from lessons import Lessons, words_of_the_probes
@@ -112,6 +113,7 @@ def main() -> None:
         if given.threads < 1:
             parser.error(f"--threads: got {given.threads}; give 1 or more")
         torch.set_num_threads(given.threads)
+    disable_progress_bar()  # one for every checkpoint's single file
     train(QUICK if given.quick else FULL, given.output)
 
 
