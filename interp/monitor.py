@@ -18,16 +18,15 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..probes import ProbeSet
 from . import schema, store
-from .analysis.regression import MARGIN, RATE, Regression, Watch
+from .analysis.regression import LEADING, MARGIN, RATE, Regression, Watch
 from .analysis.trajectory import read_trajectory
-from .results import HeadScores
+from .results import RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
 from .training_state import undisturbed
 
 log = logging.getLogger(__name__)
 
 UNKNOWN_LENGTH = 100  # measurements to plan for when nobody says how long the run will be
-LEADING = 10  # heads whose mean score is logged
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -207,7 +206,7 @@ class HeadMonitor(TrainerCallback):
 
     def _judge(self, scores: HeadScores, step: int) -> None:
         if self._initial is None:
-            self._initial = scores.retrieval > 0.1
+            self._initial = scores.retrieval > RETRIEVAL_THRESHOLD
         self.regression = self._watch.add(step, scores)
         if self.regression is None or not self.regression.fell:
             return
@@ -265,7 +264,7 @@ class HeadMonitor(TrainerCallback):
         run = read_trajectory(self.path)
         for step, scores in zip(run.steps, run.scores, strict=True):
             self._watch.add(int(step), scores)
-        self._last, self._initial = int(run.steps[-1]), run.maps[0] > 0.1
+        self._last, self._initial = int(run.steps[-1]), run.maps[0] > RETRIEVAL_THRESHOLD
 
     def _agree(self) -> None:
         """Every rank skips and stops when rank zero does; one that did otherwise would wait for the others forever."""

@@ -149,7 +149,7 @@ class HeadScores:
 
     def __getitem__(self, estimator: str) -> np.ndarray:
         """float32 [n_layers, n_heads]: mean over the probes where the head is observable; NaN where it never is."""
-        return _observed_mean(self._values(estimator))[0].astype(np.float32)
+        return observed_mean(self._values(estimator))[0].astype(np.float32)
 
     def stderr(self, estimator: str = "retrieval") -> np.ndarray:
         """float32 [n_layers, n_heads]: standard error of the mean over probes, clustered by needle.
@@ -229,7 +229,7 @@ class HeadScores:
 
 def needle_stderr(values: np.ndarray, needle_id: np.ndarray) -> np.ndarray:
     """float32 [...]: standard error of the mean over probes of values [P, ...]; see HeadScores.stderr."""
-    mean, n = _observed_mean(values)
+    mean, n = observed_mean(values)
     seen = ~np.isnan(values)
     residual = np.where(seen, values - mean, 0.0)
     needles, cluster = np.unique(needle_id, return_inverse=True)
@@ -241,11 +241,11 @@ def needle_stderr(values: np.ndarray, needle_id: np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(clusters > 1, variance, np.nan)).astype(np.float32)
 
 
-def _observed_mean(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean over probes without the NaNs, and how many were observed; NaN, without a warning, where none was."""
+def observed_mean(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Mean over probes (along `axis`) without the NaNs, and how many were observed; NaN, unwarned, where none was."""
     seen = ~np.isnan(values)
-    n = seen.sum(axis=0)
-    total = np.where(seen, values, 0.0).sum(axis=0)
+    n = seen.sum(axis=axis)
+    total = np.where(seen, values, 0.0).sum(axis=axis, dtype=np.float64)
     return np.where(n > 0, total / np.maximum(n, 1), np.nan), n
 
 

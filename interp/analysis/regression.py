@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ..results import RETRIEVAL_THRESHOLD, HeadScores, needle_stderr
+from ..results import RETRIEVAL_THRESHOLD, HeadScores, needle_stderr, observed_mean
 
 RATE = 0.05  # false alarms: probability of one or more in a whole run
 MARGIN = 0.1  # a fall smaller than this share of the reference is no regression
@@ -218,7 +218,7 @@ def _compare(
 
 def _leading(scores: np.ndarray) -> np.ndarray:
     """bool [L, H]: the best heads, as far as their mean over these probes [P, L, H] makes them retrieval heads."""
-    means = _means(scores)
+    means = observed_mean(scores)[0]
     order = np.argsort(-means, axis=None, kind="stable")[:LEADING]  # NaN sorts last
     chosen = np.zeros(means.size, bool)
     chosen[order] = means.ravel()[order] > RETRIEVAL_THRESHOLD
@@ -227,16 +227,9 @@ def _leading(scores: np.ndarray) -> np.ndarray:
 
 def _height(scores: np.ndarray) -> float:
     """Mean score of the best heads on these probes: by which a measurement is called the best."""
-    means = _means(scores).ravel()
+    means = observed_mean(scores)[0].ravel()
     best = np.sort(means[~np.isnan(means)])[::-1][:LEADING]
     return float(best.mean()) if len(best) else -np.inf
-
-
-def _means(scores: np.ndarray) -> np.ndarray:
-    """[L, H], over the probes where a head is observable; NaN where it never is."""
-    seen = ~np.isnan(scores)
-    n = seen.sum(axis=0)
-    return np.where(n > 0, np.where(seen, scores, 0.0).sum(axis=0) / np.maximum(n, 1), np.nan)
 
 
 def _paired_means(then: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..results import NLL_CLASSES, PROBE_COLUMNS
+from ..results import NLL_CLASSES, PROBE_COLUMNS, observed_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,10 +73,7 @@ class Trajectory:
     @property
     def maps(self) -> np.ndarray:
         """float32 [C, L, H]: mean score over the probes where the head is observable; NaN where it never is."""
-        seen = ~np.isnan(self.scores)
-        n = seen.sum(axis=1)
-        total = np.where(seen, self.scores, 0.0).sum(axis=1, dtype=np.float64)
-        return np.where(n > 0, total / np.maximum(n, 1), np.nan).astype(np.float32)
+        return observed_mean(self.scores, axis=1)[0].astype(np.float32)
 
 
 def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> Trajectory:

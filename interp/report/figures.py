@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from ..results import HeadScores
 
@@ -111,17 +112,7 @@ def length_depth(scores: HeadScores, ax: Axes | None = None, *, value: str = "nl
         ax = axes_of(ax, (1.9 + 0.75 * max(len(lengths), 4), 1.2 + 0.3 * max(len(depths), 6)))
         finite = cells[np.isfinite(cells)]
         top = 1.0 if more_is_better else round_up(float(finite.max())) if finite.size and finite.max() > 0 else 1.0
-        colours = colour_map(BLUES if more_is_better else AMBERS)
-        image = ax.imshow(cells, cmap=colours, vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
-        cell_lines(ax, len(lengths), len(depths))
-        if len(lengths) <= 16 and len(depths) <= 24:
-            size = 8.0 if len(lengths) <= 9 and len(depths) <= 14 else 6.0
-            for (row, column), cell in np.ndenumerate(cells):
-                if np.isfinite(cell):
-                    ink = "white" if cell / top > 0.55 else INK
-                    ax.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=size, color=ink)
-        ax.set_xticks(range(len(lengths)), lengths, rotation=90 if len(lengths) > 12 else 0)
-        ax.set_yticks(range(len(depths)), depths)
+        image = written_cells(ax, cells, depths, lengths, top, more_is_better)
         few, many = int(counts[counts > 0].min(initial=counts.max())), int(counts.max())
         each = f"{many}" if few == many else f"{few} to {many}"
         ax.set_xlabel(f"context length in tokens   (mean of {each} probe{'s' if many > 1 else ''} a cell)")
@@ -284,6 +275,24 @@ def spaced_ticks(count: int, letter: str, steps: Sequence[int], most: int) -> tu
     step = next((step for step in steps if count <= step * most), steps[-1])
     places = list(range(0, count, step))
     return places, [f"{letter}{place}" for place in places]
+
+
+def written_cells(
+    ax: Axes, cells: np.ndarray, rows: Sequence[Any], columns: Sequence[Any], top: float, more_is_better: bool
+) -> AxesImage:
+    """Coloured cells [row, column] with their numbers in them where there is room; the ticks name rows and columns."""
+    colours = colour_map(BLUES if more_is_better else AMBERS)
+    image = ax.imshow(cells, cmap=colours, vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
+    cell_lines(ax, len(columns), len(rows))
+    if len(columns) <= 16 and len(rows) <= 24:
+        size = 8.0 if len(columns) <= 9 and len(rows) <= 14 else 6.0
+        for (row, column), cell in np.ndenumerate(cells):
+            if np.isfinite(cell):
+                ink = "white" if cell / top > 0.55 else INK
+                ax.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=size, color=ink)
+    ax.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 12 else 0)
+    ax.set_yticks(range(len(rows)), rows)
+    return image
 
 
 def cell_lines(ax: Axes, columns: int, rows: int) -> None:

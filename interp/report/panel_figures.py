@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .evolution import NLL_NAMES, Evolution, head_name, human_count
-from .figures import AMBERS, BLUES, INK, LINES, MUTED, VALUES, axes_of, cell_lines, colour_map, house_style, scale_of
+from .figures import LINES, MUTED, VALUES, axes_of, house_style, scale_of, written_cells
 from .head_figures import MARKS, curve, finish, names_at_end, nothing, threshold
 
 if TYPE_CHECKING:
@@ -233,17 +233,7 @@ def _cells(
     title, unit, more_is_better = VALUES[value]
     with house_style():
         ax = axes_of(ax, _size(rows, columns))
-        colours = colour_map(BLUES if more_is_better else AMBERS)
-        image = ax.imshow(shown, cmap=colours, vmin=0.0, vmax=top, aspect="auto", interpolation="nearest")
-        cell_lines(ax, len(columns), len(rows))
-        if len(columns) <= 16 and len(rows) <= 24:
-            size = 8.0 if len(columns) <= 9 and len(rows) <= 14 else 6.0
-            for (row, column), cell in np.ndenumerate(shown):
-                if np.isfinite(cell):
-                    ink = "white" if cell / top > 0.55 else INK
-                    ax.text(column, row, f"{cell:.2f}", ha="center", va="center", fontsize=size, color=ink)
-        ax.set_xticks(range(len(columns)), columns, rotation=90 if len(columns) > 12 else 0)
-        ax.set_yticks(range(len(rows)), rows)
+        image = written_cells(ax, shown, rows, columns, top, more_is_better)
         ax.set_xlabel(names[1])
         ax.set_ylabel(names[0])
         ax.set_title(title)
