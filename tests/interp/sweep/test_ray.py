@@ -52,8 +52,9 @@ def test_a_killed_worker_costs_nothing_but_time(cluster: None, checkpoints: Path
     result = sweep(checkpoints, tmp_path / "ray.h5", deadly)
     assert (result.done, result.failed) == (STEPS, {})
     tries = [path.name.split("-")[:2] for path in (tmp_path / "tries").iterdir()]
-    assert len({pid for _, pid in tries}) >= 3, "several workers, and one in place of the killed one"
     assert sorted(int(step) for step, _ in tries) == [10, 20, 30, 30, 40]
+    # The other worker may do all that is left before the one in place of the killed one is up.
+    assert len({pid for step, pid in tries if int(step) == AT}) == 2, "tried again in another process"
     hs.sweep(checkpoints, PROBES, tmp_path / "local.h5")
     assert differences(tmp_path / "ray.h5", tmp_path / "local.h5") == []
     assert hs.sweep(checkpoints, PROBES, tmp_path / "ray.h5", ray=True).skipped == STEPS
@@ -61,7 +62,8 @@ def test_a_killed_worker_costs_nothing_but_time(cluster: None, checkpoints: Path
 
 def test_a_checkpoint_that_kills_every_worker_is_given_up(cluster: None, checkpoints: Path, tmp_path: Path):
     result = sweep(checkpoints, tmp_path / "ray.h5", functools.partial(Fatal, folder=tmp_path))
-    assert len(list(tmp_path.glob(f"{AT}-*"))) == ATTEMPTS
+    tries = [path.name.split("-")[1] for path in tmp_path.glob(f"{AT}-*")]
+    assert len(tries) == len(set(tries)) == ATTEMPTS > 2, "every one in a new process: lost workers are replaced"
     assert f"its worker was lost {ATTEMPTS} times" in result.failed.pop(AT)
     assert result.failed == dict.fromkeys([step for step in STEPS if step != AT], "nothing to score")
 
