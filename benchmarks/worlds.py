@@ -29,6 +29,13 @@ VALUES: dict[str, tuple[Sampler, tuple[float, float]]] = {
     "score near 1": (lambda rng, s: np.ceil(_logistic(2.5 + _parts(rng, s, 1.2, 0.8)) * 12) / 12, (0, 1)),
     "NLL": (lambda rng, s: np.exp(-1 + _parts(rng, s, 0.5, 0.5)), (0, np.inf)),
     "NLL, heavy tail": (lambda rng, s: np.exp(-1 + _parts(rng, s, 0.8, 0.6)), (0, np.inf)),
+    "NLL, heavier tail": (lambda rng, s: np.exp(-1 + _parts(rng, s, 1.0, 0.6)), (0, np.inf)),
+    "NLL, gamma": (lambda rng, s: rng.gamma(0.5, 1, (*s[:2], 1)) * rng.gamma(2, 0.5, s), (0, np.inf)),
+    # a sample of 12 needles holds no hard one in 28 % of draws, and nothing in it says that there are any
+    "NLL, one needle in ten is hard": (
+        lambda rng, s: np.where(rng.random((*s[:2], 1)) < 0.1, 3.0, 0.3) * np.exp(_parts(rng, s, 0.3, 0.3)),
+        (0, np.inf),
+    ),
     "exact match, 70 %": (lambda rng, s: (rng.random(s) < _logistic(1 + _parts(rng, s, 1.2, 0))) * 1.0, (0, 1)),
     "exact match, 93 %": (lambda rng, s: (rng.random(s) < _logistic(3 + _parts(rng, s, 1.2, 0))) * 1.0, (0, 1)),
 }

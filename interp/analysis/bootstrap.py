@@ -83,7 +83,9 @@ def clustered_interval(
     bounds: the least and greatest value possible, such as (0, 1) or (0, inf); the interval is cut there. Where all
         needles agree, or all but one, a bootstrap sees too little spread: with finite bounds the interval is then
         Clopper and Pearson's for a share of G needles, which is the widest that bounded values can need (24 of 24
-        right: 0.86 to 1); without, it is NaN.
+        right: 0.86 to 1); without, it is NaN. With a least value and no greatest one, as for an NLL, the upper end
+        gives away a quarter of 1 - level instead of half: a few needles hold much of such a mean, and a sample that
+        lacks them shows too little spread. Needles of a kind that no sample holds are beyond any interval.
 
     Raises ValueError when shapes do not fit, level is not between 0 and 1, or a value lies outside the bounds.
     """
@@ -152,6 +154,7 @@ def _studentised(
     bounds: tuple[float, float] | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Low and high [M] from sums and counts [M, G] and weights [draws, G]; NaN where nothing can be said."""
+    long_tail = bounds is not None and np.isfinite(bounds[0]) and np.isinf(bounds[1])
     off = sums - np.where(np.isnan(mean), 0.0, mean)[:, None] * counts
     n, used = counts.sum(axis=1), (counts > 0).sum(axis=1)
     squares = (off**2).sum(axis=1)
@@ -168,7 +171,7 @@ def _studentised(
         deviation = np.where(still, np.where(near, 0.0, np.sign(shift) * np.inf), shift / own)
         deviation = np.where(drawn > 0, deviation, 0.0)
         top = np.quantile(deviation, 1 - alpha / 2, axis=0, method="higher")
-        bottom = np.quantile(deviation, alpha / 2, axis=0, method="lower")
+        bottom = np.quantile(deviation, alpha / (4 if long_tail else 2), axis=0, method="lower")
         low, high = mean - top * error, mean - bottom * error
         low, high = (np.where(flat | ~np.isfinite(side), np.nan, side) for side in (low, high))
         if bounds is None:

@@ -97,6 +97,14 @@ def test_bounds_hold():
         clustered_interval(values, np.arange(12), bounds=(0, 1))
 
 
+def test_a_long_tail_moves_the_upper_end_only():
+    values = np.exp(RNG.normal(size=24))
+    known, open_ended = (clustered_interval(values, np.arange(24), bounds=(0, top)) for top in (1e6, np.inf))
+    assert open_ended.low == known.low and open_ended.high > known.high
+    quarter = clustered_interval(values, np.arange(24), bounds=(0, 1e6), level=0.975)
+    assert open_ended.high == quarter.high
+
+
 def test_wrong_arguments():
     with pytest.raises(ValueError, match="one label for each"):
         clustered_interval(np.zeros(3), np.zeros(4))
@@ -117,7 +125,7 @@ def test_resamples_draw_as_many_needles_as_there_are():
     assert (weights != needle_weights(15, draws=50, seed=1)).any()
 
 
-@pytest.mark.parametrize("name", ["score near 0", "score near 1", "NLL", "exact match, 70 %"])
+@pytest.mark.parametrize("name", ["score near 0", "score near 1", "NLL", "NLL, heavy tail", "exact match, 70 %"])
 def test_coverage(name: str):
     """95 % intervals for skewed, bounded, clustered values; three standard errors of 1500 draws are 1.7 %."""
     sampler, bounds = worlds.VALUES[name]
