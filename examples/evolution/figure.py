@@ -23,18 +23,21 @@ def main() -> None:
     head_curves(evolution, left, k=6)
 
     trajectory = evolution.trajectory
-    for (length, probes), colour in zip(by_length(trajectory).items(), ("#8ab6d6", "#2a78b5", "#0b2f55"), strict=True):
+    lengths = by_length(trajectory)
+    for number, (length, probes) in enumerate(lengths.items(), 1):
+        colour = plt.get_cmap("Blues")(0.25 + 0.75 * number / len(lengths))
         best = trajectory.scores[:, probes].mean(axis=1).max(axis=(1, 2))  # each checkpoint's best head at this length
         right.plot(trajectory.tokens / 1e6, best, "o-", color=colour, markersize=4, label=f"{length} tokens")
     right.set(xlabel="tokens seen (millions)", ylabel="retrieval score", ylim=(0, 1.05))
     right.set_title("The best head, by length of the context", loc="left", fontweight="bold")
     right.legend(frameon=False)
     first, second = FULL.phases
-    longer = first.steps * first.rows * first.length / 1e6
-    for ax in (left, right):
-        ax.axvline(longer, color="0.5", linewidth=1, linestyle=":")
-    words = f"context {first.length} to {second.length}"
-    right.annotate(words, (longer, 0.97), (-6, 0), textcoords="offset points", ha="right", color="0.35")
+    longer, whole = (sum(p.steps * p.rows * p.length for p in phases) for phases in ((first,), FULL.phases))
+    if trajectory.tokens[-1] == whole:  # the demo's own run: where its context grows
+        for ax in (left, right):
+            ax.axvline(longer / 1e6, color="0.5", linewidth=1, linestyle=":")
+        words = f"context {first.length} to {second.length}"
+        right.annotate(words, (longer / 1e6, 0.97), (-6, 0), textcoords="offset points", ha="right", color="0.35")
     figure.savefig(given.picture, dpi=110)
 
 

@@ -9,25 +9,31 @@ import numpy as np
 from typer import echo
 
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
-
-LENGTHS = (256, 512, 1024)  # of the probes; a probe may be a few tokens shorter
+from headscope.interp.report.lengths import group_lengths
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the heads and answers of every checkpoint as a table.")
     parser.add_argument("file", type=Path, metavar="FILE.h5")
     trajectory = read_trajectory(parser.parse_args().file)
-    header = ["step", "tokens", "> 0.1", "> 0.3", "leading heads", *(f"NLL / exact {length}" for length in LENGTHS)]
+    header = [
+        "step",
+        "tokens",
+        "> 0.1",
+        "> 0.3",
+        "leading heads",
+        *(f"NLL / exact {length}" for length in by_length(trajectory)),
+    ]
     echo("| " + " | ".join(header) + " |")
     echo("|" + "---|" * len(header))
     for checkpoint in range(trajectory.n_checkpoints):
         echo("| " + " | ".join(row(trajectory, checkpoint)) + " |")
 
 
-def by_length(trajectory: Trajectory) -> dict[int, np.ndarray]:
-    """Length -> bool [P]: the probes of that length."""
-    nearest = np.abs(trajectory.probes["length"][:, None] - np.array(LENGTHS)).argmin(axis=1)
-    return {length: nearest == number for number, length in enumerate(LENGTHS)}
+def by_length(trajectory: Trajectory) -> dict[str, np.ndarray]:
+    """Length -> bool [P]: the probes of that length, or a few tokens shorter."""
+    lengths, group = group_lengths(trajectory.probes["length"])
+    return {length: group == number for number, length in enumerate(lengths)}
 
 
 def row(trajectory: Trajectory, checkpoint: int) -> list[str]:

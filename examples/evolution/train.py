@@ -24,9 +24,10 @@ from typing import Any
 import torch
 from rich import print
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, TrainerState
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.utils.logging import disable_progress_bar
 
+from checkpoint import set_rope_base, write_checkpoint
 from corpus import common_words, sentences, split_documents, train_tokenizer, write_haystack
 from lessons import Lessons, words_of_the_probes
 
@@ -173,13 +174,6 @@ def config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     )
 
 
-def set_rope_base(model: LlamaForCausalLM, base: float) -> None:
-    """Other rotary frequencies from here on, and in the config of every checkpoint that follows."""
-    model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": base}
-    rotary = type(model.model.rotary_emb)
-    model.model.rotary_emb = rotary(config=model.config)
-
-
 def make_optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     """Muon for the weight matrices, in which heads take a third of the steps to appear; AdamW for the rest."""
     matrices, rest = [], []
@@ -231,14 +225,7 @@ def keep(
     seen: int,
 ) -> None:
     """Write checkpoint-STEP and then what is needed to go on after it; each appears whole or not at all."""
-    folder, fresh = output / f"checkpoint-{step}", output / ".checkpoint"
-    for old in (fresh, folder):
-        shutil.rmtree(old, ignore_errors=True)
-    model.save_pretrained(fresh)
-    tokenizer.save_pretrained(fresh)
-    state = TrainerState(global_step=step, max_steps=total(recipe), num_input_tokens_seen=seen)
-    state.save_to_json(str(fresh / "trainer_state.json"))
-    os.replace(fresh, folder)
+    write_checkpoint(output, model, tokenizer, step, seen, total(recipe))
     torch.save(
         {"step": step, "seen": seen, "optimizers": [optimizer.state_dict() for optimizer in optimizers]},
         output / ".resume.pt",
@@ -283,7 +270,7 @@ def fingerprint(recipe: Recipe, documents: list[str]) -> str:
     digest = hashlib.sha256(repr(recipe).encode())
     for document in documents:
         digest.update(document.encode())
-    for source in ("corpus.py", "lessons.py", "train.py"):
+    for source in ("checkpoint.py", "corpus.py", "lessons.py", "train.py"):
         digest.update(Path(__file__).with_name(source).read_bytes())
     return digest.hexdigest()
 
