@@ -98,7 +98,7 @@ def classify(mask_function: Callable[..., Any], length: int, device: torch.devic
                 "the model's attention mask is not causal over one interval of keys (bidirectional, packed or prefix "
                 "attention?); headscope reads causal, sliding-window and chunked attention"
             )
-        return [int(f) for f in first]
+        return first.tolist()  # at once: a GPU must be waited for
 
     rows = sorted({r for r in (0, 1, length // 5, length // 3, length // 2, length - 2, length - 1) if 0 <= r < length})
     first = first_seen(rows)

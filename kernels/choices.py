@@ -14,7 +14,7 @@ def recording() -> Iterator[dict[str, str]]:
     """Collect what runs inside the block: operation -> implementations, sorted, as "reference, triton".
 
     Operations are `row_evidence`, `evidence_attention` ("triton", "reference") and `attend`, attention without evidence
-    ("sdpa:cudnn", "sdpa:flash", "sdpa:cpu", "reference").
+    ("sdpa:cudnn", "sdpa:flash", "sdpa:cpu", "triton", "reference").
     """
     found: dict[str, str] = {}
     token = _noted.set(found)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from . import reference
+from .api import implementation
 from .choices import note
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
@@ -57,9 +58,9 @@ def attend(
     if scale is None:
         scale = q.shape[-1] ** -0.5
     kernel = _kernel(q, k, v)
-    note("attend", NAMES.get(kernel, "reference"))
     if kernel is None:
-        return _by_reference(q, k, v, scale, causal, window, sinks)
+        return _by_evidence(q, k, v, scale, causal, window, sinks)
+    note("attend", NAMES[kernel])
     if not causal:
         out, lse = kernel(q, k, v, scale, False)
     elif window is None or window >= n:
@@ -121,7 +122,9 @@ def _windowed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, win
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor) -> Kernel | None:
-    """The fastest kernel for these inputs, None where only the reference will do."""
+    """torch's fastest kernel for these inputs; None where it has none that leaves the log-sum-exp: float32 on a GPU,
+    values of another dimension than keys.
+    """
     if 0 in (q.numel(), k.numel(), v.numel()) or q.shape[-1] != v.shape[-1]:
         return None
     if q.device.type == "cpu":
@@ -141,8 +144,7 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[T
     out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
     if bool((lse == 0).any()):
         # What the kernel returns, with output 0, for a row whose scores are all NaN. The reference tells.
-        note("attend", "reference")
-        return _by_reference(q, k, v, scale, causal, None, None)
+        return _by_evidence(q, k, v, scale, causal, None, None)
     return out, lse
 
 
@@ -158,14 +160,20 @@ def flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[
     return out, lse
 
 
-NAMES: dict[Kernel | None, str] = {_cpu: "sdpa:cpu", cudnn: "sdpa:cudnn", flash: "sdpa:flash"}
-"""As in `headscope env`; anything else is the reference."""
+NAMES: dict[Kernel, str] = {_cpu: "sdpa:cpu", cudnn: "sdpa:cudnn", flash: "sdpa:flash"}
+"""As in `headscope env`."""
 
 
-def _by_reference(
+def _by_evidence(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: int | None, sinks: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    out, ev = reference.evidence(
+    """By our own kernels on a GPU, else by the reference."""
+    chosen = implementation(q, v)
+    note("attend", chosen)
+    evidence = reference.evidence
+    if chosen == "triton":
+        from .gpu.launch import evidence
+    out, ev = evidence(
         q,
         k,
         v,

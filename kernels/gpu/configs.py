@@ -43,21 +43,21 @@ ATTENTION = {
     (100, 128): Tile(128, 64, 8, 2),
     (100, 256): Tile(128, 32, 8, 2),
 }
-# float32 is there for checking; it does not fit the tiles above. The key: head dimension as above.
-FLOAT32 = {64: Tile(32, 32, 4, 2), 128: Tile(32, 16, 8, 2), 256: Tile(16, 16, 8, 1)}
+# float32 is there for checking; it does not fit the tiles above, and its small ones do not need fewer warps for fewer
+# rows. The key: head dimension as above.
+FLOAT32 = {64: Tile(32, 32, 4, 2), 128: Tile(32, 16, 8, 2), 256: Tile(16, 32, 8, 1)}
 INTERPRETED = Tile(16, 16, 4, 1)
 
 
 def row_tile(q: Tensor, rows: int) -> Tile:
     """For row_evidence; few rows get a tile of their size."""
-    tile = _look_up(ROWS, q, q.shape[-1])
-    return _of_size(tile, rows)
+    return _of_size(_look_up(ROWS, q, q.shape[-1]), rows, q.dtype)
 
 
 def span_tile(q: Tensor, rows: int) -> Tile:
     """For span_mass: small, because a tile walks the spans of all its rows."""
     tile = _look_up(ROWS, q, q.shape[-1])
-    return _of_size(tile._replace(rows=min(tile.rows, 64), keys=min(tile.keys, 32), stages=1), rows)
+    return _of_size(tile._replace(rows=min(tile.rows, 64), keys=min(tile.keys, 32), stages=1), rows, q.dtype)
 
 
 def attention_tile(q: Tensor, v: Tensor) -> Tile:
@@ -86,8 +86,6 @@ def _look_up(table: dict[tuple[int, int], Tile], q: Tensor, dim: int) -> Tile:
     return table_tile(table, architecture(q.device), q.dtype, dim) if q.device.type == "cuda" else INTERPRETED
 
 
-def _of_size(tile: Tile, rows: int) -> Tile:
-    fit = max(16, 1 << (rows - 1).bit_length())
-    if fit >= tile.rows:
-        return tile if tile.rows > 64 else tile._replace(warps=4)
-    return tile._replace(rows=fit, warps=4 if fit <= 64 else tile.warps)
+def _of_size(tile: Tile, rows: int, dtype: torch.dtype) -> Tile:
+    rows = min(tile.rows, max(16, 1 << (rows - 1).bit_length()))
+    return tile._replace(rows=rows, warps=4 if rows <= 64 and dtype != torch.float32 else tile.warps)

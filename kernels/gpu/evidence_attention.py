@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import attention_tile
+from .configs import Tile, attention_tile
 from .primitives import (
     LOG2E,
     NO_KEY,
@@ -30,14 +30,17 @@ from .primitives import (
 from .problem import Problem
 
 
-def evidence_attention(problem: Problem, v: Tensor, *, evidence: bool = True) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def evidence_attention(
+    problem: Problem, v: Tensor, *, evidence: bool = True, tile: Tile | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output [B, Hq, R, Dv]; lse, key index (int64) and highest logit, each [B, Hq, R].
 
-    Without ``evidence`` the last two are not written: the same kernel as plain attention, to compare with.
+    Without ``evidence`` the last two are not written: the same kernel as plain attention, to compare with. The tile is
+    chosen here unless it is given, which only measurements do.
     """
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
-    tile = attention_tile(q, v)
+    tile = tile or attention_tile(q, v)
     out = torch.empty(batch, heads, rows, v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)
     max_logit, at = torch.empty_like(lse), torch.empty_like(lse, dtype=torch.int64)

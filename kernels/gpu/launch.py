@@ -40,6 +40,7 @@ def evidence(
     """
     batch, heads, rows, _ = q.shape
     n = k.shape[2]
+    q, k, v = near(q), near(k), None if v is None else near(v)
     if batch == 0 or rows == 0:
         count = 0 if spans is None else spans.shape[-2]
         out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
@@ -89,6 +90,11 @@ def evidence(
             topk_key=position(topk_at),
             topk_logit=topk_logit,
         )
+
+
+def near(x: Tensor) -> Tensor:
+    """x, copied if one of its vectors is spread over 2^31 elements: inside a vector the kernels count in 32 bits."""
+    return x.contiguous() if x.stride(-1) * x.shape[-1] >= 2**31 else x
 
 
 def _highest(problem: Problem, raw: Tensor, at: Tensor, lse: Tensor, topk: int) -> tuple[Tensor, Tensor]:

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import processors, row_tile
+from .configs import Tile, processors, row_tile
 from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, scores, tile_rows, walked_keys
 from .problem import Problem
 
@@ -45,11 +45,12 @@ class Rows(NamedTuple):
     more: Tensor | None
 
 
-def row_evidence(problem: Problem, splits: int | None = None, *, topk: int = 0) -> Rows:
+def row_evidence(problem: Problem, splits: int | None = None, *, topk: int = 0, tile: Tile | None = None) -> Rows:
+    """Splits and tile are chosen here unless they are given, which only measurements do."""
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
     group = heads // kv_heads
-    tile = row_tile(q, group * rows)
+    tile = tile or row_tile(q, group * rows)
     tiles = triton.cdiv(group * rows, tile.rows)
     if splits is None:
         splits = splits_for(problem, batch * kv_heads * tiles, tile.keys)

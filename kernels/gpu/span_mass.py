@@ -51,7 +51,8 @@ def span_mass(problem: Problem, lse: Tensor, spans: Tensor) -> Tensor:
     return mass
 
 
-@triton.jit(do_not_specialize=["R", "H"])
+# The strides of the spans depend on how many there are, which would compile the kernel again and again.
+@triton.jit(do_not_specialize=["s_sb", "s_sr", "s_ss", "s_se", "R", "H"])
 def span_mass_kernel(
     q,  # [B, H * G, R, D]
     k,  # [B, H, N, D]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headscope.kernels import plain, reference
+from headscope.kernels import choices, plain, reference
 from headscope.kernels.plain import attend
 from naive_attention import naive_map
 
@@ -164,6 +164,17 @@ def test_the_chosen_backend_on_a_gpu(dim: int, dtype: torch.dtype) -> None:
     for options in ({}, {"causal": False}, {"sinks": torch.linspace(-2, 2, 8)}, {"window": 64}):
         check_on_a_gpu(q, k, v, **options)
     assert plain.NAMES.get(plain._kernel(q.cuda(), k.cuda(), v.cuda()), "reference").startswith("sdpa:")
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_what_torch_has_no_kernel_for_runs_ours_on_a_gpu() -> None:
+    q, k, v = problem(8, 2, 300, 1000, dim=64)
+    for values in (v, v[..., :32]):
+        with choices.recording() as used:
+            for options in ({}, {"causal": False}, {"sinks": torch.linspace(-2, 2, 8)}, {"window": 64}):
+                check_on_a_gpu(q, k, values, **options)
+        assert used == {"attend": "triton"}
 
 
 @pytest.mark.gpu

@@ -125,6 +125,7 @@ def test_wide_and_odd_heads_with_every_option(sm: int, dim: int, dtype: str) -> 
 def test_float32_fits() -> None:
     for dim, spills in ((128, 0), (256, 2048)):  # for checking, not for speed: the widest heads may spill
         tile = table_tile(configs.ATTENTION, 80, torch.float32, dim)
-        built = build(evidence_attention_kernel, 80, "fp32", dim, tile)
-        print(f"sm_80 D{dim} float32 {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
-        check(80, built, "float32", spills)
+        for kernel in (evidence_attention_kernel, row_evidence_kernel, span_mass_kernel):
+            built = build(kernel, 80, "fp32", dim, tile._replace(stages=1) if kernel is span_mass_kernel else tile)
+            print(f"sm_80 D{dim} float32 {kernel.__name__} {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
+            check(80, built, f"{kernel.__name__}, float32", spills)

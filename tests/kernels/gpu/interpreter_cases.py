@@ -19,7 +19,7 @@ from headscope.interp import passes, tails
 from headscope.interp.adapters import adapt
 from headscope.interp.engine import Engine
 from headscope.interp.tree import plan
-from headscope.kernels import RowEvidence, api, choices, evidence_attention, merge, row_evidence
+from headscope.kernels import RowEvidence, api, choices, evidence_attention, merge, plain, row_evidence
 from headscope.kernels.api import implementation
 from headscope.kernels.gpu import configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
@@ -416,6 +416,20 @@ def test_the_same_attention_without_evidence() -> None:
     plain, plain_lse, untouched, _ = launch.evidence_attention(problem, v, evidence=False)
     assert torch.equal(out, plain) and torch.equal(lse, plain_lse)
     assert (untouched == 77).all() and (at >= 0).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"causal": False}, {"window": 7}, {"sinks": torch.tensor([-1.0, 4.0])}])
+def test_attention_that_torch_has_no_kernel_for(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that is float32, and values of another dimension: not for the reference, which takes minutes there."""
+    monkeypatch.setattr(plain, "_kernel", lambda *_: None)
+    monkeypatch.setattr(plain, "implementation", lambda q, v=None: "triton")
+    q, k, v = qkv(1, 1, 2, 20, 50, 8)
+    _, _, p, lse, _ = naive_map(q, k, q_positions=torch.arange(30, 50), **options)
+    with choices.recording() as used:
+        out, got = plain.attend(q, k, v[..., :5], **options)
+    assert used == {"attend": "triton"}
+    close(got, lse, TOL)
+    close(out, p @ v[..., :5].double(), 4 * TOL)
 
 
 def test_gradients_elsewhere_are_not_disturbed() -> None:

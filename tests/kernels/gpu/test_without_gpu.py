@@ -40,6 +40,10 @@ def test_compiled() -> None:
     run("aot_cases.py", TRITON_INTERPRET="0")
 
 
+def test_the_host_side() -> None:
+    run("host_cases.py", TRITON_INTERPRET="0")
+
+
 def test_the_gpu_tests_as_toys() -> None:
     """Small and interpreted, so that a machine with a GPU does not find mistakes in the tests themselves."""
     cases = ("test_on_gpu.py", "../../interp/test_engine_on_gpu.py")
