@@ -84,7 +84,9 @@ def merge_outputs(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) ->
 
 
 def _last_rows(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Causal rows at the end of the keys: all of the prefix, and a square."""
+    """Causal rows at the end of the keys: all of the prefix, and a square. One row sees every key."""
+    if q.shape[2] == 1:
+        return kernel(q, k, v, scale, False)
     prefix = k.shape[2] - q.shape[2]
     own = kernel(q, k[:, :, prefix:], v[:, :, prefix:], scale, True)
     if prefix == 0:
@@ -149,7 +151,9 @@ def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[T
 
 
 def cudnn(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """A `Kernel`: cuDNN's, for GPUs."""
+    """A `Kernel`: cuDNN's, for GPUs; one key it does not take, and in decoding it would plan anew for every token."""
+    if 1 in (q.shape[2], k.shape[2]):
+        return flash(q, k, v, scale, causal)
     out, lse, *_ = torch.ops.aten._scaled_dot_product_cudnn_attention(q, k, v, None, True, 0.0, causal, scale=scale)
     return out, lse.view(q.shape[:3])
 

@@ -10,10 +10,14 @@ from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from time import monotonic
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
+
+from headscope.kernels import evidence_attention, row_evidence
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +43,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_every_part_runs_at_toy_size(tmp_path: Path) -> None:
     if find_spec("triton") is None:
         pytest.fail("triton is missing") if os.environ.get("CI") else pytest.skip("needs triton")
-    done = command("--dry-run", "--output", str(tmp_path))
+    done = command("--dry-run", "--output", str(tmp_path), "--only", *suite.PARTS)
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = tmp_path.iterdir()
     content = json.loads(file.read_text())
@@ -69,6 +73,57 @@ def test_a_part_that_takes_too_long_is_ended_and_said_to_have_failed(monkeypatch
     assert rows[-1].verdict.startswith("failed: not done after") and seconds < 30
     (row,), _ = suite._supervise("model", 1.0, True)
     assert row.verdict == "not run: the budget is spent"
+
+
+def test_parts_that_are_only_run_when_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(suite, "_supervise", lambda name, left, toy: (ran.append(name), ([], 0.0))[1])
+    for arguments in ([], ["--only", "smoke"]):
+        monkeypatch.setattr(sys, "argv", ["gpu", "--dry-run", "--output", str(tmp_path), *arguments])
+        suite.main()
+    assert set(suite.PARTS) - set(ran[:-1]) == {"smoke", "tune"} and ran[-1] == "smoke"
+    assert len(list(tmp_path.glob("*-smoke.json"))) == 1 and len(list(tmp_path.iterdir())) == 2
+
+
+def test_what_a_failed_part_said_is_shown() -> None:
+    rows = [record.Row("rows", "all", problem="failed", detail={"tail": "first\n" + "x" * 9000 + "\nlast words"})]
+    said = record.troubles([record.Row("rows", "fine", 1.0), *rows])
+    assert said.startswith("-- rows: all") and said.endswith("last words") and len(said) < 2500
+
+
+def test_the_smoke_part_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    smoke = _part_of_the_suite("smoke_part")
+    case, device = smoke.Case("c", torch.float32, 16, group=2, rows=5, n=70, topk=3, options=("window",)), "cpu"
+
+    def broken(**changes: float) -> None:
+        def rows(q: torch.Tensor, k: torch.Tensor, *, impl: str, **options: Any) -> Any:
+            found = row_evidence(q, k, impl="reference", **options)
+            return replace(found, **{name: getattr(found, name) + by for name, by in changes.items()})
+
+        monkeypatch.setattr(smoke, "row_evidence", rows)
+
+    def fused(*tensors: torch.Tensor, impl: str, **options: Any) -> Any:
+        return evidence_attention(*tensors, impl="reference", **options)
+
+    monkeypatch.setattr(smoke, "evidence_attention", fused)
+    broken()
+    assert smoke.check(case, torch.device(device)) == []
+    for name, by, word in (
+        ("lse", 1e-3, "log-sum-exp"),
+        ("argmax_key", 1, "logit of the key"),
+        ("span_mass", 1e-3, "mass"),
+    ):
+        broken(**{name: by})
+        said = smoke.check(case, torch.device(device))
+        assert any(line.startswith("row_evidence") and word in line for line in said), said
+
+
+def test_a_smoke_process_that_dies_costs_one_case() -> None:
+    smoke = _part_of_the_suite("smoke_part")
+    answers = smoke._watch(["no number", 0], monotonic() + 60, True)
+    assert answers["no number"]["problems"] == ["the process ended with 1"]
+    assert "ValueError" in answers["no number"]["trace"][-1]
+    assert answers[0]["problems"] == []
 
 
 def test_verdicts_and_rows_that_are_kept(tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """Every test and every figure that needs a GPU, in one table and one file.
 
     python -m benchmarks.gpu
+    python -m benchmarks.gpu --only smoke         # first, on a GPU that has not been tried
     python -m benchmarks.gpu --only rows attention
     python -m benchmarks.gpu --dry-run
 
 Writes benchmarks/results/<date>-<device>.json, again after every part: a part that fails, runs out of memory or out of
-time costs its own rows and nothing else. Each runs in a process of its own.
+time costs its own rows and nothing else. Each runs in a process of its own. With --only, the parts' names stand in the
+file's name.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from typing import Any
 
 from ..machine import RESULTS, machine, one_line, write_results
 from ..smollm2 import say
-from .record import FAILED, NOT_RUN, Record, Row, read, table
+from .record import FAILED, NOT_RUN, Record, Row, read, table, troubles
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,8 @@ class Part:
     seconds: float
     """limit of its own"""
     what: str
+    asked: bool = False
+    """runs only where --only names it"""
 
 
 # In the order of what would be missed most. Together they are expected to take seven minutes on an H100.
@@ -44,6 +48,8 @@ PARTS = {
     "tests": Part("checks_part", "run", 220, "pytest -m gpu"),
     "alternatives": Part("alternatives_part", "run", 100, "eager products, FlexAttention, output_attentions"),
     "sanitizer": Part("checks_part", "sanitize", 80, "compute-sanitizer over a small case"),
+    "smoke": Part("smoke_part", "run", 120, "every kernel and option, small, against float64: all that is wrong", True),
+    "tune": Part("tune_part", "run", 500, "other tiles than those of kernels/gpu/configs.py", True),
 }
 BUDGET = 530.0  # seconds
 LEAST = 5.0  # seconds a part is still worth
@@ -53,7 +59,8 @@ def main() -> None:
     options = _parse()
     if options.list:
         for name, part in PARTS.items():
-            say(f"{name:<13} {part.what} (at most {part.seconds:.0f} s)")
+            asked = "; only where it is asked for" if part.asked else ""
+            say(f"{name:<13} {part.what} (at most {part.seconds:.0f} s{asked})")
         return
     if options.part:
         _run_part(options.part, Path(options.rows), options.dry_run)
@@ -70,16 +77,19 @@ def main() -> None:
     rows: list[Row] = []
     seconds: dict[str, float] = {}
     began = perf_counter()
-    names = options.only or list(PARTS)
+    names = options.only or [name for name, part in PARTS.items() if not part.asked]
+    only = "-".join(options.only or ())  # not over the file of all parts
     for name in names:
         left = options.budget - (perf_counter() - began)
         new, seconds[name] = _supervise(name, left, options.dry_run)
         if options.dry_run:  # a toy reaches nothing and misses nothing
             new = [replace(row, at_most=None, at_least=None) for row in new]
         rows += new
-        say(table(new) + "\n")
-        path = write_results("", _results(rows, seconds, names, options.dry_run), found, folder)
-    say(table(rows))
+        say(table(new))
+        say(troubles(new) + "\n")
+        path = write_results(only, _results(rows, seconds, names, options.dry_run), found, folder)
+    if len(names) > 1:
+        say(table(rows))
     verdicts = [row.verdict for row in rows]
     counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted({*verdicts} - {""}))
     say(f"\n{len(rows)} rows: {counts or 'no verdicts'}; {perf_counter() - began:.0f} s; {path.name}")
@@ -158,17 +168,12 @@ def _results(rows: list[Row], seconds: dict[str, float], names: list[str], toy: 
 def _run_part(name: str, path: Path, toy: bool) -> None:
     from importlib import import_module
 
-    if toy:
-        # Triton's interpreter needs the repairs that the interpreter tests use.
-        sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "kernels" / "gpu"))
-        import_module("interpreter_shim")
-        from headscope.kernels.gpu import configs
-
-        configs.INTERPRETED = configs.Tile(64, 64, 4, 1)  # few steps: they take the time here
     import torch
 
-    from .stage import Stage
+    from .stage import Stage, interpret
 
+    if toy:
+        interpret()
     part = PARTS[name]
     work = getattr(import_module(f".{part.module}", __package__), part.function)
     with torch.no_grad():

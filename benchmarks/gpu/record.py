@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 REACHED, MISSED, SHOWN, OUT_OF_MEMORY, FAILED, NOT_RUN = "reached", "missed", "", "out of memory", "failed", "not run"
+LONGEST = 2000  # characters that are shown of one failure
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,14 @@ def table(rows: list[Row]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def troubles(rows: list[Row]) -> str:
+    """What is known of rows that failed: the end of what was said, so that one look at the output is enough."""
+    said = []
+    for row in rows:
+        text = str(row.detail.get("tail") or row.detail.get("error") or "").strip()
+        if row.problem and text:
+            lines = text[-LONGEST:].splitlines()[-25:]
+            said.append("\n".join([f"-- {row.part}: {row.what}", *(f"   {line}" for line in lines)]))
+    return "\n".join(said[:8])

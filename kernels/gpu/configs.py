@@ -51,13 +51,13 @@ INTERPRETED = Tile(16, 16, 4, 1)
 
 def row_tile(q: Tensor, rows: int) -> Tile:
     """For row_evidence; few rows get a tile of their size."""
-    return _of_size(_look_up(ROWS, q, q.shape[-1]), rows, q.dtype)
+    return of_size(_look_up(ROWS, q, q.shape[-1]), rows, q.dtype)
 
 
 def span_tile(q: Tensor, rows: int) -> Tile:
     """For span_mass: small, because a tile walks the spans of all its rows."""
     tile = _look_up(ROWS, q, q.shape[-1])
-    return _of_size(tile._replace(rows=min(tile.rows, 64), keys=min(tile.keys, 32), stages=1), rows, q.dtype)
+    return of_size(tile._replace(rows=min(tile.rows, 64), keys=min(tile.keys, 32), stages=1), rows, q.dtype)
 
 
 def attention_tile(q: Tensor, v: Tensor) -> Tile:
@@ -82,10 +82,11 @@ def table_tile(table: dict[tuple[int, int], Tile], arch: int, dtype: torch.dtype
     return FLOAT32[size] if dtype == torch.float32 else table[arch, size]
 
 
-def _look_up(table: dict[tuple[int, int], Tile], q: Tensor, dim: int) -> Tile:
-    return table_tile(table, architecture(q.device), q.dtype, dim) if q.device.type == "cuda" else INTERPRETED
-
-
-def _of_size(tile: Tile, rows: int, dtype: torch.dtype) -> Tile:
+def of_size(tile: Tile, rows: int, dtype: torch.dtype) -> Tile:
+    """The table's tile for so many rows."""
     rows = min(tile.rows, max(16, 1 << (rows - 1).bit_length()))
     return tile._replace(rows=rows, warps=4 if rows <= 64 and dtype != torch.float32 else tile.warps)
+
+
+def _look_up(table: dict[tuple[int, int], Tile], q: Tensor, dim: int) -> Tile:
+    return table_tile(table, architecture(q.device), q.dtype, dim) if q.device.type == "cuda" else INTERPRETED

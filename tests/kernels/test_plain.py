@@ -128,6 +128,21 @@ def test_bad_arguments() -> None:
         attend(q, k, v, causal=False, window=4)
 
 
+def test_single_rows_and_keys_are_kept_from_cudnn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN exists on a GPU only; what it would be asked for shows here."""
+    asked = []
+
+    def flash(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+        asked.append((q.shape[2], k.shape[2], causal))
+        return plain._cpu(q, k, v, scale, causal)
+
+    monkeypatch.setattr(plain, "flash", flash)
+    monkeypatch.setattr(plain, "_kernel", lambda *_: plain.cudnn)
+    check(*problem(4, 2, 1, 50))  # decoding, and a last chunk of one token: in one piece
+    check(*problem(4, 2, 1, 1))
+    assert asked == [(1, 50, False), (1, 1, False)]
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -164,6 +179,15 @@ def test_the_chosen_backend_on_a_gpu(dim: int, dtype: torch.dtype) -> None:
     for options in ({}, {"causal": False}, {"sinks": torch.linspace(-2, 2, 8)}, {"window": 64}):
         check_on_a_gpu(q, k, v, **options)
     assert plain.NAMES.get(plain._kernel(q.cuda(), k.cuda(), v.cuda()), "reference").startswith("sdpa:")
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("rows", "n"), [(1, 1), (1, 1000), (2, 2), (2, 3), (3, 1000)])
+def test_a_few_rows_on_a_gpu(rows: int, n: int) -> None:
+    q, k, v = (x.bfloat16() for x in problem(8, 2, rows, n, dim=128))
+    check_on_a_gpu(q, k, v)
+    check_on_a_gpu(q, k, v, causal=False)
 
 
 @pytest.mark.gpu
