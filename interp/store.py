@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import operator
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -69,10 +70,9 @@ def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, token
             with reading(target) as file:
                 _refuse_misfit(file, path, scores, step)
             shutil.copy(target, partial)
-        else:
-            with h5py.File(partial, "w", libver=LIBVER, track_order=True) as file:
+        with _in_memory(partial, "r+" if target.exists() else "w") as file:
+            if not target.exists():
                 create(file, scores)
-        with h5py.File(partial, "r+", libver=LIBVER) as file:
             write_row(file, row(scores, step, tokens))
 
 
@@ -83,20 +83,31 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
     two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
     """
     with _in_one_step(path) as (_, partial):
-        file = None
-        try:
+        empty = True
+        with _in_memory(partial, "w") as file:
             for step, tokens_seen, scores in rows:
-                if file is None:
-                    file = h5py.File(partial, "w", libver=LIBVER, track_order=True)
+                if empty:
                     create(file, scores)
                 else:
                     _refuse_misfit(file, path, scores, _step(step))
                 write_row(file, row(scores, _step(step), _tokens(tokens_seen)))
-        finally:
-            if file is not None:
-                file.close()
-        if file is None:
-            raise StoreError(f"no checkpoint to write to {path}: give at least one")
+                empty = False
+            if empty:
+                raise StoreError(f"no checkpoint to write to {path}: give at least one")
+
+
+@contextmanager
+def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
+    """The HDF5 file at `path` ("r+"), or a new one ("w"), in memory; it is written there when the block ends well.
+
+    The library itself is kept from writing: on a full disk it may crash the process, a training run for instance.
+    """
+    order = {"track_order": True} if mode == "w" else {}
+    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, **order) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
 
 
 @contextmanager
@@ -211,7 +222,7 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     if not path.exists():
         raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
     if not path.is_file():
-        raise StoreError(f"{path} is not a file")
+        raise StoreError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; give the .h5 file that was written")
     if path.stat().st_size == 0:
         raise StoreError(f"{path} is empty; delete it and run again")
     try:
@@ -334,4 +345,6 @@ def _list(steps: list[int]) -> str:
 
 def one_line(error: BaseException) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if inside := re.search(r"\berrno = (\d+)", words):  # HDF5 wraps the reason in addresses and sizes
+        words = os.strerror(int(inside[1]))
     return " ".join(words.strip("'\"").split())

@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 
 import headscope as hs
+from full_disk import room_for
 from headscope.interp import results, schema, store
 from headscope.interp.results import HeadScores, MissingPackageError
 from headscope.interp.store import StoreError, append, checkpoints, read_scores, read_steps, validate
@@ -259,7 +260,7 @@ def newer(path: Path) -> None:
 
 BAD_FILES: list[tuple[Callable[[Path], object], str]] = [
     (Path.unlink, "does not exist; `headscope score"),
-    (lambda path: path.unlink() or path.mkdir(), "is not a file"),
+    (lambda path: path.unlink() or path.mkdir(), "is a folder"),
     (lambda path: path.write_bytes(b""), "is empty; delete it"),
     (lambda path: path.write_text("layer,head\n"), "is not an HDF5 file"),
     (truncate, "cannot open .*truncated file"),
@@ -540,3 +541,29 @@ def described(path: Path) -> list[str]:
 def test_no_warning_is_hidden_in_this_file() -> None:
     with pytest.raises(UserWarning):
         warnings.warn("as errors", UserWarning, stacklevel=1)
+
+
+@pytest.mark.parametrize("share", np.arange(1, 20) / 20)
+def test_a_full_disk_is_told_in_a_few_words_and_costs_nothing(run: Path, share: float) -> None:
+    before = run.read_bytes()
+    with room_for(int(share * len(before))), pytest.raises(StoreError) as raised:
+        append(run, make_scores(9000), checkpoint=9000)
+    assert str(raised.value) == f"cannot write {run}: File too large; it is left as it was"
+    assert run.read_bytes() == before
+    assert sorted(path.name for path in run.parent.iterdir()) == [".run.h5.lock", "run.h5"]
+
+
+def test_a_full_disk_that_shows_on_closing_is_told_too(tmp_path: Path) -> None:
+    """HDF5 writes most of a small new file when it is closed, and where it cannot it may crash the process."""
+    path = tmp_path / "run.h5"
+    for size in range(1_000, 60_000, 4_000):
+        with room_for(size), pytest.raises(StoreError, match="File too large"):
+            append(path, make_scores(), checkpoint=0)
+    assert [file.name for file in tmp_path.iterdir()] == [".run.h5.lock"]
+
+
+def test_what_a_killed_writer_left_is_not_taken_for_the_file(run: Path, tmp_path: Path) -> None:
+    path = tmp_path / "new.h5"
+    shutil.copy(run, tmp_path / ".new.h5.tmp")
+    append(path, make_scores(), checkpoint=7)
+    assert checkpoints(path) == [7] and validate(path) == []
