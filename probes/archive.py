@@ -26,7 +26,10 @@ UNREADABLE = (
 
 
 def save(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
-    """Write `probes` to `path`: int32 arrays end to end, and a JSON manifest that says how to cut them."""
+    """Write `probes` to `path`: int32 arrays end to end, and a JSON manifest that says how to cut them.
+
+    Raises ProbeFileError, and leaves what was there as it was, when it cannot be written.
+    """
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -38,6 +41,8 @@ def save(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
     }
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    if target.is_dir():
+        raise ProbeFileError(f"{path} is a folder; give the name of a file in it, such as {target / 'probes.npz'}")
     try:
         with partial.open("wb") as file:
             np.savez_compressed(
@@ -47,6 +52,8 @@ def save(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
                 sources=np.concatenate([probe.sources.ravel() for probe in probes]).astype("<i4"),
             )
         os.replace(partial, target)
+    except OSError as error:  # zipfile's own, of a full disk, names no file
+        raise ProbeFileError(f"cannot write {path}: {error.strerror or error}; choose another place for it") from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -39,7 +39,7 @@ def tokenise(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> Stre
     if len(ids) < n_tokens:
         raise HaystackTooShort(
             f"The haystack {haystack.name!r} holds {len(ids)} tokens with this tokenizer, and {n_tokens} are needed. "
-            "Give more text, shorter lengths, or a haystack with repeat=True."
+            "Give more text or shorter lengths, or let it repeat: Haystack(..., repeat=True) in Python."
         )
     ids = ids[:n_tokens]
     sentences, lines = _starts(codec, ids)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from full_disk import room_for
 from headscope.probes import Probe, ProbeError, ProbeSet
 from headscope.probes.errors import HashMismatch, ProbeFileError
 
@@ -49,7 +50,7 @@ def test_a_failed_save_leaves_the_old_file(probes: ProbeSet, tmp_path: Path, mon
         raise OSError("no space left on device")
 
     monkeypatch.setattr(np, "savez_compressed", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(ProbeFileError, match="no space"):
         probes.save(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -130,3 +131,16 @@ def test_missing_and_foreign_files_are_named(tmp_path: Path) -> None:
     for name in ("text.npz", "array.npy", "other.npz", "pickled.npz"):
         with pytest.raises(ProbeFileError, match=name):
             ProbeSet.load(tmp_path / name)
+
+
+def test_where_it_cannot_be_written_it_says_why_and_leaves_what_was_there(probes: ProbeSet, tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    probes.save(path)
+    before = path.read_bytes()
+    for size in (10, 200, 900, len(before) - 30):
+        with room_for(size), pytest.raises(ProbeFileError, match=r"cannot write .*mine\.npz: File too large"):
+            probes.save(path)
+    with pytest.raises(ProbeFileError, match="is a folder"):
+        probes.save(tmp_path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
