@@ -76,5 +76,5 @@ def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, i
 
 def _difference(a: Tensor, b: Tensor) -> float:
     a, b = a.double(), b.double()
-    difference = float((a - b).norm() / b.norm())
+    difference = float((a - b).norm() / b.norm().clamp(min=torch.finfo(b.dtype).tiny))  # logits may all be 0
     return difference if b.isfinite().all() else 0.0  # NaN weights have an error message of their own

@@ -34,6 +34,10 @@ class HuggingFaceModel:
             raise CaptureError(
                 f"{type(model).__name__} has no output embeddings; give the causal LM, not its base model"
             )
+        if all(parameter.is_meta for parameter in model.parameters()):
+            raise CaptureError(
+                f"the weights of {self.name} are on torch's meta device, so there are none; load the model with them"
+            )
 
     @property
     def context(self) -> int | None:
@@ -59,8 +63,10 @@ class HuggingFaceModel:
         """What the model computes in: autocast's dtype inside autocast, else that of its weights."""
         if torch.is_autocast_enabled(self.device.type):
             return torch.get_autocast_dtype(self.device.type)
-        dtype: torch.dtype = self.model.get_output_embeddings().weight.dtype
-        return dtype
+        weight = self.model.get_output_embeddings().weight
+        # a quantised layer's weight is a method, or integers
+        dtype: torch.dtype = getattr(weight, "dtype", None) or self.model.dtype
+        return dtype if dtype.is_floating_point else self.model.dtype
 
     def attention(self) -> str:
         """The attention implementation that the model is set to now."""

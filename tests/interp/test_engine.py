@@ -243,3 +243,29 @@ def test_progress_reaches_the_end() -> None:
     score_heads(build("llama"), GRID, progress=lambda *step: seen.append(step))
     assert seen[-1][0] == seen[-1][1]
     assert [step[0] for step in seen] == sorted(step[0] for step in seen)
+
+
+def test_a_model_whose_logits_are_all_zero_is_no_division_by_zero(caplog: pytest.LogCaptureFixture) -> None:
+    model = build("llama")
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    probes = ProbeSet([random_probe(seed=seed) for seed in range(2)])
+    assert score_heads(model, probes).provenance["alone_because"] is None
+    assert caplog.messages == []
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.ao, which has successors but no smaller one
+def test_quantised_layers_are_scored() -> None:
+    model = build("llama")
+    probes = ProbeSet([random_probe(seed=seed) for seed in range(2)])
+    plain = score_heads(model, probes)
+    quantised = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+    found = score_heads(quantised, probes)
+    assert found.provenance["dtype"] == "float32"
+    np.testing.assert_allclose(found.nll, plain.nll, rtol=0.1)
+
+
+def test_a_model_without_weights_is_refused() -> None:
+    with pytest.raises(CaptureError, match="meta device"):
+        score_heads(build("llama").to("meta"), ProbeSet([random_probe()]))
