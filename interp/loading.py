@@ -156,6 +156,8 @@ def locate(
     name: str | os.PathLike[str], revision: str | None, patterns: list[str], argument: str
 ) -> tuple[Path, str | None]:
     """The folder or .gguf file that `name` means, and the commit when it came from the hub."""
+    if not os.fspath(name).strip():
+        raise ModelError(f"{argument}: got an empty name; give a folder, a .gguf file or a hub id")
     path = Path(name).expanduser()
     if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         if revision is not None:

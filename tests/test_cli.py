@@ -355,3 +355,27 @@ def load_tokenizer(model):
     from headscope.interp.loading import load_tokenizer
 
     return load_tokenizer(model)
+
+
+def test_what_cannot_work_is_said_before_the_model_is_run(model, tmp_path):
+    target = tmp_path / "run.h5"
+    assert "to 2147483647" in fail("score", model, "-o", target, "--checkpoint", 2**31)
+    assert f"give one of the folders inside it, such as {model}" in fail("score", model.parent, "-o", target)
+    assert "MODEL: got an empty name" in fail("score", "", "-o", target)
+    assert "is a folder" in fail("probes", "build", "smoke", "--tokenizer", model, "-o", tmp_path)
+    assert "is a folder" in fail("validate", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+@pytest.mark.parametrize("arguments", [("--help",), ("export", "FILE", "--format", "csv"), ("report", "FILE")])
+def test_a_stdout_that_takes_no_more_costs_one_line(tmp_path, arguments):
+    path = tmp_path / "run.h5"
+    make_scores().save(path)
+    given = [str(path) if argument == "FILE" else argument for argument in arguments]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "headscope", *given], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error: cannot write: No space left on device; make room, or write to another place\n"

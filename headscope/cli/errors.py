@@ -5,6 +5,7 @@ HEADSCOPE_DEBUG=1 shows the traceback of user errors too.
 
 from __future__ import annotations
 
+import errno
 import linecache
 import os
 import re
@@ -14,6 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from typer.core import TyperGroup
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class UsageError(ValueError):
@@ -47,10 +50,19 @@ class FrontDoor(TyperGroup):
             if message is None or os.environ.get("HEADSCOPE_DEBUG") == "1":
                 raise
             sys.stderr.write(f"error: {message}\n")
+            _drop_what_stdout_holds()
             sys.exit(2)
         if code == 130:
             sys.stderr.write("interrupted\n")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_what_stdout_holds() -> None:
+    """Where stdout takes no more, Python would complain once more at its end, and end with another exit code."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        sys.stdout = None  # type: ignore[assignment]
 
 
 def user_message(error: Exception) -> str | None:
@@ -59,6 +71,8 @@ def user_message(error: Exception) -> str | None:
         text = error.format_message()
     elif isinstance(error, OSError) and error.filename is not None and error.strerror:
         text = f"{error.filename}: {error.strerror}; check the path and its permissions"
+    elif isinstance(error, OSError) and error.errno in _NO_ROOM:
+        text = f"cannot write: {error.strerror}; make room, or write to another place"
     elif type(error).__module__.startswith("headscope.") or _raised_on_purpose(error):
         text = str(error)
     else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..interp.report.lengths import LengthError, parse_length
+from ..interp.sweep.names import LARGEST_STEP
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -98,6 +99,11 @@ def bad(option: str, message: str) -> typer.BadParameter:
 def at_least(option: str, value: float | None, least: int) -> None:
     if value is not None and not least <= value < float("inf"):
         raise bad(option, f"got {value}; give a number from {least} up")
+
+
+def a_step(option: str, value: int | None) -> None:
+    if value is not None and not 0 <= value <= LARGEST_STEP:
+        raise bad(option, f"got {value}; give an optimizer step from 0 to {LARGEST_STEP}")
 
 
 def read_lengths(text: str | None) -> list[int] | None:

@@ -109,6 +109,8 @@ def build(
     source = options.probe_source(
         probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
     )
+    if output.is_dir():
+        raise UsageError(f"-o: {output} is a folder; give a file in it, such as {output / 'probes.npz'}")
     if not output.resolve().parent.is_dir():
         raise UsageError(f"-o: the folder {output.parent} does not exist; create it: mkdir -p {output.parent}")
     with working("building probes"):

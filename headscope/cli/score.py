@@ -71,7 +71,7 @@ def score(
     headscope score model.gguf --probes my-probes.npz -o run.h5
     """
     options.at_least("--check-sharing", check_sharing, 0)
-    options.at_least("--checkpoint", checkpoint, 0)
+    options.a_step("--checkpoint", checkpoint)
     options.at_least("--tokens-seen", tokens_seen, 0)
     source = options.probe_source(
         probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
@@ -136,6 +136,7 @@ def load(
 ) -> tuple[LoadedModel, ProbeSet]:
     """The model and its probes; the probes first, so that what is wrong with them is said before big weights load."""
     from ..interp.loading import ModelError, load_model, load_tokenizer
+    from ..interp.weights import folder_weights
 
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, **rest}
     if tokenizer is None and model.endswith(".gguf"):
@@ -146,6 +147,8 @@ def load(
             probe_set = source(loaded.tokenizer)
         check(probe_set)
         return loaded, probe_set
+    if model and Path(model).is_dir():
+        folder_weights(Path(model), rest["allow_pickle"])  # a folder of something else is not asked for its tokenizer
     origin = f"{model}@{revision}" if revision and "@" not in model and not Path(model).exists() else model
     with working("building probes"):
         try:
