@@ -23,6 +23,7 @@ from .figures import (
     hatch,
     house_style,
     name_heads,
+    save_picture,
     scale_end,
     spaced_ticks,
 )
@@ -144,9 +145,7 @@ def save_copy_figures(profile: CopyProfile, folder: str | Path, formats: Sequenc
             figure = Figure(figsize=size, layout="constrained")
             draw(profile, figure.add_subplot())
             for format in formats:
-                paths.append(folder / f"{name}.{format}")
-                metadata = {"Software": None} if format == "png" else {"Date": None}
-                figure.savefig(paths[-1], format=format, dpi=160, facecolor="white", metadata=metadata)
+                paths.append(save_picture(figure, folder / f"{name}.{format}"))
     return paths
 
 

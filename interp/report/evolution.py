@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, count
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,14 @@ class Evolution:
         heads = list(dict.fromkeys(self.leading(most) + self.leading(most, 0)))
         ever = set(self.ever_above())
         return [head for head in heads if head in ever] or heads
+
+    def pens(self, heads: Sequence[Head], most: int = 8) -> list[int]:
+        """The number of each head's colour and mark: that of the curves (`named(most)`), or else one still free."""
+        named = self.named(most)
+        taken = {head: number for number, head in enumerate(named) if head in heads}
+        left = [number for number in range(len(named)) if number not in taken.values()]
+        free = chain(range(len(named), most), left, count(most))
+        return [taken[head] if head in taken else next(free) for head in heads]
 
     @cached_property
     def life(self) -> Life:

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..analysis.trajectory import Trajectory
 from .evolution import Evolution, evolve
-from .figures import house_style
+from .figures import house_style, save_picture
 from .head_figures import head_curves, head_map, head_strip, map_size, strip_size
 from .panel_figures import (
     agreement,
@@ -52,7 +52,6 @@ __all__ = [
 ]
 
 FORMATS = ("png", "svg", "pdf")
-_METADATA: dict[str, Any] = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 
 
 def save_evolution_figures(
@@ -82,8 +81,7 @@ def save_evolution_figures(
             figure = Figure(figsize=size, layout="constrained")
             draw(evolution, figure.add_subplot())
             for format in formats:
-                paths.append(folder / f"{name}.{format}")
-                figure.savefig(paths[-1], format=format, dpi=160, facecolor="white", metadata=_METADATA[format])
+                paths.append(save_picture(figure, folder / f"{name}.{format}"))
     return paths
 
 

@@ -21,7 +21,11 @@ def model_name(scores: HeadScores) -> str:
 
 def sharing(scores: HeadScores) -> str:
     """How the probes were really run: "grafted", "exact", "alone" or, for instance, "grafted for 12 of 20 probes"."""
-    asked, grafted = scores.provenance.get("sharing"), scores.probes.get("grafted")
+    return how_shared(scores.provenance.get("sharing"), scores.probes.get("grafted"))
+
+
+def how_shared(asked: str | None, grafted: np.ndarray | None) -> str:
+    """The same from what was asked for and the probes' column `grafted` (not in every file)."""
     if asked == "alone" or grafted is None:
         return str(asked or "unknown")
     count = int(np.count_nonzero(grafted))

@@ -10,12 +10,14 @@ Colours are readable without colour vision, start at zero, and mean the same in 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..results import RETRIEVAL_THRESHOLD, need
+from ..store import write_file
 from .facts import facts, model_name
 from .lengths import group_lengths
 
@@ -215,11 +217,24 @@ def save_figures(scores: HeadScores, folder: str | Path, formats: Sequence[str] 
             draw(scores, pictures[name].add_subplot())
         for name, figure in pictures.items():
             for format in formats:
-                paths.append(folder / f"{name}.{format}")
-                # Date and Software would differ from day to day and from version to version.
-                metadata = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
-                figure.savefig(paths[-1], format=format, dpi=160, facecolor="white", metadata=metadata)
+                paths.append(save_picture(figure, folder / f"{name}.{format}"))
     return paths
+
+
+# Date and Software would differ from day to day and from version to version.
+_UNDATED: dict[str, dict[str, None]] = {
+    "png": {"Software": None},
+    "svg": {"Date": None},
+    "pdf": {"CreationDate": None},
+}
+
+
+def save_picture(figure: Figure, path: Path) -> Path:
+    """Write a figure in the format that its name ends in, whole or not at all; raises StoreError where it cannot be."""
+    format, content = path.suffix[1:], BytesIO()
+    figure.savefig(content, format=format, dpi=160, facecolor="white", metadata=_UNDATED[format])
+    write_file(path, content.getvalue())
+    return path
 
 
 def house_style() -> Any:

@@ -56,9 +56,9 @@ def agreement(evolution: Evolution, ax: Axes | None = None) -> Axes:
         for number, (name, values) in enumerate(curves.items()):
             mark = MARKS[number] if few else None
             ax.plot(evolution.x[1:], values, color=LINES[number], marker=mark, label=name, **style)
-        finish(ax, evolution, "with the checkpoint before", "How much the order of heads keeps")
+        finish(ax, evolution, "overlap, rank correlation", "Agreement with the checkpoint before")
         low = float(np.nanmin([*curves.values()], initial=0.0))
-        ax.set_ylim(min(0.0, low) * 1.05, 1.04)
+        ax.set_ylim(low - 0.06 if low < 0 else 0.0, 1.04)
         ax.legend(loc="lower right", frameon=False)
     return ax
 
@@ -72,12 +72,12 @@ def rank_flow(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> Ax
             return nothing(ax, "No head scores above 0.")
         ends = []
         few = len(evolution.x) <= 40
-        for number, head in enumerate(heads):
+        for number, head in zip(evolution.pens(heads), heads, strict=True):
             ranks, colour = evolution.ranks[:, *head], LINES[number % len(LINES)]
             mark = MARKS[number % len(MARKS)] if few else None
             ax.plot(evolution.x, ranks, color=colour, marker=mark, markersize=4, linewidth=1.6)
             ends.append((head_name(head), float(ranks[-1]), colour))
-        finish(ax, evolution, "rank (1 is the best)", "How the order of the leading heads flows")
+        finish(ax, evolution, "rank (1 is the best, log scale)", "Rank of the leading heads")
         largest = float(np.nanmax(evolution.ranks))
         ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= largest]
         ax.set_yscale("log")

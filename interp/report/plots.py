@@ -6,6 +6,7 @@ checkpoints are in the file once. Names that come from files are escaped: plotly
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -89,7 +90,13 @@ def trajectories(evolution: Evolution, most: int = 8) -> go.Figure:
     tops = [evolution.maps, *(interval.high for interval in curves)]
     top = 1.04 * max((float(np.nanmax(values)) for values in tops if np.isfinite(values).any()), default=1.0)
     figure.update_yaxes(range=[0, top])
-    _names(figure, [head_name(head) for head in named], [evolution.maps[-1][head] for head in named], 0.05 * top)
+    _names(
+        figure,
+        [head_name(head) for head in named],
+        [evolution.maps[-1][head] for head in named],
+        0.05 * top,
+        range(most),
+    )
     _threshold(figure)
     return figure
 
@@ -102,15 +109,14 @@ def rank_flow(evolution: Evolution, most: int = 8) -> go.Figure:
     ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= worst]
     axis = {"type": "log", "range": [np.log10(worst), np.log10(0.85)], "tickvals": ticks}
     figure = _over_checkpoints(evolution, yaxis={"title": {"text": "rank"}, **axis})
-    for number, head in enumerate(heads):
-        colour, name = LINES[number % len(LINES)], head_name(head)
-        figure.add_scatter(x=evolution.x, y=ranks[:, number], line={"color": colour, "width": 2})
-        figure.data[-1].update(mode=_mode(len(evolution.x)), marker={"size": 7, "symbol": MARKS[number % len(MARKS)]})
+    pens = evolution.pens(heads)
+    for pen, head, rank in zip(pens, heads, ranks.T, strict=True):
+        colour, name = LINES[pen % len(LINES)], head_name(head)
+        figure.add_scatter(x=evolution.x, y=rank, line={"color": colour, "width": 2})
+        figure.data[-1].update(mode=_mode(len(evolution.x)), marker={"size": 7, "symbol": MARKS[pen % len(MARKS)]})
         figure.data[-1].update(customdata=evolution.labels, hovertemplate=_hover(name, "rank %{y}", "%{customdata}"))
-    height = -np.log10(ranks[-1])
-    _names(
-        figure, [head_name(head) for head in heads], height.tolist(), 0.042 * np.log10(worst / 0.85), upside_down=True
-    )
+    height, gap = -np.log10(ranks[-1]), 0.042 * np.log10(worst / 0.85)
+    _names(figure, [head_name(head) for head in heads], height.tolist(), gap, pens, upside_down=True)
     return figure
 
 
@@ -121,9 +127,9 @@ def agreement(evolution: Evolution) -> go.Figure:
         (f"overlap of the leading {panel.top}", panel.overlap / max(panel.top, 1)),
         ("Spearman, all heads", panel.spearman),
     )
-    figure = _over_checkpoints(evolution, yaxis={"title": {"text": "with the checkpoint before"}})
+    figure = _over_checkpoints(evolution, yaxis={"title": {"text": "overlap, rank correlation"}})
     low = min(0.0, *(float(np.nanmin(values, initial=0.0)) for _, values in shares))
-    figure.update_yaxes(range=[1.05 * low, 1.04])
+    figure.update_yaxes(range=[low - 0.06 if low < 0 else 0.0, 1.04])
     pairs = [f"{a} to {b}" for a, b in zip(evolution.labels[:-1], evolution.labels[1:], strict=True)]
     for number, (name, values) in enumerate(shares):
         line, mark = {"color": LINES[number], "width": 2}, {"size": 7, "symbol": MARKS[number]}
@@ -202,14 +208,15 @@ def _mode(points: int) -> str:
     return "lines+markers" if points <= 40 else "lines"
 
 
-def _names(figure: go.Figure, names: list[str], heights: list[float], gap: float, upside_down: bool = False) -> None:
+def _names(figure: go.Figure, names: list[str], heights: list[float], gap: float, pens: Sequence[int],
+           upside_down: bool = False) -> None:  # fmt: skip
     """Names at the right end of lines, moved apart where lines end together; upside_down: heights are negated."""
     order = [i for i in np.argsort(heights) if np.isfinite(heights[i])]
     if order:
         ends = np.asarray(heights, float)[order]
         places = spread(ends, gap, ends.min() - gap * len(ends), ends.max() + gap * len(ends))
         for at, place in zip(order, places, strict=True):
-            font = {"color": LINES[at % len(LINES)], "size": 12}
+            font = {"color": LINES[pens[at] % len(LINES)], "size": 12}
             where = {"x": 1, "xref": "paper", "xanchor": "left", "xshift": 4, "y": -place if upside_down else place}
             figure.add_annotation(text=f"<b>{escape(names[at])}</b>", showarrow=False, font=font, **where)
     figure.update_layout(margin={"r": 66})

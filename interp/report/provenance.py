@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .evolution import Evolution, human_count
+from .facts import how_shared
 from .lengths import human_length
 from .parts import Column, Section, Table, plural
 
@@ -57,6 +58,8 @@ def provenance(evolution: Evolution) -> Section:
     per_checkpoint: list[tuple[str, list[str]]] = []
     for key, name in _PER_CHECKPOINT.items():
         values = [str(entry.get(key, "")) for entry in told]
+        if key == "sharing":  # what was done, not what was asked for
+            values = [how_shared(value or None, evolution.trajectory.probes.get("grafted")) for value in values]
         if len(set(values)) == 1:
             same.append([name, values[0]])
         elif any(values):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHANGED = 40  # heads in the table of changes
 RINGED = 10  # heads that are ringed in the map and listed beside the slider
-BAND = "band: 95 % interval over needles"
+BAND = "band: 95% interval over needles"
 
 
 def sections(evolution: Evolution) -> list[Section]:
@@ -64,7 +64,7 @@ def tiles(evolution: Evolution) -> list[Tile]:
     found = [
         _tile(evolution, f"Retrieval heads of {total:,}", panel.n_heads, ".0f"),
         _tile(evolution, "Mean score of the initial heads", panel.initial_mean, ".2f"),
-        _tile(evolution, f"NLL, {NLL_NAMES[evolution.nll_name]}", evolution.mean(evolution.nll_name), ".2f"),
+        _tile(evolution, f"NLL in nats, {NLL_NAMES[evolution.nll_name]}", evolution.mean(evolution.nll_name), ".2f"),
         _tile(evolution, "Answered exactly", panel.niah_score, ".0%"),
     ]
     return [tile for tile in found if tile.value != "-"]
@@ -72,7 +72,7 @@ def tiles(evolution: Evolution) -> list[Tile]:
 
 def _tile(evolution: Evolution, name: str, interval: Interval, digits: str) -> Tile:
     first, last = (float(interval.estimate[at]) for at in (0, -1))
-    detail = [f"95 % interval {span(interval, -1, digits)}"] if np.isfinite(interval.low[-1]) else []
+    detail = [f"95% interval {span(interval, -1, digits)}"] if np.isfinite(interval.low[-1]) else []
     if len(evolution.labels) > 1 and np.isfinite(first):
         detail.append(f"{first:{digits}} at {evolution.step_names[0]}")
     return Tile(name, f"{last:{digits}}" if np.isfinite(last) else "-", "; ".join(detail))
@@ -306,7 +306,7 @@ def no_interval(interval: Interval) -> str:
 def _downstream(evolution: Evolution) -> Section:
     pairs = evolution.correlations
     held = sum(map(evolution.holds, pairs))
-    names = ("n", "r", "95 % interval", "permutation p", "same, Holm", "p beyond a trend", "same, Holm", "r of changes")
+    names = ("n", "r", "95% interval", "permutation p", "same, Holm", "p beyond a trend", "same, Holm", "r of changes")
     columns = [Column("score", text=True), Column("heads", text=True), Column("verdict", text=True)]
     columns += map(Column, (*names, "r given log tokens", "unrelated curves as strong", "leaving one out"))
     rows = []
@@ -337,7 +337,7 @@ def _downstream(evolution: Evolution) -> Section:
         "Two curves that rise and level off correlate whatever they measure, so r alone says little. Supported means "
         "that they still move together when every smooth way up is taken out of both; a link holds if it is supported "
         f"after Holm's correction for all {len(pairs)}.",
-        [Figure("forest", "Pearson r and 95 % Fisher interval", plot, "filled: holds", 70 + 46 * len(pairs))],
+        [Figure("forest", "Pearson r and 95% Fisher interval", plot, "filled: holds", 70 + 46 * len(pairs))],
         [Table("Correlations with downstream scores", columns, rows)],
     )
 

@@ -10,6 +10,7 @@ from matplotlib.collections import PathCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from full_disk import room_for
 from headscope.interp.report import evolution_figures
 from headscope.interp.report.evolution_figures import (
     agreement,
@@ -26,6 +27,9 @@ from headscope.interp.report.evolution_figures import (
     rank_flow,
     save_evolution_figures,
 )
+from headscope.interp.report.plots import rank_flow as page_rank_flow
+from headscope.interp.report.plots import trajectories as page_curves
+from headscope.interp.store import StoreError
 from made_up_trajectory import BORN, DYING, GROWING, STEADY, make_trajectory
 
 
@@ -171,3 +175,31 @@ def test_a_grid_of_distance_and_interference_leaves_empty_cells_open(ax, evoluti
     chosen = (run.probes["distance"] == 512) & (run.probes["interference"] == 512)
     np.testing.assert_allclose(cells[row, column], run.nll["nll_novel"][-1, chosen].mean(), rtol=1e-6)
     assert np.ma.getmaskarray(cells).sum() == 25 - 6 or np.isnan(np.ma.filled(cells, np.nan)).sum() == 25 - 6
+
+
+def test_a_head_has_one_colour_in_all_pictures():
+    run = make_trajectory(8)
+    run.scores[3, :, 0, 0] = 0.95  # leads for a moment: among the curves, not among the ranks
+    evolution = evolve(run)
+    drawn = [Figure().add_subplot() for _ in range(2)]
+    head_curves(evolution, drawn[0])
+    rank_flow(evolution, drawn[1])
+    colours = [{text.get_text(): text.get_color() for text in ax.texts} for ax in drawn]
+    assert "L0H0" in colours[0] and "L0H0" not in colours[1] and len(colours[1]) > 1
+    assert colours[1].items() <= colours[0].items()
+    pages = [page_curves(evolution), page_rank_flow(evolution)]
+    told = [{note.text: note.font.color for note in page.layout.annotations} for page in pages]
+    assert told[1].items() <= told[0].items()
+
+
+def test_heads_that_only_lead_get_colours_that_are_free(evolution):
+    named = evolution.named(8)
+    other = next((layer, head) for layer in range(6) for head in range(8) if (layer, head) not in named)
+    pens = evolution.pens([named[1], other, named[0]])
+    assert (pens[0], pens[2]) == (1, 0) and pens[1] == len(named)
+
+
+def test_on_a_full_disk_no_half_picture_is_left(tmp_path, evolution):
+    with room_for(3000), pytest.raises(StoreError, match="File too large"):
+        save_evolution_figures(evolution, tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -147,3 +147,21 @@ def test_few_checkpoints_are_enough(browser, tmp_path, checkpoints):
     text = browser.evaluate("document.body.innerText")
     assert ("This file holds one checkpoint" in text) == (checkpoints == 1)
     no_complaint(browser, page)
+
+
+@pytest.mark.parametrize("width", [1400, 900, 390])
+def test_no_row_is_left_half_empty(browser, run, tmp_path, width):
+    run.scores[0] = 0.0  # no initial heads: three tiles, and the number of heads is alone in its section
+    page = tmp_path / "report.html"
+    write_report(run, page)
+    browser.open(page, width)
+    box = "(b => [b.top, b.right])(e.getBoundingClientRect())"
+    ends = f"Array.from(document.querySelectorAll('.tiles div'), e => {box})"
+    rows: dict[float, float] = {}
+    for top, right in browser.evaluate(ends):
+        rows[top] = max(right, rows.get(top, 0.0))
+    assert max(rows.values()) - min(rows.values()) < 2, "every row of tiles reaches the edge"
+    wide = browser.box("#growth .figures")
+    alone = browser.box("#growth figure")
+    assert browser.evaluate("document.querySelectorAll('#growth figure').length") == 1
+    assert alone[2] == pytest.approx(wide[2], abs=1)

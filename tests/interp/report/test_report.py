@@ -104,6 +104,16 @@ def test_provenance_is_told_once_where_it_is_the_same(file):
     ]
 
 
+def test_sharing_is_what_was_done_not_what_was_asked_for(tmp_path):
+    scores = make_scores()
+    half = {**scores.probes, "grafted": np.arange(scores.n_probes) % 2}
+    path = tmp_path / "run.h5"
+    replace(scores, probes=half, provenance={"sharing": "auto"}).save(path)
+    whole = sections(evolve(path))[-1].tables[0]
+    n = int(half["grafted"].sum())
+    assert ["sharing", f"grafted for {n} of {scores.n_probes} probes"] in whole.rows
+
+
 def test_with_few_needles_there_is_no_interval_and_it_says_so(file):
     found = {section.id: section for section in sections(evolve(file))}
     assert f"at least {MIN_NEEDLES} needles, and these probes have 2" in found["growth"].words
