@@ -114,9 +114,10 @@ def correlate_downstream(
         row, first = np.unique(nearest[column], return_index=True)
         column = column[first]
         if not len(row):
-            there = " and ".join(", ".join(f"{v:g}" for v in side[:8]) for side in (progress, own))
+            told, there = (", ".join(f"{v:g}" for v in side[:8]) for side in (progress, own))
             raise DownstreamError(
-                f"no checkpoint of the run has a score: {downstream.by} in the file and the run {there}"
+                f"no checkpoint of the run has a score of {score!r}: the file tells {downstream.by} {told}, the run "
+                f"has {there}; give scores of the run's own checkpoints"
             )
         for quantity, curve in quantities.items():
             pairs.append((quantity, score, correlate(curve[row], values[column], trajectory.progress[row])))
