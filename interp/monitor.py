@@ -95,8 +95,8 @@ class HeadMonitor(TrainerCallback):
     ):
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes must be a ProbeSet, got {type(probes).__name__}; hs.probes.build makes one")
-        if every < 1:
-            raise ValueError(f"every must be a number of steps from 1 up, got {every}")
+        if not isinstance(every, (int, np.integer)) or every < 1:
+            raise ValueError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
             raise ValueError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
         self.probes, self.path, self.every, self.model = probes, path, int(every), model

@@ -52,7 +52,10 @@ def need(package: str, purpose: str, *, install: str | None = None) -> Any:
 
 @dataclass(frozen=True)
 class HeadScore:
-    """One head's score and its standard error; `str()` gives the usual label, such as "L18H6"."""
+    """One head's mean score over probes and its standard error (NaN where there is none); layer and head from 0.
+
+    `str()` gives the usual label, such as "L18H6".
+    """
 
     layer: int
     head: int
@@ -133,10 +136,12 @@ class HeadScores:
 
     @property
     def n_probes(self) -> int:
+        """How many probes were scored."""
         return len(self.nll)
 
     @property
     def estimators(self) -> tuple[str, ...]:
+        """Names that `scores[name]` takes; "retrieval" is always among them."""
         return tuple(self.per_probe)
 
     @property

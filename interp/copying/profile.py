@@ -109,10 +109,12 @@ class CopyProfile:
 
     @property
     def n_layers(self) -> int:
+        """Layers of the model, also those without attention."""
         return int(self.rows.shape[0])
 
     @property
     def n_heads(self) -> int:
+        """Query heads of the layer that has most."""
         return int(self.rows.shape[1])
 
     @property

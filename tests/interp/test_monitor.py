@@ -279,6 +279,7 @@ def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
     [
         ({"probes": list(PROBES)}, TypeError, "ProbeSet"),
         ({"every": 0}, ValueError, "every"),
+        ({"every": "500"}, ValueError, "every"),
         ({"on_regression": "raise"}, ValueError, "'warn' or 'stop'"),
         ({"planned": -1}, ValueError, "planned"),
         ({"margin": 1.5}, ValueError, "margin"),
