@@ -229,6 +229,8 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
         if not h5py.is_hdf5(path):
             raise StoreError(f"{path} is not an HDF5 file")
         file = h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
     except OSError as error:
         raise StoreError(f"cannot open {path}: {one_line(error)}; restore it or write to another file") from error
     try:

@@ -567,3 +567,13 @@ def test_what_a_killed_writer_left_is_not_taken_for_the_file(run: Path, tmp_path
     shutil.copy(run, tmp_path / ".new.h5.tmp")
     append(path, make_scores(), checkpoint=7)
     assert checkpoints(path) == [7] and validate(path) == []
+
+
+def test_a_file_that_another_program_writes_to_is_told_as_that(run: Path) -> None:
+    hold = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    arguments = [sys.executable, "-c", hold, str(run)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "open\n"
+        assert validate(run) == [f"another program has {run} open for writing; close it there, then try again"]
+        other.communicate()
+    assert validate(run) == []
