@@ -62,7 +62,7 @@ def _drop_what_stdout_holds() -> None:
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
-        sys.stdout = None  # type: ignore[assignment]
+        sys.stdout = None
 
 
 def user_message(error: Exception) -> str | None:
