@@ -174,10 +174,10 @@ def _studentised(
         bottom = np.quantile(deviation, alpha / (4 if long_tail else 2), axis=0, method="lower")
         low, high = mean - top * error, mean - bottom * error
         low, high = (np.where(flat | ~np.isfinite(side), np.nan, side) for side in (low, high))
-        if bounds is None:
-            return low, high
-        least, greatest = bounds
-        if np.isfinite(greatest - least):
+        least, greatest = (-np.inf, np.inf) if bounds is None else bounds
+        if not np.isfinite(greatest - least):
+            low, high = low + 0 * high, high + 0 * low  # one end alone is no interval
+        else:
             size = n**2 / (counts**2).sum(axis=1)
             share = np.clip((mean - least) / (greatest - least), 0.0, 1.0)
             low = np.fmax(low, least + (greatest - least) * _clopper_pearson_low(share, size, alpha))

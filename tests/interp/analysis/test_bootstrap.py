@@ -97,6 +97,15 @@ def test_bounds_hold():
         clustered_interval(values, np.arange(12), bounds=(0, 1))
 
 
+def test_one_needle_that_differs_gives_no_half_interval():
+    values = np.r_[0.4, np.zeros(11)]
+    for bounds in (None, (0, np.inf)):
+        found = clustered_interval(values, np.arange(12), bounds=bounds)
+        assert np.isnan([found.low, found.high]).all()
+    found = clustered_interval(values, np.arange(12), bounds=(0, 1))
+    assert 0 <= found.low < found.estimate < found.high < 0.5
+
+
 def test_a_long_tail_moves_the_upper_end_only():
     values = np.exp(RNG.normal(size=24))
     known, open_ended = (clustered_interval(values, np.arange(24), bounds=(0, top)) for top in (1e6, np.inf))
