@@ -134,7 +134,7 @@ def heads_mean(trajectory: Trajectory, heads: list[tuple[int, int]]) -> Interval
     with np.errstate(invalid="ignore"):
         values = np.where(some > 0, shares.sum(axis=2) / np.maximum(some, 1), np.nan)
     within = seen.any() and np.nanmin(chosen) >= 0 and np.nanmax(chosen) <= 1
-    bounds = (0.0, float(p / n[n > 0].min())) if within else None  # a head seen on half of the probes counts double there
+    bounds = (0.0, float(p / n[n > 0].min())) if within else None  # seen on half of the probes: twice as much there
     return clustered_interval(np.where(seen.any(axis=2), values, np.nan), trajectory.needles, bounds=bounds)
 
 
