@@ -48,13 +48,11 @@ _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the exit code stays for _wait
 
 
 class Registered:
-    """The usual work of a worker whose process says when it is ready, so that it can be killed at work."""
+    """The usual work of a worker whose process says that it is there, so that it can be killed, starting or at work."""
 
     def __init__(self, setup: Setup, folder: Path) -> None:
-        import headscope.interp.scoring  # noqa: F401 - most of a worker's start, which writes nothing
-
-        self.work = Worker(setup)
         (folder / str(os.getpid())).touch()
+        self.work = Worker(setup)
 
     def __call__(self, checkpoint: Checkpoint, progress: Any = None) -> Outcome:
         return self.work(checkpoint)
@@ -154,13 +152,14 @@ def _one_sweep(
                 old.unlink()
         child = _fork(lambda: made.sweep(output, ray, make_work))
         starts += 1
-        _wait_for_workers(child, workers)
+        if rng.random() < 3 / 4:
+            _wait_for_workers(child, workers)
         ended = _wait(child, rng.uniform(0, lasts) if tally.kills < kills else None)
-        while ended is None and workers is not None and rng.random() < 2 / 3:
+        while ended is None and workers is not None and rng.random() < 1 / 2:
             if _kill_a_worker(workers, rng):
                 tally.kills += 1
                 tally.of_workers += 1
-            ended = _wait(child, rng.uniform(0, lasts / 3) if tally.kills < kills else None)
+            ended = _wait(child, rng.uniform(0, lasts) if tally.kills < kills else None)
         if ended is None:
             os.kill(child, signal.SIGKILL)
             _wait(child)
@@ -182,7 +181,7 @@ def _one_sweep(
 
 
 def _wait_for_workers(child: int, workers: Path | None) -> None:
-    """Until the first worker is ready, or the sweep is over: starting takes longer than work and writes nothing."""
+    """Until the first worker is there, or the sweep is over: starting takes longer than work and writes nothing."""
     while workers is not None and not any(workers.iterdir()) and os.waitid(os.P_PID, child, _PEEK) is None:
         time.sleep(0.01)
 
