@@ -29,7 +29,7 @@ def describe() -> dict[str, Any]:
         "platform": _attempt(platform.platform),
         "cpu": _attempt(_cpu_name),
         "cpu_count": _attempt(_cpu_count),
-        "torch": _attempt(_version, "torch"),
+        "torch": _attempt(_torch_version),
         "triton": _attempt(_version, "triton"),
         "transformers": _attempt(_version, "transformers"),
         "tokenizers": _attempt(_version, "tokenizers"),
@@ -70,6 +70,12 @@ def _version(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _torch_version() -> str:
+    import torch
+
+    return str(torch.__version__)  # names the build too (+cu130), which the distribution's metadata may not
 
 
 def _headscope_version() -> str:

@@ -300,9 +300,10 @@ class _Keeper:
         if not self.merges:
             return {}
         start = time.monotonic()
-        misfits = refresh(self.shards.files(), self.shards.output)
+        files = self.shards.files()
+        misfits = refresh(files, self.shards.output)
         self._last = time.monotonic()
-        self._cost = self._last - start
+        self._cost = self._last - start if files else 0.0  # so that the file is there after the first checkpoint
         return misfits
 
 

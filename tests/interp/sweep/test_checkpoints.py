@@ -202,6 +202,7 @@ def test_hub_revisions():
 
 
 def test_transformer_lens_names_and_labels_without_the_network():
+    pytest.importorskip("transformer_lens")
     found = find_checkpoints(["pythia-70m@1000", "EleutherAI/pythia-70m@512", "pythia-70m@step3000"])
     assert [c.source for c in found] == [f"EleutherAI/pythia-70m@step{n}" for n in (512, 1000, 3000)]
     assert steps("pythia-70m@*42000") == [42000, 142000]

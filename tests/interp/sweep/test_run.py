@@ -308,6 +308,15 @@ def test_an_interrupted_sweep_keeps_what_is_done(run: Path, plain: Path, tmp_pat
     assert differences(output, plain) == []
 
 
+def test_the_file_is_there_after_the_first_checkpoint(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("headscope.interp.sweep.run.REFRESH_SHARE", 1e-9)  # as if writing it took very long
+    output = tmp_path / "run.h5"
+    held: list[list[int]] = []
+    hs.sweep(run, PROBES, output, on_checkpoint=lambda *_: held.append(checkpoints(output)))
+    assert held == [[10], [10], [10]]
+    assert checkpoints(output) == [10, 20, 30]
+
+
 def test_progress_counts_checkpoints_times_probes(run: Path, tmp_path: Path):
     seen: list[tuple[int, int, str]] = []
     told: list[tuple[int, int, int]] = []
