@@ -47,12 +47,18 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def extended(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that a short run leaves, as the command makes it."""
+    """The folder that a short run leaves."""
     output = tmp_path_factory.mktemp("extended") / "run"
-    told = [word for name, value in TOY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    command = [sys.executable, str(FOLDER / "extend.py"), str(start), "-o", str(output), *told]
-    subprocess.run(command, check=True, timeout=280)
+    command(start, output)
     return output
+
+
+def command(start: Path, output: Path) -> None:
+    """As a user runs it; what other tests leave in this process cannot show in its weights."""
+    told = [word for name, value in TOY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    subprocess.run(
+        [sys.executable, str(FOLDER / "extend.py"), str(start), "-o", str(output), *told], check=True, timeout=280
+    )
 
 
 def run(start: Path, output: Path, **changed: float) -> None:
@@ -95,7 +101,7 @@ def test_step_0_is_the_model_as_it_came(start: Path, extended: Path) -> None:
 
 
 def test_the_same_recipe_gives_the_same_weights(start: Path, extended: Path, tmp_path: Path) -> None:
-    run(start, tmp_path)
+    command(start, tmp_path)
     for name in ("checkpoint-6/model.safetensors", "text.json"):
         assert (tmp_path / name).read_bytes() == (extended / name).read_bytes(), name
 
