@@ -10,34 +10,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import headscope as hs
-from headscope.cli import app
+from command_line import fail, run, succeed
 from made_up_scores import make_scores
 from tiny_models import build
 
 GRID = ["--probes", "grid", "--lengths", "384,512", "--depths", "2", "--needles", "2"]
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="headscope")
-
-
-def succeed(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, (result.stderr, result.exception)
-    assert result.stderr == "", "quiet where stderr is no terminal"
-    return result.stdout
-
-
-def fail(*arguments: object) -> str:
-    """The one line of a user error."""
-    result = run(*arguments)
-    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
 
 
 @pytest.fixture(scope="module")

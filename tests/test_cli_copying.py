@@ -7,24 +7,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
 import headscope as hs
-from headscope.cli import app
+from command_line import fail, run
 from tiny_models import build
 
 TEXT = "The cat sat on the mat. The cat sat on the mat, and the dog sat on the cat.\n" * 4
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(app, ["copy-profile", *map(str, arguments)], prog_name="headscope")
-
-
-def fail(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
-    (line,) = result.stderr.splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +43,7 @@ def text(tmp_path) -> Path:
 
 def test_it_prints_saves_and_draws(model, text, tmp_path):
     file, figures = tmp_path / "profile.h5", tmp_path / "figures"
-    result = run(model, "--text", text, "-o", file, "--figures", figures)
+    result = run("copy-profile", model, "--text", text, "-o", file, "--figures", figures)
     assert result.exit_code == 0 and result.stderr == "", (result.stderr, result.exception)
     profile = hs.CopyProfile.load(file)
     assert profile.n_tokens == len(TEXT) and profile.model_id == "bytes-llama"
@@ -72,20 +60,20 @@ def test_it_prints_saves_and_draws(model, text, tmp_path):
 
 def test_mistakes_cost_one_line_and_touch_nothing(model, text, tmp_path):
     file = tmp_path / "profile.h5"
-    assert "none.txt" in fail(model, "--text", tmp_path / "none.txt", "-o", file)
-    assert "is a folder" in fail(model, "--text", tmp_path, "-o", file)
-    assert "no file or folder" in fail("./no-such-model", "--text", text, "-o", file)
-    assert "--figures" in fail(model, "--text", text, "-o", file, "--figures", text)
-    assert "Missing option '--text'" in fail(model, "-o", file)
+    assert "none.txt" in fail("copy-profile", model, "--text", tmp_path / "none.txt", "-o", file)
+    assert "is a folder" in fail("copy-profile", model, "--text", tmp_path, "-o", file)
+    assert "no file or folder" in fail("copy-profile", "./no-such-model", "--text", text, "-o", file)
+    assert "--figures" in fail("copy-profile", model, "--text", text, "-o", file, "--figures", text)
+    assert "Missing option '--text'" in fail("copy-profile", model, "-o", file)
     text.write_bytes(b"caf\xe9")
-    assert "not UTF-8" in fail(model, "--text", text, "-o", file)
+    assert "not UTF-8" in fail("copy-profile", model, "--text", text, "-o", file)
     text.write_text("")
-    assert "give a longer text" in fail(model, "--text", text, "-o", file)
+    assert "give a longer text" in fail("copy-profile", model, "--text", text, "-o", file)
     text.write_text("a" * 4097)
-    assert "4097" in fail(model, "--text", text, "-o", file)
+    assert "4097" in fail("copy-profile", model, "--text", text, "-o", file)
     assert not file.exists()
     with h5py.File(file, "w") as other:
         other["x"] = [1]
     before = file.read_bytes()
-    assert "is no copy profile" in fail(model, "--text", text, "-o", file)
+    assert "is no copy profile" in fail("copy-profile", model, "--text", text, "-o", file)
     assert file.read_bytes() == before

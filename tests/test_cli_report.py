@@ -6,22 +6,9 @@ from pathlib import Path
 
 import h5py
 import pytest
-from typer.testing import CliRunner
 
-from headscope.cli import app
+from command_line import fail, run
 from made_up_scores import make_scores
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(app, ["report", *map(str, arguments)], prog_name="headscope")
-
-
-def fail(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
-    (line,) = result.stderr.splitlines()
-    assert line.startswith("error: ")
-    return line
 
 
 @pytest.fixture
@@ -34,7 +21,7 @@ def file(tmp_path) -> Path:
 
 
 def test_it_writes_a_page_beside_the_file_and_prints_the_verdicts(file):
-    result = run(file)
+    result = run("report", file)
     assert result.exit_code == 0 and result.stderr == "", (result.stderr, result.exception)
     page = file.with_suffix(".html")
     assert f"Report   {page}" in result.stdout.replace("\n", "").replace("Report", "\nReport").replace("\n", "", 1)
@@ -45,41 +32,41 @@ def test_it_writes_a_page_beside_the_file_and_prints_the_verdicts(file):
 def test_pictures_alone_and_one_checkpoint(tmp_path):
     file = tmp_path / "one.h5"
     make_scores(4, 4, 2, leading=((2, 1, 0.5),), lengths=(512,)).save(file, checkpoint=0)
-    result = run(file, "--figures", tmp_path / "figures")
+    result = run("report", file, "--figures", tmp_path / "figures")
     assert result.exit_code == 0, (result.stderr, result.exception)
     assert not file.with_suffix(".html").exists()
     kinds = {path.suffix for path in (tmp_path / "figures").iterdir()}
     assert kinds == {".png", ".svg", ".pdf"} and (tmp_path / "figures" / "heads.png").exists()
-    assert run(file, "-o", tmp_path / "page.html").exit_code == 0
+    assert run("report", file, "-o", tmp_path / "page.html").exit_code == 0
     assert "one checkpoint" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_downstream_scores_are_set_against_the_heads(file, tmp_path):
     csv = tmp_path / "scores.csv"
     csv.write_text("step,RULER\n0,50\n500,70\n")
-    result = run(file, "--downstream", csv)
+    result = run("report", file, "--downstream", csv)
     assert result.exit_code == 0 and "downstream" in result.stdout, (result.stderr, result.exception)
     assert "RULER" in file.with_suffix(".html").read_text(encoding="utf-8")
 
 
 def test_mistakes_cost_one_line_and_touch_nothing(file, tmp_path):
     before = file.read_bytes()
-    assert "does not exist" in fail(tmp_path / "none.h5")
+    assert "does not exist" in fail("report", tmp_path / "none.h5")
     foreign = tmp_path / "foreign.h5"
     with h5py.File(foreign, "w") as other:
         other["x"] = [1]
-    assert "not written by headscope" in fail(foreign)
-    assert "is a folder" in fail(file, "-o", tmp_path)
-    assert "does not exist" in fail(file, "-o", tmp_path / "none" / "page.html")
-    assert "is the results file itself" in fail(file, "-o", file)
-    assert "is a file; give a folder" in fail(file, "--figures", file)
+    assert "not written by headscope" in fail("report", foreign)
+    assert "is a folder" in fail("report", file, "-o", tmp_path)
+    assert "does not exist" in fail("report", file, "-o", tmp_path / "none" / "page.html")
+    assert "is the results file itself" in fail("report", file, "-o", file)
+    assert "is a file; give a folder" in fail("report", file, "--figures", file)
     csv = tmp_path / "scores.csv"
-    assert "scores.csv" in fail(file, "--downstream", csv)
+    assert "scores.csv" in fail("report", file, "--downstream", csv)
     csv.write_text("RULER\n50\n")
-    assert "column named step or tokens" in fail(file, "--downstream", csv)
+    assert "column named step or tokens" in fail("report", file, "--downstream", csv)
     csv.write_text("step,RULER\n7,50\n")
-    assert "no checkpoint of the run has a score" in fail(file, "--downstream", csv)
+    assert "no checkpoint of the run has a score" in fail("report", file, "--downstream", csv)
     csv.write_text("step,RULER\n0,fifty\n")
-    assert "line 2" in fail(file, "--downstream", csv)
+    assert "line 2" in fail("report", file, "--downstream", csv)
     assert not file.with_suffix(".html").exists()
     assert file.read_bytes() == before

@@ -11,32 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from headscope.cli import app
+from command_line import fail, run, succeed
 from headscope.interp.store import checkpoints
 from headscope.interp.sweep.same import differences
 from tiny_run import make_run, small_probes
-
-
-def run(*arguments: object):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="headscope")
-
-
-def succeed(*arguments: object) -> str:
-    result = run(*arguments)
-    assert result.exit_code == 0, (result.stderr, result.exception)
-    assert result.stderr == ""
-    return result.stdout
-
-
-def fail(*arguments: object) -> str:
-    """The one line of a user error."""
-    result = run(*arguments)
-    assert result.exit_code == 2, (result.stdout, result.stderr, result.exception)
-    lines = result.stderr.splitlines()
-    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
-    return lines[0]
 
 
 @pytest.fixture(scope="module")
