@@ -113,7 +113,13 @@ def test_interrupted_by_the_keyboard(here: Path, tmp_path: Path):
     make_run(tmp_path / "run", tuple(range(1, 61)))
     output = tmp_path / "run.h5"
     command = [sys.executable, "-m", "headscope", "sweep", str(tmp_path / "run"), "--probes", str(here / "probes.npz")]
-    process = subprocess.Popen([*command, "-o", str(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "-o", str(output)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
+    )
     try:
         while not output.exists() and process.poll() is None:
             time.sleep(0.05)
