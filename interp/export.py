@@ -125,7 +125,7 @@ def _table(source: Source, checkpoint: int | None) -> pd.DataFrame:
     for step in tokens if checkpoint is None else [checkpoint]:
         frame = read_scores(source, step).to_dataframe()
         frame.insert(0, "checkpoint", step)
-        frame.insert(1, "tokens_seen", tokens[step])
+        frame.insert(1, "tokens_seen", np.nan if tokens[step] is None else tokens[step])
         frames.append(frame)
     table: pd.DataFrame = pandas.concat(frames, ignore_index=True)
     return table

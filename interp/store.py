@@ -164,13 +164,14 @@ def checkpoints(path: str | PathLike[str]) -> list[int]:
     return list(read_steps(path))
 
 
-def read_steps(path: str | PathLike[str]) -> dict[int, float]:
-    """The checkpoints of a file, in order, with the training tokens seen by each (NaN: not told).
+def read_steps(path: str | PathLike[str]) -> dict[int, float | None]:
+    """The checkpoints of a file, in order, with the training tokens seen by each (None: not told).
 
     Raises StoreError when the file cannot be read.
     """
     with reading(path) as file:
-        return dict(zip(checkpoints_of(file), map(float, file["tokens_seen"][:]), strict=True))
+        told = (None if np.isnan(tokens) else float(tokens) for tokens in file["tokens_seen"][:])
+        return dict(zip(checkpoints_of(file), told, strict=True))
 
 
 def validate(path: str | PathLike[str]) -> list[str]:

@@ -109,8 +109,7 @@ def refresh(shards: Mapping[int, Path], output: Path) -> dict[int, str]:
 
 def _rows(holders: Mapping[int, Path]) -> Iterable[tuple[int, float | None, HeadScores]]:
     for step in sorted(holders):
-        tokens = read_steps(holders[step])[step]
-        yield step, None if tokens != tokens else tokens, read_scores(holders[step], step)
+        yield step, read_steps(holders[step])[step], read_scores(holders[step], step)
 
 
 def _files(path: Path) -> list[Path]:
@@ -142,7 +141,7 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             item = file[f"probes/{name}"]
             columns.update(f"{name}|{item[:].tolist()}|".encode())
         rows = [
-            _Row(step, None if tokens != tokens else tokens, json)
+            _Row(step, tokens, json)
             for (step, tokens), json in zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
         ]
         return _Contents(

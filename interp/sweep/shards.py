@@ -158,7 +158,7 @@ class Shards:
                     f"{self.output} holds scores on the probe set {held}, and this one is {_words(probes)}; use the "
                     "same probes and options, or another output"
                 )
-            write(self.path(step), [(step, None if tokens != tokens else tokens, scores)])
+            write(self.path(step), [(step, tokens, scores)])
 
     # Failures
 
@@ -241,4 +241,4 @@ def held(path: Path) -> Held:
     (tokens,) = steps.values()
     with reading(path) as file:
         provenance = json.loads(file["provenance/json"].asstr()[0])
-        return Held(None if tokens != tokens else tokens, schema.estimators_of(file), provenance)
+        return Held(tokens, schema.estimators_of(file), provenance)
