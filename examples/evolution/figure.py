@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
-from headscope.interp.report.evolution import evolve
+from headscope.interp.report.evolution import Evolution, evolve
+from headscope.interp.report.figures import house_style
 from headscope.interp.report.head_figures import head_curves
 from table import by_length
 from train import FULL
@@ -19,9 +21,13 @@ def main() -> None:
     parser.add_argument("picture", type=Path, metavar="FILE.png")
     given = parser.parse_args()
     evolution = evolve(given.file)
+    with house_style():
+        draw(evolution).savefig(given.picture, dpi=110)
+
+
+def draw(evolution: Evolution) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained", width_ratios=(1.35, 1))
     head_curves(evolution, left, k=6)
-
     trajectory = evolution.trajectory
     lengths = by_length(trajectory)
     for number, (length, probes) in enumerate(lengths.items(), 1):
@@ -29,16 +35,18 @@ def main() -> None:
         best = trajectory.scores[:, probes].mean(axis=1).max(axis=(1, 2))  # each checkpoint's best head at this length
         right.plot(trajectory.tokens / 1e6, best, "o-", color=colour, markersize=4, label=f"{length} tokens")
     right.set(xlabel="tokens seen (millions)", ylabel="retrieval score", ylim=(0, 1.05))
-    right.set_title("The best head, by length of the context", loc="left", fontweight="bold")
-    right.legend(frameon=False)
+    right.set_title("The best head, by length of the context")
+    right.legend(loc="upper left", frameon=False)
+    right.spines[["top", "right"]].set_visible(False)
     first, second = FULL.phases
     longer, whole = (sum(p.steps * p.rows * p.length for p in phases) for phases in ((first,), FULL.phases))
     if trajectory.tokens[-1] == whole:  # the demo's own run: where its context grows
         for ax in (left, right):
             ax.axvline(longer / 1e6, color="0.5", linewidth=1, linestyle=":")
-        words = f"context {first.length} to {second.length}"
-        right.annotate(words, (longer / 1e6, 0.97), (-6, 0), textcoords="offset points", ha="right", color="0.35")
-    figure.savefig(given.picture, dpi=110)
+            words = f"context {first.length} to {second.length}"
+            place = {"textcoords": "offset points", "ha": "right", "va": "top", "rotation": 90, "color": "0.35"}
+            ax.annotate(words, (longer / 1e6, 0.97), (-4, 0), **place)
+    return figure
 
 
 if __name__ == "__main__":

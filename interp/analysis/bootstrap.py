@@ -81,7 +81,7 @@ def clustered_interval(
     out.
 
     bounds: the least and greatest value possible, such as (0, 1) or (0, inf); the interval is cut there. Where all
-        needles agree, or all but one, a bootstrap sees too little spread: with finite bounds the interval is then
+        needles agree, or all but a few, a bootstrap sees too little spread: with finite bounds the interval is then
         Clopper and Pearson's for a share of G needles, which is the widest that bounded values can need (24 of 24
         right: 0.86 to 1); without, it is NaN. With a least value and no greatest one, as for an NLL, the upper end
         gives away a quarter of 1 - level instead of half: a few needles hold much of such a mean, and a sample that

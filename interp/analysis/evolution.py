@@ -7,7 +7,7 @@ to 9, table 5), with an interval over needles on every curve.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -119,6 +119,7 @@ def _drawn_counts(trajectory: Trajectory, threshold: float, checkpoints: Iterabl
 def heads_mean(trajectory: Trajectory, heads: list[tuple[int, int]]) -> Interval:
     """Mean over the given heads of their mean score, [C]; each head's mean is over the probes where it is observable.
 
+    The interval is NaN where all needles agree, or nearly all (`clustered_interval`).
     Raises ValueError when a head does not exist.
     """
     _, p, layers, width = trajectory.scores.shape
@@ -133,9 +134,11 @@ def heads_mean(trajectory: Trajectory, heads: list[tuple[int, int]]) -> Interval
     some = (n > 0).sum(axis=2)
     with np.errstate(invalid="ignore"):
         values = np.where(some > 0, shares.sum(axis=2) / np.maximum(some, 1), np.nan)
-    within = seen.any() and np.nanmin(chosen) >= 0 and np.nanmax(chosen) <= 1
-    bounds = (0.0, float(p / n[n > 0].min())) if within else None  # seen on half of the probes: twice as much there
-    return clustered_interval(np.where(seen.any(axis=2), values, np.nan), trajectory.needles, bounds=bounds)
+    found = clustered_interval(np.where(seen.any(axis=2), values, np.nan), trajectory.needles)
+    if not seen.any() or np.nanmin(chosen) < -1e-6 or np.nanmax(chosen) > 1 + 1e-6:
+        return found
+    # Cut only: told these bounds, the interval would widen to that of one yes or no a needle where needles agree.
+    return replace(found, low=np.clip(found.low, 0, 1), high=np.clip(found.high, 0, 1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.bootstrap import Interval, clustered_interval
+from ..analysis.bootstrap import Interval
 from ..analysis.downstream import Downstream, DownstreamCorrelation, correlate_downstream, read_downstream
-from ..analysis.evolution import LogFit, Panel, distance_by_interference, grid, log_fit, panel
+from ..analysis.evolution import LogFit, Panel, distance_by_interference, grid, heads_mean, log_fit, panel
 from ..analysis.heads import HeadChanges, Life, changes, life
 from ..analysis.statistics import ALPHA
 from ..analysis.trajectory import Trajectory, read_trajectory
@@ -216,7 +216,7 @@ class Evolution:
 
     def head_curve(self, head: Head) -> Interval:
         """The head's mean score at every checkpoint, [C], with needle-clustered intervals."""
-        return clustered_interval(self.trajectory.scores[:, :, *head], self.trajectory.needles)
+        return heads_mean(self.trajectory, [head])
 
 
 def evolve(source: str | PathLike[str] | Trajectory, *, downstream: str | PathLike[str] | None = None) -> Evolution:

@@ -116,6 +116,9 @@ def head_curves(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> 
             ends.append((head_name(head), _last(interval.estimate), LINES[number % 8]))
         _crossings(ax, evolution, named)
         finish(ax, evolution, "retrieval score", "The leading heads over training")
+        if len(evolution.x) > 1:
+            key = f"bands: 95 %, where needles differ; triangles: passes {RETRIEVAL_THRESHOLD:g}"
+            ax.set_xlabel(f"{evolution.x_title}   ({key})")
         threshold(ax)
         names_at_end(ax, ends)
     return ax

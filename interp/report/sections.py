@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHANGED = 40  # heads in the table of changes
 RINGED = 10  # heads that are ringed in the map and listed beside the slider
-BAND = "band: 95% interval over needles"
+BAND = "band: 95% interval over needles, where they differ"
 
 
 def sections(evolution: Evolution) -> list[Section]:

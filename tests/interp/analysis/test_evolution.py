@@ -93,6 +93,17 @@ def test_unobservable_heads_are_nobodys_zero():
     assert not np.isnan(found.spearman).any()
 
 
+def test_intervals_of_scores_stay_within_0_and_1_and_are_whole():
+    run = make_trajectory(3, needles=12)
+    scores = run.scores.copy()
+    scores[:, :, 0, 0] = np.where(run.needles < 7, 1.0, 0.5)  # five needles differ, then one, then none
+    scores[1:, run.needles < 11, 0, 0] = 1.0
+    scores[2, :, 0, 0] = 1.0
+    found = heads_mean(replace(run, scores=scores), [(0, 0)])
+    assert 0.5 < found.low[0] < found.estimate[0] < found.high[0] <= 1.0
+    assert np.isnan(found.low[1:]).all() and np.isnan(found.high[1:]).all()
+
+
 def test_the_number_of_heads_is_counted_in_every_resample():
     run = make_trajectory(2, needles=20)
     scores = run.scores.copy()
