@@ -278,7 +278,10 @@ def cluster(workers: Path) -> Iterator[str]:
     temporary = tempfile.mkdtemp(prefix="ray-")
     # Also for the sweeps, which are children of this process too.
     os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "RAY_worker_niceness": "0",  # at Ray's 15, workers stand still while anybody else computes
+    }
     options = ["--num-cpus=2", "--include-dashboard=false", f"--object-store-memory={10**8}", f"--temp-dir={temporary}"]
     head = subprocess.Popen(
         [str(ray), "start", "--head", "--block", f"--port={port}", *options],

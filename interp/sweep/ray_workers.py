@@ -91,6 +91,7 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or Ray warns about what it will do one day
     arguments: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address == LOCAL:
+        os.environ.setdefault("RAY_worker_niceness", "0")  # not 15: beside a data loader the sweep would stand still
         arguments |= {"address": "local", "include_dashboard": False}
     else:
         arguments["address"] = address

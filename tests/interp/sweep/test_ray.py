@@ -30,6 +30,7 @@ def cluster() -> Iterator[None]:
     """Two slots, whatever the machine has; workers find the tests' helpers."""
     patch = pytest.MonkeyPatch()
     patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+    patch.setenv("RAY_worker_niceness", "0")  # or the workers stand still while anybody else computes
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=10**8)
     yield
     ray.shutdown()
