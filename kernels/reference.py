@@ -13,6 +13,7 @@ heads that share a key head are folded into the rows, [B * Hkv, Hq / Hkv * R, D]
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from .evidence import RowEvidence, best, exp_difference
 
 SCORES = 1 << 20  # scores per block: 4 MB of float32, about the second-level caches of two cores
-KEYS = 1024  # keys per block
+KEYS = 2048  # keys per block
 CHUNK = 64  # keys per step of the search for the highest score, and per gather for span mass
 SPAN_ROWS = 32  # at most so many rows share one gather of span keys
 SPAN_GAP = 8  # rows whose spans start at most this far apart may share one
@@ -89,6 +90,11 @@ def evidence(
     # Rows with neighbouring intervals go into one block: it walks fewer keys and masks fewer of them.
     order = (first + last).argsort(dim=-1, stable=True)
     for some, at in _blocks(order, q, k):
+        if at.shape == order.shape:  # a single block, in any order
+            part, part_out = _walk(q.to(dtype), k, v, first, last, scoring, sinks, topk)
+            ev = replace(part, span_mass=ev.span_mass)
+            out = None if part_out is None else part_out.to(q.dtype)
+            break
         where = (torch.arange(some.start, some.stop, device=q.device)[:, None], slice(None), at)
         part, part_out = _walk(
             q[where].to(dtype).transpose(1, 2),
@@ -220,9 +226,14 @@ def _walk(
         argmax_key=top_at.masked_fill(broken, -1),
         max_logit=logit.masked_fill(broken, torch.nan),
         span_mass=lse.new_zeros(*lse.shape, 0),
-        topk_key=more_at.masked_fill(broken[..., None], -1),
-        topk_logit=scoring.logit(more).masked_fill_(more_at < 0, -torch.inf).masked_fill_(broken[..., None], torch.nan),
     )
+    if topk:
+        more_logit = scoring.logit(more).masked_fill_(more_at < 0, -torch.inf)
+        part = replace(
+            part,
+            topk_key=more_at.masked_fill(broken[..., None], -1),
+            topk_logit=more_logit.masked_fill_(broken[..., None], torch.nan),
+        )
     if out is None:
         return part, None
     return part, out.view(b, heads, r, -1) * exp_difference(logit, lse)[..., None]
