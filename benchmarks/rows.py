@@ -3,8 +3,8 @@
     python -m benchmarks.rows
 
 CPU. The product is one `torch.matmul` of the folded rows with all keys, [Hkv, G * R, D] @ [Hkv, D, N], which writes
-every score to memory; `row_evidence` keeps a block of them. Alternating, for a second and at least so many repeats, best
-of each. That scratch does not grow with the keys is a test, tests/kernels/test_memory.py, which counts bytes.
+every score to memory; `row_evidence` keeps a block of them. Alternating, for a second and at least so many repeats,
+best of each. That scratch does not grow with the keys is a test, tests/kernels/test_memory.py, which counts bytes.
 """
 
 from __future__ import annotations
