@@ -15,6 +15,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from . import reference
 from .choices import note
 from .evidence import RowEvidence
+from .rules import Rules
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -70,24 +71,20 @@ def row_evidence(
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or values do not fit; the message names the argument.
     """
-    _, ev = _run(
-        q,
-        k,
-        None,
+    rules = Rules(
         q_positions=q_positions,
-        spans=spans,
-        scale=scale,
+        scale=_usual_scale(q) if scale is None else scale,
+        causal=causal,
         window=window,
         softcap=softcap,
         sinks=sinks,
         key_limits=key_limits,
         key_starts=key_starts,
         k_positions=k_positions,
+        spans=spans,
         topk=topk,
-        causal=causal,
-        impl=impl,
     )
-    return ev
+    return run("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
 
 
 def evidence_attention(
@@ -132,54 +129,38 @@ def evidence_attention(
         raise ValueError(
             "q, k or v requires grad, but evidence_attention has no backward; call it under torch.no_grad()"
         )
-    out, ev = _run(
-        q,
-        k,
-        v,
+    rules = Rules(
         q_positions=q_positions,
-        spans=spans,
-        scale=scale,
+        scale=_usual_scale(q) if scale is None else scale,
+        causal=causal,
         window=window,
         softcap=softcap,
         sinks=sinks,
         key_limits=key_limits,
         key_starts=key_starts,
         k_positions=k_positions,
+        spans=spans,
         topk=topk,
-        causal=causal,
-        impl=impl,
     )
+    out, ev = run("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
     assert out is not None
     return out, ev
 
 
-def _run(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor | None,
-    *,
-    q_positions: Tensor,
-    spans: Tensor | None,
-    scale: float | None,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    key_limits: Tensor | None,
-    key_starts: Tensor | None,
-    k_positions: Tensor | None,
-    topk: int,
-    causal: bool,
-    impl: str,
-) -> tuple[Tensor | None, RowEvidence]:
-    """Check everything, then hand it to the implementation."""
+def _usual_scale(q: Tensor) -> float:
+    _floats("q", q, "[B, Hq, R, D]")
+    return max(1, q.shape[-1]) ** -0.5
+
+
+def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
+    """The rules with all integers as int64 on q's device; raises if anything does not fit."""
     batch, heads, rows, n = _check_heads(q, k, v)
-    _whole("topk", topk, least=0)
-    chosen = implementation(q, v, topk=topk, impl=impl)
-    note("row_evidence" if v is None else "evidence_attention", chosen)
-    if window is not None:
-        _whole("window", window, least=1)
-    if not isinstance(causal, bool):
-        raise TypeError(f"causal is {causal!r}; pass True or False")
+    _whole("topk", rules.topk, least=0)
+    if rules.window is not None:
+        _whole("window", rules.window, least=1)
+    if not isinstance(rules.causal, bool):
+        raise TypeError(f"causal is {rules.causal!r}; pass True or False")
+    sinks, spans, k_positions = rules.sinks, rules.spans, rules.k_positions
     if sinks is not None:
         _floats("sinks", sinks, "[Hq]")
         if sinks.shape != (heads,):
@@ -191,35 +172,41 @@ def _run(
                 f"spans has shape {tuple(spans.shape)}; pass [start, end) pairs as [B, S, 2] = [{batch}, S, 2], or per "
                 f"row as [B, R, S, 2] = [{batch}, {rows}, S, 2]"
             )
-
-    def per_row(name: str, x: Tensor | None) -> Tensor | None:
-        return None if x is None else _integers(name, x, q.device, ("R", rows), batch)
-
     if k_positions is not None:
         k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
         if not _increasing(k_positions):
             raise ValueError(
                 "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
             )
+
+    def per_row(name: str, x: Tensor | None) -> Tensor | None:
+        return None if x is None else _integers(name, x, q.device, ("R", rows), batch)
+
+    return Rules(
+        q_positions=_integers("q_positions", rules.q_positions, q.device, ("R", rows), batch),
+        scale=_positive("scale", rules.scale),
+        causal=rules.causal,
+        window=rules.window,
+        softcap=None if rules.softcap is None else _positive("softcap", rules.softcap),
+        sinks=None if sinks is None else sinks.detach().to(q.device),
+        key_limits=per_row("key_limits", rules.key_limits),
+        key_starts=per_row("key_starts", rules.key_starts),
+        k_positions=k_positions,
+        spans=spans,
+        topk=rules.topk,
+    )
+
+
+def run(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str = "auto"
+) -> tuple[Tensor | None, RowEvidence]:
+    """What every row did and, with v, the attention output. Notes under `operation` what computed it; checks nothing."""
+    chosen = implementation(q, v, topk=rules.topk, impl=impl)
+    note(operation, chosen)
     evidence = reference.evidence
     if chosen == "triton":
         from .gpu.launch import evidence
-    return evidence(
-        q,
-        k,
-        v,
-        q_positions=_integers("q_positions", q_positions, q.device, ("R", rows), batch),
-        spans=spans,
-        scale=q.shape[-1] ** -0.5 if scale is None else _positive("scale", scale),
-        window=window,
-        softcap=None if softcap is None else _positive("softcap", softcap),
-        sinks=None if sinks is None else sinks.detach().to(q.device),
-        key_limits=per_row("key_limits", key_limits),
-        key_starts=per_row("key_starts", key_starts),
-        k_positions=k_positions,
-        topk=topk,
-        causal=causal,
-    )
+    return evidence(q, k, v, rules)
 
 
 def implementation(q: Tensor, v: Tensor | None = None, *, topk: int = 0, impl: str = "auto") -> str:

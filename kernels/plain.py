@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import reference
-from .api import implementation
+from .api import run
 from .choices import note
+from .rules import Rules
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 """(q, k, v, scale, causal square) -> (out, lse)"""
@@ -172,26 +172,7 @@ def _by_evidence(
     q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, window: int | None, sinks: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """By our own kernels on a GPU, else by the reference."""
-    chosen = implementation(q, v)
-    note("attend", chosen)
-    evidence = reference.evidence
-    if chosen == "triton":
-        from .gpu.launch import evidence
-    out, ev = evidence(
-        q,
-        k,
-        v,
-        q_positions=torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)[None],
-        spans=None,
-        scale=scale,
-        window=window,
-        softcap=None,
-        sinks=sinks,
-        key_limits=None,
-        key_starts=None,
-        k_positions=None,
-        topk=0,
-        causal=causal,
-    )
+    at = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)[None]
+    out, ev = run("attend", q, k, v, Rules(q_positions=at, scale=scale, causal=causal, window=window, sinks=sinks))
     assert out is not None
     return out, ev.lse

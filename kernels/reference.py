@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .evidence import RowEvidence, best, exp_difference
+from .rules import Rules
 
 SCORES = 1 << 20  # scores per block: 4 MB of float32, about the second-level caches of two cores
 KEYS = 2048  # keys per block
@@ -48,50 +49,24 @@ class Scoring(NamedTuple):
 
 
 @torch.no_grad()
-def evidence(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor | None,
-    *,
-    q_positions: Tensor,
-    spans: Tensor | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    key_limits: Tensor | None,
-    key_starts: Tensor | None,
-    k_positions: Tensor | None,
-    topk: int,
-    causal: bool,
-) -> tuple[Tensor | None, RowEvidence]:
+def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
     """Evidence of every row and, with v, the attention output.
 
-    Arguments as described and checked in api.py, the integer ones as int64 with a batch axis of 1 or B. Scores are
-    accumulated in float32, in float64 for float64 inputs.
+    Scores are accumulated in float32, in float64 for float64 inputs.
     """
     batch, heads, rows, _ = q.shape
     n = k.shape[2]
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scoring = Scoring(scale, softcap)
-    count = 0 if spans is None else spans.shape[-2]
-    ev = RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, dtype=dtype, device=q.device)
+    scoring = Scoring(rules.scale, rules.softcap)
+    count = 0 if rules.spans is None else rules.spans.shape[-2]
+    ev = RowEvidence.empty(batch, heads, rows, spans=count, topk=rules.topk, dtype=dtype, device=q.device)
     out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
-    first, last = visible_keys(
-        q_positions,
-        n,
-        causal=causal,
-        window=window,
-        key_limits=key_limits,
-        key_starts=key_starts,
-        k_positions=k_positions,
-    )
-    first, last = first.expand(batch, rows), last.expand(batch, rows)
+    first, last = (x.expand(batch, rows) for x in visible_keys(rules, n))
     # Rows with neighbouring intervals go into one block: it walks fewer keys and masks fewer of them.
     order = (first + last).argsort(dim=-1, stable=True)
     for some, at in _blocks(order, q, k):
         if at.shape == order.shape:  # a single block, in any order
-            part, part_out = _walk(q.to(dtype), k, v, first, last, scoring, sinks, topk)
+            part, part_out = _walk(q.to(dtype), k, v, first, last, scoring, rules.sinks, rules.topk)
             ev = replace(part, span_mass=ev.span_mass)
             out = None if part_out is None else part_out.to(q.dtype)
             break
@@ -103,16 +78,17 @@ def evidence(
             first[some].gather(1, at),
             last[some].gather(1, at),
             scoring,
-            sinks,
-            topk,
+            rules.sinks,
+            rules.topk,
         )
         for name in ("lse", "argmax_key", "max_logit", "topk_key", "topk_logit"):
             if getattr(ev, name) is not None:
                 getattr(ev, name)[where] = getattr(part, name).transpose(1, 2)
         if out is not None and part_out is not None:
             out[where] = part_out.transpose(1, 2).to(out.dtype)
-    if spans is not None:
-        _add_span_mass(q, k, key_index(spans, n, k_positions), first, last, scoring, ev)
+    k_positions = rules.k_positions
+    if rules.spans is not None:
+        _add_span_mass(q, k, key_index(rules.spans, n, k_positions), first, last, scoring, ev)
         ev.span_mass.masked_fill_(ev.lse.isnan()[..., None], torch.nan)
     if k_positions is not None and n:
         for key in (ev.argmax_key, ev.topk_key):
@@ -122,28 +98,20 @@ def evidence(
     return out, ev
 
 
-def visible_keys(
-    q_positions: Tensor,
-    n: int,
-    *,
-    causal: bool,
-    window: int | None,
-    key_limits: Tensor | None,
-    key_starts: Tensor | None,
-    k_positions: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def visible_keys(rules: Rules, n: int) -> tuple[Tensor, Tensor]:
     """The interval of key indices each row sees, [first, last): int64 [B or 1, R], equal when the row sees none."""
-    low = torch.full_like(q_positions, torch.iinfo(torch.int64).min)
-    high = torch.full_like(q_positions, torch.iinfo(torch.int64).max)
-    if causal:
-        high = torch.minimum(high, q_positions + 1)
-    if key_limits is not None:
-        high = torch.minimum(high, key_limits)
-    if key_starts is not None:
-        low = torch.maximum(low, key_starts)
-    if window is not None:
-        low = torch.maximum(low, q_positions - window + 1)
-    first, last = key_index(low, n, k_positions), key_index(high, n, k_positions)
+    at = rules.q_positions
+    low = torch.full_like(at, torch.iinfo(torch.int64).min)
+    high = torch.full_like(at, torch.iinfo(torch.int64).max)
+    if rules.causal:
+        high = torch.minimum(high, at + 1)
+    if rules.key_limits is not None:
+        high = torch.minimum(high, rules.key_limits)
+    if rules.key_starts is not None:
+        low = torch.maximum(low, rules.key_starts)
+    if rules.window is not None:
+        low = torch.maximum(low, at - rules.window + 1)
+    first, last = (key_index(x, n, rules.k_positions) for x in (low, high))
     return first, torch.maximum(first, last)
 
 

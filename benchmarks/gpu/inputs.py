@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from headscope.kernels.gpu.problem import Problem
+from headscope.kernels.rules import Rules
 
 from .stage import Stage
 
@@ -40,5 +39,4 @@ def like_a_model(stage: Stage, n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def problem(q: Tensor, k: Tensor, at: Tensor, causal: bool = True) -> Problem:
-    options: dict[str, Any] = dict.fromkeys(("window", "softcap", "sinks", "key_limits", "key_starts", "k_positions"))
-    return Problem.of(q, k, q_positions=at[None], scale=q.shape[-1] ** -0.5, causal=causal, **options)
+    return Problem.of(q, k, Rules(q_positions=at[None], scale=q.shape[-1] ** -0.5, causal=causal))

@@ -9,38 +9,29 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..rules import Rules
 
-def visible_keys(
-    q_positions: Tensor,
-    batch: int,
-    n: int,
-    *,
-    causal: bool,
-    window: int | None,
-    key_limits: Tensor | None,
-    key_starts: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """As ``reference.visible_keys`` for keys at positions 0 .. n-1; int32 [B, R], contiguous.
 
-    The integer tensors are int64 [B or 1, R], as api.py checked them.
-    """
-    rows = q_positions.shape[1]
-    first = torch.empty(batch, rows, dtype=torch.int32, device=q_positions.device)
+def visible_keys(rules: Rules, batch: int, n: int) -> tuple[Tensor, Tensor]:
+    """As ``reference.visible_keys`` for keys at positions 0 .. n-1; int32 [B, R], contiguous."""
+    at = rules.q_positions
+    rows = at.shape[1]
+    first = torch.empty(batch, rows, dtype=torch.int32, device=at.device)
     last = torch.empty_like(first)  # of its own, so that both are aligned
-    given = [q_positions if x is None else x for x in (key_limits, key_starts)]
-    tensors = [x.expand(batch, rows) for x in (q_positions, *given)]
+    given = [at if x is None else x for x in (rules.key_limits, rules.key_starts)]
+    tensors = [x.expand(batch, rows) for x in (at, *given)]
     intervals_kernel[(batch, triton.cdiv(rows, 128))](
         *tensors,
         first,
         last,
         *(stride for x in tensors for stride in x.stride()),
         n,
-        window or 0,
+        rules.window or 0,
         rows,
-        CAUSAL=causal,
-        HAS_WINDOW=window is not None,
-        HAS_LIMIT=key_limits is not None,
-        HAS_START=key_starts is not None,
+        CAUSAL=rules.causal,
+        HAS_WINDOW=rules.window is not None,
+        HAS_LIMIT=rules.key_limits is not None,
+        HAS_START=rules.key_starts is not None,
         BM=128,
         num_warps=4,
     )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..evidence import RowEvidence, best
 from ..reference import key_index
+from ..rules import Rules
 from .evidence_attention import evidence_attention
 from .problem import Problem
 from .row_evidence import row_evidence
@@ -16,49 +17,21 @@ from .span_mass import span_mass
 
 
 @torch.no_grad()
-def evidence(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor | None,
-    *,
-    q_positions: Tensor,
-    spans: Tensor | None,
-    scale: float,
-    window: int | None,
-    softcap: float | None,
-    sinks: Tensor | None,
-    key_limits: Tensor | None,
-    key_starts: Tensor | None,
-    k_positions: Tensor | None,
-    topk: int,
-    causal: bool,
-) -> tuple[Tensor | None, RowEvidence]:
+def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
     """Evidence of every row and, with v, the attention output.
 
     A tile walks all keys between the first and the last that one of its rows sees: rows that see nearly the same keys
     should stand next to each other. With v, topk takes a second walk over the keys.
     """
     batch, heads, rows, _ = q.shape
-    n = k.shape[2]
+    n, spans, k_positions, topk = k.shape[2], rules.spans, rules.k_positions, rules.topk
     q, k, v = near(q), near(k), None if v is None else near(v)
     if batch == 0 or rows == 0:
         count = 0 if spans is None else spans.shape[-2]
         out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
         return out, RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, device=q.device)
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        problem = Problem.of(
-            q,
-            k,
-            q_positions=q_positions,
-            scale=scale,
-            window=window,
-            softcap=softcap,
-            sinks=sinks,
-            key_limits=key_limits,
-            key_starts=key_starts,
-            k_positions=k_positions,
-            causal=causal,
-        )
+        problem = Problem.of(q, k, rules)
         out = found = None
         if v is None or topk:
             found = row_evidence(problem, topk=topk)

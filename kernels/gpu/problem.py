@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import reference
+from ..rules import Rules
 from .intervals import visible_keys
 
 
@@ -30,40 +30,24 @@ class Problem:
     has_sink: bool
 
     @classmethod
-    def of(
-        cls,
-        q: Tensor,
-        k: Tensor,
-        *,
-        q_positions: Tensor,
-        scale: float,
-        window: int | None,
-        softcap: float | None,
-        sinks: Tensor | None,
-        key_limits: Tensor | None,
-        key_starts: Tensor | None,
-        k_positions: Tensor | None,
-        causal: bool,
-    ) -> Problem:
-        """Of arguments as api.py checked them."""
+    def of(cls, q: Tensor, k: Tensor, rules: Rules) -> Problem:
         batch, rows, n = q.shape[0], q.shape[2], k.shape[2]
-        rules: dict[str, Any] = {"causal": causal, "window": window, "key_limits": key_limits, "key_starts": key_starts}
-        if k_positions is None:
-            first, last = visible_keys(q_positions, batch, n, **rules)
+        if rules.k_positions is None:
+            first, last = visible_keys(rules, batch, n)
         else:
-            found = reference.visible_keys(q_positions, n, k_positions=k_positions, **rules)
+            found = reference.visible_keys(rules, n)
             first, last = (x.expand(batch, rows).to(torch.int32).contiguous() for x in found)
         return cls(
             q=q,
             k=k,
             first=first,
             last=last,
-            has_first=window is not None or key_starts is not None,
-            mult=scale if softcap is None else scale / softcap,
-            cap=softcap or 0.0,
-            has_cap=softcap is not None,
-            sinks=first if sinks is None else sinks.float().contiguous(),
-            has_sink=sinks is not None,
+            has_first=rules.window is not None or rules.key_starts is not None,
+            mult=rules.scale if rules.softcap is None else rules.scale / rules.softcap,
+            cap=rules.softcap or 0.0,
+            has_cap=rules.softcap is not None,
+            sinks=first if rules.sinks is None else rules.sinks.float().contiguous(),
+            has_sink=rules.sinks is not None,
         )
 
     @property

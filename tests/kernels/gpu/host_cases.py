@@ -25,6 +25,7 @@ from headscope.interp.tree import plan
 from headscope.kernels import api, plain
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.launch import evidence, near
+from headscope.kernels.rules import Rules
 from tiny_models import build
 
 RESULTS = {"first", "last", "out", "lse", "at", "max_logit", "part_m", "part_l", "part_at", "more", "more_at", "mass"}
@@ -69,10 +70,8 @@ def ask(n: int, *, rows: int = 32, batch: int = 1, kv: int = 8, spans: int = 3, 
         cache = torch.empty(batch, kv, max(n, 1 << 18), 128, dtype=torch.bfloat16)[:, :, :n]
         asked = torch.empty(batch, rows, spans, 2, dtype=torch.int64)
         at = torch.empty(1, rows, dtype=torch.int64)
-    evidence(
-        q, cache, cache if v else None, q_positions=at, spans=asked, scale=0.1, window=None, softcap=None, sinks=None,
-        key_limits=at, key_starts=None, k_positions=None, topk=topk, causal=True,
-    )  # fmt: skip
+    rules = Rules(q_positions=at, scale=0.1, key_limits=at, spans=asked, topk=topk)
+    evidence(q, cache, cache if v else None, rules)
 
 
 def test_no_prefix_length_compiles_anything_anew(variants: dict[str, set[Any]]) -> None:

@@ -24,6 +24,7 @@ from headscope.kernels.api import implementation
 from headscope.kernels.gpu import configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
+from headscope.kernels.rules import Rules
 from headscope.probes import ProbeSet
 from naive_attention import naive_map, naive_span_mass, naive_topk
 from tiny_models import build
@@ -244,10 +245,7 @@ def test_splits_follow_the_work() -> None:
     q, k = torch.zeros(1, 4, 3, 8), torch.zeros(1, 1, 1000, 8)
     ev = row_evidence(q, k, q_positions=torch.tensor([999, 0, 500]), impl="triton")
     assert ev.argmax_key.eq(0).all()
-    problem = launch.Problem.of(
-        q, k, q_positions=torch.zeros(1, 3).long(), scale=1.0, window=None, softcap=None, sinks=None,
-        key_limits=None, key_starts=None, k_positions=None, causal=True,
-    )  # fmt: skip
+    problem = launch.Problem.of(q, k, Rules(q_positions=torch.zeros(1, 3).long(), scale=1.0))
     assert rows_module.splits_for(problem, 1, 16) == 2
     assert rows_module.splits_for(problem, 1, 512) == 1, "too few blocks to share"
     assert rows_module.splits_for(problem, 5, 16) == 1, "enough tiles already"
@@ -408,10 +406,7 @@ def test_any_mixture_of_options(seed: int) -> None:
 
 def test_the_same_attention_without_evidence() -> None:
     q, k, v = qkv(1, 1, 2, 20, 50, 8)
-    problem = launch.Problem.of(
-        q, k, q_positions=torch.arange(30, 50)[None], scale=0.3, window=None, softcap=None, sinks=None,
-        key_limits=None, key_starts=None, k_positions=None, causal=True,
-    )  # fmt: skip
+    problem = launch.Problem.of(q, k, Rules(q_positions=torch.arange(30, 50)[None], scale=0.3))
     out, lse, at, _ = launch.evidence_attention(problem, v)
     plain, plain_lse, untouched, _ = launch.evidence_attention(problem, v, evidence=False)
     assert torch.equal(out, plain) and torch.equal(lse, plain_lse)
@@ -422,7 +417,7 @@ def test_the_same_attention_without_evidence() -> None:
 def test_attention_that_torch_has_no_kernel_for(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU that is float32, and values of another dimension: not for the reference, which takes minutes there."""
     monkeypatch.setattr(plain, "_kernel", lambda *_: None)
-    monkeypatch.setattr(plain, "implementation", lambda q, v=None: "triton")
+    monkeypatch.setattr(api, "implementation", lambda q, v, **_: "triton")
     q, k, v = qkv(1, 1, 2, 20, 50, 8)
     _, _, p, lse, _ = naive_map(q, k, q_positions=torch.arange(30, 50), **options)
     with choices.recording() as used:
