@@ -200,7 +200,7 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
 def run(
     operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str = "auto"
 ) -> tuple[Tensor | None, RowEvidence]:
-    """What every row did and, with v, the attention output. Notes under `operation` what computed it; checks nothing."""
+    """What every row did and, with v, the output, unchecked. Notes under `operation` which implementation it was."""
     chosen = implementation(q, v, topk=rules.topk, impl=impl)
     note(operation, chosen)
     evidence = reference.evidence
