@@ -47,6 +47,7 @@ ATTENTION = {
 # rows. The key: head dimension as above.
 FLOAT32 = {64: Tile(32, 32, 4, 2), 128: Tile(32, 16, 8, 2), 256: Tile(16, 32, 8, 1)}
 INTERPRETED = Tile(16, 16, 4, 1)
+FUSED = True  # a * b + c is one instruction and one rounding, whatever this version of Triton takes for granted
 
 
 def row_tile(q: Tensor, rows: int) -> Tile:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import Tile, attention_tile
+from .configs import FUSED, Tile, attention_tile
 from .primitives import (
     LOG2E,
     NO_KEY,
@@ -74,6 +74,7 @@ def evidence_attention(
         HAS_SINK=problem.has_sink,
         EVIDENCE=evidence,
         PRECISION=problem.precision,
+        enable_fp_fusion=FUSED,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )

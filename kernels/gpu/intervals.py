@@ -10,6 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..rules import Rules
+from .configs import FUSED
 
 
 def visible_keys(rules: Rules, batch: int, n: int) -> tuple[Tensor, Tensor]:
@@ -33,6 +34,7 @@ def visible_keys(rules: Rules, batch: int, n: int) -> tuple[Tensor, Tensor]:
         HAS_LIMIT=rules.key_limits is not None,
         HAS_START=rules.key_starts is not None,
         BM=128,
+        enable_fp_fusion=FUSED,
         num_warps=4,
     )
     return first, last

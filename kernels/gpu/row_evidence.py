@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import Tile, processors, row_tile
+from .configs import FUSED, Tile, processors, row_tile
 from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, scores, tile_rows, walked_keys
 from .problem import Problem
 
@@ -87,6 +87,7 @@ def row_evidence(problem: Problem, splits: int | None = None, *, topk: int = 0, 
         HAS_CAP=problem.has_cap,
         K=triton.next_power_of_2(topk) if topk else 0,
         PRECISION=problem.precision,
+        enable_fp_fusion=FUSED,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )
@@ -109,6 +110,7 @@ def row_evidence(problem: Problem, splits: int | None = None, *, topk: int = 0, 
         BM=128,
         HAS_CAP=problem.has_cap,
         HAS_SINK=problem.has_sink,
+        enable_fp_fusion=FUSED,
         num_warps=4,
     )
     if not topk:

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import span_tile
+from .configs import FUSED, span_tile
 from .primitives import NO_KEY, load_rows, logit, or_zero, scores, tile_rows
 from .problem import Problem
 
@@ -45,6 +45,7 @@ def span_mass(problem: Problem, lse: Tensor, spans: Tensor) -> Tensor:
         BN=tile.keys,
         HAS_CAP=problem.has_cap,
         PRECISION=problem.precision,
+        enable_fp_fusion=FUSED,
         num_warps=tile.warps,
         num_stages=tile.stages,
     )

@@ -14,6 +14,8 @@ from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
+from headscope.kernels.gpu.configs import FUSED
+
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have (CUDA C++ Programming Guide)
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}  # in PTX
 MMA = re.compile(r"\b(HMMA|HGMMA|UTC\w*MMA)\b")
@@ -56,7 +58,8 @@ def compiled(
     aligned = [name for name in names if name not in constants and (types[name][0] == "*" or name.startswith("s_"))]
     attrs = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
-    built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options={"num_warps": warps, "num_stages": stages})
+    options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": FUSED}
+    built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
     ptx = built.asm["ptx"]
     target = re.search(r"\.target\s+(sm_\w+)", ptx)
     assert target
