@@ -88,7 +88,8 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
             out[where] = part_out.transpose(1, 2).to(out.dtype)
     k_positions = rules.k_positions
     if rules.spans is not None:
-        _add_span_mass(q, k, key_index(rules.spans, n, k_positions), first, last, scoring, ev)
+        with torch.autocast(q.device.type, enabled=False):  # it rounds what goes into @
+            _add_span_mass(q, k, key_index(rules.spans, n, k_positions), first, last, scoring, ev)
         ev.span_mass.masked_fill_(ev.lse.isnan()[..., None], torch.nan)
     if k_positions is not None and n:
         for key in (ev.argmax_key, ev.topk_key):

@@ -124,3 +124,16 @@ def test_key_positions_are_asked_once_and_again_when_they_changed() -> None:
     positions[0, 3] = 0
     with pytest.raises(ValueError, match="k_positions must increase strictly"):
         row_evidence(**good(k_positions=positions))
+
+
+def test_autocast_does_not_touch_the_sums() -> None:
+    """It is for the model's layers: a monitor inside a training step would measure rounded scores otherwise."""
+    gen = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, heads, n, 64, generator=gen) for heads, n in ((8, 20), (2, 300), (2, 300)))
+    options: dict[str, Any] = {"q_positions": torch.arange(280, 300), "spans": torch.tensor([[[3, 90]]]), "topk": 2}
+    out, ev = evidence_attention(q, k, v, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        again, cast = evidence_attention(q, k, v, **options)
+    assert torch.equal(again, out)
+    for name in ("lse", "argmax_key", "max_logit", "span_mass", "topk_key", "topk_logit"):
+        assert torch.equal(getattr(cast, name), getattr(ev, name)), name
