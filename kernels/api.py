@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from functools import cache
@@ -16,6 +17,8 @@ from . import reference
 from .choices import note
 from .evidence import RowEvidence
 from .rules import Rules
+
+log = logging.getLogger(__name__)
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -65,11 +68,13 @@ def row_evidence(
         topk: how many of the highest-scoring keys to keep per row; the Triton kernels keep up to 16.
         causal: whether rows are limited to keys at or before their own position.
         impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``), the PyTorch reference
-            elsewhere; "triton" or "reference" insists.
+            elsewhere; "triton" or "reference" insists. The first call of a kind in a process compares a few rows of the
+            kernels' result with the reference; where they fail or differ, "auto" warns and uses the reference.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
         ValueError: shapes or values do not fit; the message names the argument.
+        KernelError: "triton" was insisted on, and fails or is wrong here.
     """
     rules = Rules(
         q_positions=q_positions,
@@ -201,12 +206,24 @@ def run(
     operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str = "auto"
 ) -> tuple[Tensor | None, RowEvidence]:
     """What every row did and, with v, the output, unchecked. Notes under `operation` which implementation it was."""
-    chosen = implementation(q, v, topk=rules.topk, impl=impl)
-    note(operation, chosen)
-    evidence = reference.evidence
-    if chosen == "triton":
-        from .gpu.launch import evidence
-    return evidence(q, k, v, rules)
+    if implementation(q, v, topk=rules.topk, impl=impl) == "triton":
+        from .gpu import first_use
+
+        try:
+            found = first_use.evidence(q, k, v, rules)
+            note(operation, "triton")
+            return found
+        except first_use.KernelError as error:
+            if impl == "triton":
+                raise
+            _warn_once(str(error))
+    note(operation, "reference")
+    return reference.evidence(q, k, v, rules)
+
+
+@cache
+def _warn_once(message: str) -> None:
+    log.warning("%s", message)
 
 
 def implementation(q: Tensor, v: Tensor | None = None, *, topk: int = 0, impl: str = "auto") -> str:

@@ -5,6 +5,7 @@ Run by test_without_gpu.py with TRITON_INTERPRET=1. Everything torch.empty hands
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from headscope.interp.engine import Engine
 from headscope.interp.tree import plan
 from headscope.kernels import RowEvidence, api, choices, evidence_attention, merge, plain, row_evidence
 from headscope.kernels.api import implementation
-from headscope.kernels.gpu import configs, launch
+from headscope.kernels.gpu import configs, first_use, launch
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
 from headscope.kernels.rules import Rules
@@ -472,6 +473,74 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
         np.testing.assert_array_equal(ours[i].visible, theirs[i].visible)
         for name in ("p_max", "mass", "logprob"):
             np.testing.assert_allclose(getattr(ours[i], name), getattr(theirs[i], name), rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def _never_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(first_use, "_trusted", set())
+    monkeypatch.setattr(first_use, "_refused", {})
+    api._warn_once.cache_clear()
+
+
+@pytest.mark.usefixtures("_never_used")
+@pytest.mark.parametrize(
+    ("broken", "told"),
+    [
+        ("lse", "log-sum-exp"),
+        ("max_logit", "highest logit"),
+        ("argmax_key", "highest key"),
+        ("span_mass", "mass of spans"),
+        ("topk_logit", "logits of the highest keys"),
+        ("out", "output"),
+        (None, "cannot run (Failed to find C compiler)"),
+    ],
+)
+def test_kernels_that_fail_on_a_machine_are_not_used(
+    broken: str | None, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The last row of one head is wrong, as by a compiler that is; "auto" goes on with the reference and says so."""
+    right, calls = launch.evidence, []
+
+    def wrong(*args: Any) -> tuple[Tensor | None, RowEvidence]:
+        calls.append(args)
+        if broken is None:
+            raise RuntimeError("Failed to find C compiler\nPlease specify via CC environment variable")
+        out, ev = right(*args)
+        result = out if broken == "out" else getattr(ev, broken)
+        result[-1, 1, -1] += 1 if result.dtype == torch.int64 else 0.01
+        return out, ev
+
+    monkeypatch.setattr(launch, "evidence", wrong)
+    q, k, v = normal(2, 4, 20, 16, seed=0), normal(2, 2, 50, 16, seed=1), normal(2, 2, 50, 16, seed=2)
+    options = {"q_positions": torch.arange(30, 50), "spans": torch.tensor([[[3, 9]], [[3, 30]]]), "topk": 3}
+    for _ in range(2):
+        with pytest.raises(first_use.KernelError, match=re.escape(told)):
+            evidence_attention(q, k, v, impl="triton", **options)
+    monkeypatch.setattr(api, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
+    with choices.recording() as used:
+        for _ in range(2):
+            out, ev = evidence_attention(q, k, v, **options)
+    assert used == {"evidence_attention": "reference"}
+    assert len(calls) == 1, "asked once"
+    assert len(caplog.records) == 1 and told in caplog.text and "uses the reference" in caplog.text
+    monkeypatch.undo()
+    wanted_out, wanted = evidence_attention(q, k, v, impl="reference", **options)
+    assert torch.equal(out, wanted_out) and torch.equal(ev.argmax_key, wanted.argmax_key)
+
+
+@pytest.mark.usefixtures("_never_used")
+def test_what_is_trusted_after_its_first_use() -> None:
+    q, k = normal(1, 2, 5, 16, seed=0), normal(1, 1, 300, 16, seed=1)
+
+    def use(n: int, **options: Any) -> int:
+        row_evidence(q, k[:, :, :n], q_positions=torch.arange(n - 5, n), impl="triton", **options)
+        return len(first_use._trusted)
+
+    assert [use(n) for n in (100, 120, 130, 260)] == [1, 1, 2, 3], "every doubling of the keys is asked once"
+    assert [use(100, window=7), use(100, window=9), use(100, softcap=2.0)] == [4, 4, 5]
+    row_evidence(q, k * torch.nan, q_positions=torch.arange(5), topk=2, impl="triton")
+    row_evidence(q, k, q_positions=torch.arange(-9, -4), topk=2, impl="triton")
+    assert len(first_use._trusted) == 5 and not first_use._refused, "nothing could be compared: neither is it wrong"
 
 
 def test_what_the_kernels_do_not_take() -> None:
