@@ -19,8 +19,8 @@ from ..rules import Rules
 from . import launch
 
 ROWS = 8  # compared, of all heads of the last batch entry
-# Error of a score, in units of float32 of |q| |k|. Products of two half-precision numbers are exact, and tensor cores drop
-# bits of the smaller ones while they add, on both sides. Of float32 torch keeps 10 bits where the caller allows tf32.
+# Error of a score, in units of float32 of |q| |k|. Products of two half-precision numbers are exact, and tensor cores
+# drop bits of the smaller ones while they add, on both sides. float32 keeps 10 bits where the caller allows tf32.
 UNITS = {torch.bfloat16: 16, torch.float16: 16, torch.float32: 1 << 14}
 TF32 = 2.0**-10
 ROUNDING = 2e-5  # nats: exp2, and the order of summing its results
@@ -56,6 +56,7 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
     return out, ev
 
 
+@torch.no_grad()
 def compare(
     q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, out: Tensor | None, ev: RowEvidence
 ) -> tuple[bool, list[str]]:

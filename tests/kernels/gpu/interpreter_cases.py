@@ -511,7 +511,7 @@ def test_kernels_that_fail_on_a_machine_are_not_used(
         return out, ev
 
     monkeypatch.setattr(launch, "evidence", wrong)
-    q, k, v = normal(2, 4, 20, 16, seed=0), normal(2, 2, 50, 16, seed=1), normal(2, 2, 50, 16, seed=2)
+    q, k, v = (normal(2, heads, n, 16, seed=n).half() for heads, n in ((4, 20), (2, 50), (2, 50)))
     options = {"q_positions": torch.arange(30, 50), "spans": torch.tensor([[[3, 9]], [[3, 30]]]), "topk": 3}
     for _ in range(2):
         with pytest.raises(first_use.KernelError, match=re.escape(told)):
