@@ -42,7 +42,8 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     with attending(model.model, "eager"):
         own = model.forward(tokens, positions, None, whole.rows)
     # sharded training may compute in another dtype than its weights show
-    tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in (model.dtype, own.dtype))
+    computed = (model.dtype, own.dtype, _products(model.device))
+    tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in computed)
     with model.routed(LENGTH):
         reason = model.alone_because()
         if reason is None:
@@ -74,7 +75,17 @@ def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, i
         return model.forward(tail.ids, tail.positions, cache, tail.answers), len(tail.evidence)
 
 
+def _products(device: torch.device) -> torch.dtype:
+    """How exactly float32 is multiplied there, as the dtype that is: tf32 has as many bits as float16.
+
+    Asked by doing it: torch.set_float32_matmul_precision is one of several switches, old and new.
+    """
+    x = torch.randn(256, 256, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    error = _difference(x.to(device) @ x.to(device), x.double() @ x.double())
+    return torch.bfloat16 if error > 2**-10 else torch.float16 if error > 2**-16 else torch.float32
+
+
 def _difference(a: Tensor, b: Tensor) -> float:
-    a, b = a.double(), b.double()
+    a, b = a.cpu().double(), b.cpu().double()
     difference = float((a - b).norm() / b.norm().clamp(min=torch.finfo(b.dtype).tiny))  # logits may all be 0
     return difference if b.isfinite().all() else 0.0  # NaN weights have an error message of their own

@@ -63,7 +63,7 @@ def compare(
     """Whether anything could be compared (not so if all is NaN, or no row sees a key), and what is wrong."""
     if 0 in q.shape[:3] or k.shape[2] == 0:
         return False, []
-    rows = torch.linspace(0, q.shape[2] - 1, min(ROWS, q.shape[2]), device=q.device).round().long()
+    rows = torch.linspace(0, q.shape[2] - 1, min(ROWS, q.shape[2]), dtype=torch.float64, device=q.device).round().long()
 
     def of_rows(x: Tensor | None) -> Tensor | None:
         return None if x is None else x[-1:, rows]

@@ -14,6 +14,7 @@ from headscope.interp.adapters import adapt
 from headscope.interp.capture import CaptureError
 from headscope.interp.engine import Engine
 from headscope.interp.evidence import ProbeEvidence
+from headscope.interp.preflight import preflight
 from headscope.interp.scoring import score_heads
 from headscope.interp.tree import plan
 from headscope.probes import ProbeSet
@@ -157,6 +158,16 @@ def test_attention_that_is_not_reproduced_is_refused(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(modeling_llama, "eager_attention_forward", with_a_twist)
     with pytest.raises(CaptureError, match="does not reproduce"):
         score_heads(build("llama"), GRID)
+
+
+def test_reduced_float32_products_are_no_other_attention() -> None:
+    """Training scripts allow them; on a GPU it is tf32, on a CPU with the instructions bfloat16."""
+    usual = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert preflight(adapt(build("llama")), random_probe(60, 0.5)) is None
+    finally:
+        torch.set_float32_matmul_precision(usual)
 
 
 def test_a_chunked_prefill_that_is_wrong_makes_every_probe_run_alone(
