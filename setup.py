@@ -48,6 +48,7 @@ extras["all"] = sorted({requirement for group in extras.values() for requirement
 extras["test"] = [
     *(extras["gguf"] + extras["lens"] + extras["parquet"] + extras["netcdf4"] + extras["triton"] + extras["ray"]),
     "hypothesis>=6.100",
+    "peft>=0.17",
     "pytest>=8.4",
     "pytest-timeout>=2.3",
     "websocket-client>=1.8",  # tests drive Chromium, where there is one

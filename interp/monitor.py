@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..probes import ProbeSet
 from . import schema, store
+from .adapters import unwrapped
 from .analysis.regression import LEADING, MARGIN, RATE, Regression, Watch
 from .analysis.trajectory import read_trajectory
 from .results import RETRIEVAL_THRESHOLD, HeadScores
@@ -188,7 +189,7 @@ class HeadMonitor(TrainerCallback):
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
         began = perf_counter()
-        model = _unwrapped(model)
+        model = unwrapped(model)
         accelerator = getattr(self._trainer, "accelerator", None)
         with undisturbed(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
             scores = score_heads(model, self.probes, tokenizer=tokenizer)
@@ -288,13 +289,6 @@ class HeadMonitor(TrainerCallback):
 
 def _rank() -> int:
     return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
-
-
-def _unwrapped(model: Any) -> Any:
-    """The transformers model inside DDP or PEFT; adapters stay active, they live inside its layers."""
-    while isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-        model = model.module
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _caller_with(state: TrainerState) -> Any:

@@ -40,8 +40,8 @@ def score_heads(
     """Score every attention head of a model on a set of probes, teacher-forced, without building an attention map.
 
     Args:
-        model: a transformers causal LM, a TransformerLens `TransformerBridge`, what `load_model` returned, or a path or
-            hub id to load so.
+        model: a transformers causal LM (also inside PEFT, DDP or torch.compile), a TransformerLens `TransformerBridge`,
+            what `load_model` returned, or a path or hub id to load so.
         probes: the probes (`headscope.probes.build`, `ProbeSet`).
         sharing: how probes share prefills. "exact": only what is provably equal. "grafted": one prefill of the haystack
             for all needles, depths and lengths, an approximation. "auto": grafted where many probes share a haystack.

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import nn
+
 from .hugging_face import HuggingFaceModel
 
-__all__ = ["HuggingFaceModel", "adapt"]
+__all__ = ["HuggingFaceModel", "adapt", "unwrapped"]
 
 
 def adapt(model: Any) -> HuggingFaceModel:
     """Wrap a model that a user handed over.
 
     Args:
-        model: a transformers causal LM, or a TransformerLens 4 `TransformerBridge`.
+        model: a transformers causal LM, also inside what `unwrapped` takes off, or a TransformerLens 4
+            `TransformerBridge`.
 
     Raises:
         TypeError: anything else.
     """
     from transformers import PreTrainedModel
 
-    model = getattr(model, "_orig_mod", model)  # torch.compile's wrapper; compiled code would not be routed
+    model = unwrapped(model)
     if isinstance(model, PreTrainedModel):
         return HuggingFaceModel(model)
     if isinstance(getattr(model, "original_model", None), PreTrainedModel):
@@ -31,3 +34,28 @@ def adapt(model: Any) -> HuggingFaceModel:
         f"model is a {type(model).__module__}.{type(model).__name__}; give a transformers causal LM, a TransformerLens "
         "TransformerBridge (boot_transformers), or a path or hub id"
     )
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside DistributedDataParallel, DataParallel, torch.compile and PEFT.
+
+    LoRA and its kin stay active: they live inside the layers.
+
+    Raises:
+        TypeError: a PEFT method that puts tokens of its own before the input, which the layers alone do not know.
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        elif hasattr(model, "_orig_mod"):
+            model = model._orig_mod  # compiled code would not be routed
+        elif hasattr(model, "get_base_model"):
+            method: Any = getattr(model, "active_peft_config", None)
+            if getattr(method, "is_prompt_learning", False):
+                raise TypeError(
+                    f"model has a {method.peft_type.value} adapter, which puts virtual tokens before the input; "
+                    "headscope scores adapters inside the layers (LoRA, ...), or a model without one"
+                )
+            model = model.get_base_model()
+        else:
+            return model

@@ -1,0 +1,64 @@
+"""Models inside other things: what is scored is the transformers model as it computes there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
+from torch import nn
+
+import headscope as hs
+from builders import random_grid
+from headscope.interp.scoring import score_heads
+from tiny_models import build
+
+GRID = random_grid(lengths=(100, 150), depths=(0.0, 0.5))
+
+
+def with_lora() -> Any:
+    """All its numbers at random: a fresh adapter changes nothing."""
+    model = get_peft_model(build("llama"), LoraConfig(r=4, target_modules=["q_proj", "k_proj"], task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def same(a: hs.HeadScores, b: hs.HeadScores) -> None:
+    np.testing.assert_allclose(a.nll, b.nll, rtol=1e-4, atol=1e-5)
+    for name, values in a.per_probe.items():
+        np.testing.assert_allclose(values, b.per_probe[name], rtol=1e-3, atol=1e-4)
+
+
+def test_adapters_are_active() -> None:
+    plain, found = score_heads(build("llama"), GRID), score_heads(with_lora(), GRID)
+    same(found, score_heads(with_lora().merge_and_unload(), GRID))
+    assert np.abs(found.nll - plain.nll).max() > 0.01
+    with (model := with_lora()).disable_adapter():
+        same(score_heads(model, GRID), plain)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda model: nn.DataParallel(torch.compile(model))])
+def test_wrappers_change_nothing(wrap: Any) -> None:
+    same(score_heads(wrap(build("llama")), GRID), score_heads(build("llama"), GRID))
+
+
+def test_a_lora_training_run_is_monitored(tmp_path: Path) -> None:
+    model = with_lora()
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    found = hs.HeadMonitor(GRID, tmp_path / "run.h5").measure(0, model)
+    assert found is not None
+    same(found, score_heads(with_lora(), GRID))
+    assert model.training and all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
+
+
+def test_tokens_that_an_adapter_adds_are_refused() -> None:
+    prompts = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
+    with pytest.raises(TypeError, match="a PROMPT_TUNING adapter, which puts virtual tokens before the input"):
+        score_heads(get_peft_model(build("llama"), prompts), GRID)
