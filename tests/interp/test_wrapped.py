@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, TaskType, get_peft_model
 from torch import nn
 
 import headscope as hs
@@ -21,7 +20,10 @@ GRID = random_grid(lengths=(100, 150), depths=(0.0, 0.5))
 
 def with_lora() -> Any:
     """All its numbers at random: a fresh adapter changes nothing."""
-    model = get_peft_model(build("llama"), LoraConfig(r=4, target_modules=["q_proj", "k_proj"], task_type="CAUSAL_LM"))
+    peft = pytest.importorskip("peft")
+    model = peft.get_peft_model(
+        build("llama"), peft.LoraConfig(r=4, target_modules=["q_proj", "k_proj"], task_type="CAUSAL_LM")
+    )
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -59,6 +61,7 @@ def test_a_lora_training_run_is_monitored(tmp_path: Path) -> None:
 
 
 def test_tokens_that_an_adapter_adds_are_refused() -> None:
-    prompts = PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=4)
+    peft = pytest.importorskip("peft")
+    prompts = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=4)
     with pytest.raises(TypeError, match="a PROMPT_TUNING adapter, which puts virtual tokens before the input"):
-        score_heads(get_peft_model(build("llama"), prompts), GRID)
+        score_heads(peft.get_peft_model(build("llama"), prompts), GRID)
