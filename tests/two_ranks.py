@@ -90,6 +90,27 @@ def fsdp2(path: Path | None) -> dict[str, Any]:
     return {"losses": losses, "scored": scored, "wrapped": type(model).__name__}
 
 
+def fsdp1(path: Path) -> dict[str, Any]:
+    """Refused on both ranks alike, from outside and inside, before anything is gathered; training goes on."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    model = build("llama", num_hidden_layers=2)
+    policy = ModuleWrapPolicy({type(model.model.layers[0])})
+    wrapped = FullyShardedDataParallel(
+        model, auto_wrap_policy=policy, device_id=torch.device("cpu"), use_orig_params=True
+    )
+    refusals = []
+    for given in (wrapped, wrapped.module):
+        try:
+            hs.score_heads(given, PROBES)
+        except TypeError as error:
+            refusals.append(str(error))
+    scores = hs.HeadMonitor(PROBES, path, model=wrapped).measure(0)
+    loss = wrapped(input_ids=torch.arange(3, 20)[None], labels=torch.arange(3, 20)[None]).loss
+    return {"refusals": refusals, "scores": scores, "loss": loss.item()}
+
+
 def main() -> None:
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     count_forwards()
@@ -98,6 +119,7 @@ def main() -> None:
     found["ddp"] = ddp(folder, folder / "ddp.h5")
     found["fsdp2 plain"] = fsdp2(None)
     found["fsdp2"] = fsdp2(folder / "fsdp2.h5")
+    found["fsdp1"] = fsdp1(folder / "fsdp1.h5")
     found["forwards"] = counted["forwards"]
     (folder / f"{rank}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()

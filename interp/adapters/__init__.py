@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from torch import nn
@@ -19,11 +20,16 @@ def adapt(model: Any) -> HuggingFaceModel:
             `TransformerBridge`.
 
     Raises:
-        TypeError: anything else.
+        TypeError: anything else; also FSDP version 1, on every rank alike.
     """
     from transformers import PreTrainedModel
 
     model = unwrapped(model)
+    if _has_fsdp1(model):
+        raise TypeError(
+            "model is sharded by FullyShardedDataParallel (FSDP version 1): what lies outside its layers exists only "
+            'inside its own forward; shard with fully_shard (in a Trainer: fsdp_config={"version": 2, ...})'
+        )
     if isinstance(model, PreTrainedModel):
         return HuggingFaceModel(model)
     if isinstance(getattr(model, "original_model", None), PreTrainedModel):
@@ -34,6 +40,11 @@ def adapt(model: Any) -> HuggingFaceModel:
         f"model is a {type(model).__module__}.{type(model).__name__}; give a transformers causal LM, a TransformerLens "
         "TransformerBridge (boot_transformers), or a path or hub id"
     )
+
+
+def _has_fsdp1(model: Any) -> bool:
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # who shards has imported it
+    return fsdp is not None and any(isinstance(m, fsdp.FullyShardedDataParallel) for m in model.modules())
 
 
 def unwrapped(model: Any) -> Any:

@@ -58,6 +58,8 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert one["ddp"]["losses"] == one["ddp plain"]["losses"][:2]
         assert one["fsdp2"]["wrapped"].startswith("FSDP")
         assert one["fsdp2"]["losses"] == one["fsdp2 plain"]["losses"]
+        assert len(one["fsdp1"]["refusals"]) == 2 and one["fsdp1"]["scores"] is None and one["fsdp1"]["loss"] > 0
+        assert all("FSDP version 1" in refusal and "fully_shard" in refusal for refusal in one["fsdp1"]["refusals"])
     assert None not in found[0]["fsdp2"]["scored"], said[0]
     assert found[0]["fsdp2"]["scored"] == pytest.approx(found[1]["fsdp2"]["scored"])
     assert store.checkpoints(tmp_path / "ddp.h5") == [0, 2]
