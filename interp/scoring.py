@@ -60,6 +60,7 @@ def score_heads(
         ProbeError: a probe is malformed, or made with another tokenizer.
         ModelError: the model cannot be loaded.
         CaptureError: the model's attention cannot be followed exactly.
+        TypeError: model is nothing that can be scored; the message names what can.
         ValueError: a probe is longer than the model's context, its tokens are not in the vocabulary, or the model
             computes NaN.
     """
