@@ -56,6 +56,12 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
     return out, ev
 
 
+def forget() -> None:
+    """Ask again: for measurements and tests."""
+    _trusted.clear()
+    _refused.clear()
+
+
 @torch.no_grad()
 def compare(
     q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, out: Tensor | None, ev: RowEvidence

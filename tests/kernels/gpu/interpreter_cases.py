@@ -6,7 +6,7 @@ Run by test_without_gpu.py with TRITON_INTERPRET=1. Everything torch.empty hands
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import interpreter_shim  # noqa: F401
@@ -476,10 +476,11 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
 
 
 @pytest.fixture
-def _never_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(first_use, "_trusted", set())
-    monkeypatch.setattr(first_use, "_refused", {})
+def _never_used() -> Iterator[None]:
+    first_use.forget()
     api._warn_once.cache_clear()
+    yield
+    first_use.forget()
 
 
 @pytest.mark.usefixtures("_never_used")
