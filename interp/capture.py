@@ -8,8 +8,9 @@ that says how far back a row can see.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -176,7 +177,7 @@ def _attention(
 
 @contextmanager
 def attending(model: nn.Module, implementation: str) -> Iterator[None]:
-    """Run a transformers model with another attention implementation, in eval mode and without gradients.
+    """Run a transformers model with another attention implementation, in eval mode, without gradients and uncompiled.
 
     Afterwards the attention implementation of every config and the training flag of every module are what they were,
     whatever happened.
@@ -191,7 +192,7 @@ def attending(model: nn.Module, implementation: str) -> Iterator[None]:
         _switch(model, implementation)
         model.eval()
         # no_grad, not inference_mode: FSDP's next training step breaks on inference tensors
-        with torch.no_grad():
+        with torch.no_grad(), _uncompiled():
             yield
     finally:
         for m, flag in training:
@@ -199,6 +200,15 @@ def attending(model: nn.Module, implementation: str) -> Iterator[None]:
         for i, config in configs.items():
             if hasattr(config, "_attn_implementation_internal"):
                 config._attn_implementation_internal = before[i]
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """In a model that was compiled in place our forwards would be compiled anew for every shape, and use up the number
+    of times that its own may be."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 @contextmanager

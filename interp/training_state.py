@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,8 +19,8 @@ def undisturbed(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[
     Put back: random states (torch on CPU and the model's CUDA devices, numpy, Python), the training flag of every
     module, every config's use_cache and attention implementation, RoPE that remembers the longest sequence it has
     seen, autocast.
-    Inside: no gradients, no compiled graphs; `capture.attending` sets eval mode, which also turns dropout and gradient
-    checkpointing off.
+    Inside: no gradients; `capture.attending` sets eval mode, which also turns dropout and gradient checkpointing off,
+    and leaves compiled graphs alone.
 
     Args:
         model: the model.
@@ -38,8 +37,6 @@ def undisturbed(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[
         if dtype is not None:
             stack.enter_context(torch.autocast(kind, dtype=dtype))
         stack.enter_context(torch.no_grad())
-        if "torch._dynamo" in sys.modules:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             yield
         finally:

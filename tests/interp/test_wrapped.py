@@ -51,6 +51,26 @@ def test_wrappers_change_nothing(wrap: Any) -> None:
     same(score_heads(wrap(build("llama")), GRID), score_heads(build("llama"), GRID))
 
 
+@pytest.mark.filterwarnings("ignore")  # of torch's compiler about its own
+def test_what_is_compiled_in_place_is_neither_used_nor_compiled_anew() -> None:
+    compiled = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        compiled.append(graph)
+        return graph.forward
+
+    model = build("llama")
+    for layer in model.model.layers:
+        layer.compile(backend=backend)
+    ids = torch.arange(3, 60)[None]
+    before = model(input_ids=ids).logits
+    graphs = len(compiled)
+    assert graphs > 0
+    same(score_heads(model, GRID), score_heads(build("llama"), GRID))
+    assert torch.equal(model(input_ids=ids).logits, before)
+    assert len(compiled) == graphs
+
+
 def test_a_lora_training_run_is_monitored(tmp_path: Path) -> None:
     model = with_lora()
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
