@@ -7,15 +7,14 @@ from typing import Any
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from .capture import autocasted
-
 
 class TrunkCache(Cache):
     """A transformers cache that prefills one sequence in place, and leaves the rows of tails beside it.
 
     `DynamicCache` concatenates at every chunk (twice the memory, quadratic traffic); here layer l's buffer is
-    [1, Hkv, capacity, D] and a chunk is written where it belongs. With `frozen`, new keys are handed back untouched:
-    the attention of a tail reads the trunk from here and its own keys from its arguments.
+    [1, Hkv, capacity, D] and a chunk is written where it belongs, by the pass whose attention is asked (`put`). What a
+    model gives its cache goes straight back to it: some keep latents there and expand them to keys afterwards (MLA,
+    arXiv 2405.04434), and what tails need is what attention reads.
 
     Args:
         capacity: how many positions the buffers hold.
@@ -25,24 +24,22 @@ class TrunkCache(Cache):
         super().__init__(layers=[])
         self.capacity = capacity
         self.length = 0  # tokens that are valid before the chunk being written
-        self.frozen = False
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        if self.frozen:
-            return key_states, value_states
-        # under autocast RoPE may leave keys in float32; tails read them here, in the dtype of their own queries
-        key_states, value_states = autocasted(key_states), autocasted(value_states)
-        if layer_idx not in self.keys:
-            self.keys[layer_idx] = key_states.new_empty(self._shape(key_states))
-            self.values[layer_idx] = value_states.new_empty(self._shape(value_states))
-        end = self.length + key_states.shape[2]
-        self.keys[layer_idx][:, :, self.length : end] = key_states
-        self.values[layer_idx][:, :, self.length : end] = value_states
-        return self.keys[layer_idx][:, :, :end], self.values[layer_idx][:, :, :end]
+        return key_states, value_states
+
+    def put(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Write a chunk's keys and values [1, Hkv, Q, D] behind those that are valid; views of all until its end."""
+        if layer not in self.keys:
+            self.keys[layer], self.values[layer] = (x.new_empty(self._shape(x)) for x in (k, v))
+        end = self.length + k.shape[2]
+        self.keys[layer][:, :, self.length : end] = k
+        self.values[layer][:, :, self.length : end] = v
+        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
 
     def _shape(self, states: Tensor) -> tuple[int, int, int, int]:
         return 1, states.shape[1], self.capacity, states.shape[3]

@@ -71,7 +71,7 @@ class Engine:
 
     def prefill(self, trunk: Trunk, cache: TrunkCache) -> None:
         """Bring the cache to hold the trunk: what it shares with the trunk before stays."""
-        cache.length, cache.frozen = trunk.keep, False
+        cache.length = trunk.keep
         while cache.length < len(trunk.ids):
             start = cache.length
             end = min(start + self.chunk, len(trunk.ids))
@@ -79,7 +79,6 @@ class Engine:
                 continue  # out of memory: the chunk is smaller now, and writing it again is harmless
             cache.length = end
             self._tick(end - start, "haystack")
-        cache.frozen = True
 
     def branch(self, trunk: Trunk, cache: TrunkCache) -> Iterator[tuple[int, ProbeEvidence]]:
         """Run all tails of a trunk that is in the cache, in batches, shortest first."""
@@ -95,7 +94,7 @@ class Engine:
             self._tick(sum(len(tail.ids) for tail in batch), "probes")
 
     def _chunk(self, ids: np.ndarray, start: int, cache: TrunkCache) -> Tensor:
-        with running(TrunkPass(self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
+        with running(TrunkPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
             tokens = self._tensor(ids)[None]
             positions = torch.arange(start, start + len(ids), device=tokens.device)[None]
             last = torch.tensor([len(ids) - 1], device=tokens.device)

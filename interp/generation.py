@@ -61,20 +61,20 @@ def _decode(engine: Engine, tail: Tail, cache: TrunkCache, stops: set[int]) -> n
     end = start + len(ids) + MAX_NEW_TOKENS
     buffers = [*cache.keys.values(), *cache.values.values()]
     saved = [buffer[:, :, start:end].clone() for buffer in buffers]
-    length, cache.length, cache.frozen = cache.length, start, False
+    length, cache.length = cache.length, start
     answer: list[int] = []
     tokens = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
     while len(answer) < MAX_NEW_TOKENS:
         rows = tokens.shape[1]
         positions = torch.arange(cache.length, cache.length + rows, device=model.device)[None]
-        with running(TrunkPass()):
+        with running(TrunkPass(cache)):
             logits = model.forward(tokens, positions, cache, torch.tensor([rows - 1], device=model.device))
         cache.length += rows
         answer.append(int(logits[0].argmax()))
         if answer[-1] in stops:
             break
         tokens = torch.tensor([[answer[-1]]], device=model.device)
-    cache.length, cache.frozen = length, True
+    cache.length = length
     for buffer, kept in zip(buffers, saved, strict=True):
         buffer[:, :, start:end] = kept
     return np.array(answer, np.int32)

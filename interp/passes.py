@@ -14,6 +14,7 @@ from ..kernels import RowEvidence, evidence_attention, row_evidence
 from ..kernels.api import implementation
 from ..kernels.plain import attend
 from ..probes import Probe
+from .cache import TrunkCache
 from .capture import Scoring, Visibility
 
 SINK = 4  # "sink" is attention on the first four positions
@@ -56,14 +57,22 @@ class TrunkPass:
     """A chunk of the trunk: causal attention to everything cached, at the speed of the machine's fastest backend.
 
     Args:
+        cache: where the chunk's keys and values go, and those before it lie; None for a sequence in one piece.
         unread: a layer whose output nobody reads, only its keys: the last one, unless logits are wanted.
         each_layer: called when a layer's attention is done.
     """
 
-    def __init__(self, unread: int | None = None, each_layer: Callable[[], None] | None = None):
-        self.unread, self.each_layer = unread, each_layer
+    def __init__(
+        self,
+        cache: TrunkCache | None = None,
+        unread: int | None = None,
+        each_layer: Callable[[], None] | None = None,
+    ):
+        self.cache, self.unread, self.each_layer = cache, unread, each_layer
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
+        if self.cache is not None:
+            k, v = self.cache.put(layer, k, v)
         if layer == self.unread:
             return q.new_zeros(*q.shape[:3], v.shape[-1])
         out = causal(q, k, v, sees, how)

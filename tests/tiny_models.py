@@ -13,7 +13,7 @@ WINDOW = 32
 
 FAMILIES = (
     *("llama", "qwen3", "mistral", "gemma3_text", "gemma2", "gpt_oss"),
-    *("gpt_neox", "hunyuan_v1_moe", "qwen3_moe", "llama4_text", "gpt2"),
+    *("gpt_neox", "hunyuan_v1_moe", "qwen3_moe", "llama4_text", "gpt2", "deepseek_v3"),
 )
 """Attention goes through transformers' attention interface, and positions do not depend on the total length."""
 
@@ -106,6 +106,24 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], bool]] = {
             "num_local_experts": 4,
             "num_experts_per_tok": 1,
             "interleave_moe_layer_step": 2,
+        },
+        True,
+    ),
+    "deepseek_v3": (  # latent attention: latents in the cache, a key for every head, values of another size
+        "deepseek_v3",
+        {
+            "num_key_value_heads": 8,
+            "q_lora_rank": 32,
+            "kv_lora_rank": 24,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 12,
+            "first_k_dense_replace": 2,
+            "n_routed_experts": 4,
+            "num_experts_per_tok": 2,
+            "n_group": 1,
+            "topk_group": 1,
+            "moe_intermediate_size": 32,
         },
         True,
     ),

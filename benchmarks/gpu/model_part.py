@@ -140,7 +140,7 @@ def _plain(stage: Stage, model: HuggingFaceModel, ids: np.ndarray, chunk: int, l
             tokens = torch.from_numpy(ids[start : start + chunk].astype(np.int64)).to(model.device)[None]
             positions = torch.arange(start, start + tokens.shape[1], device=model.device)[None]
             last = torch.tensor([tokens.shape[1] - 1], device=model.device)
-            with running(TrunkPass()), torch.no_grad():
+            with running(TrunkPass(cache)), torch.no_grad():
                 model.forward(tokens, positions, cache, last)
             cache.length += tokens.shape[1]
         return cache
@@ -154,7 +154,6 @@ def _prefilled(model: HuggingFaceModel, ids: np.ndarray) -> TrunkCache:
 
 def _tails(model: HuggingFaceModel, probes: ProbeSet, cache: TrunkCache) -> None:
     engine = Engine(model, probes)
-    cache.frozen = True
     for trunk in plan(probes, "grafted").trunks:
         for _ in engine.branch(trunk, cache):
             pass

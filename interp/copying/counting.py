@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...kernels import evidence_attention
+from ..cache import TrunkCache
 from ..capture import Scoring, Visibility
 from ..passes import SINK, limits
 from .bins import distance_starts, position_starts
@@ -77,15 +78,18 @@ class CopyPass:
 
     Args:
         text: the whole text.
+        cache: where the chunk's keys and values go, and those before it lie; None for a text in one piece.
         each_layer: called when a layer's attention is done.
     """
 
-    def __init__(self, text: Text, each_layer: Callable[[], None] | None = None):
-        self.text, self.each_layer = text, each_layer
+    def __init__(self, text: Text, cache: TrunkCache | None, each_layer: Callable[[], None] | None):
+        self.text, self.cache, self.each_layer = text, cache, each_layer
         self.counts: dict[int, Counts] = {}
         self.sees: dict[int, Visibility] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
+        if self.cache is not None:
+            k, v = self.cache.put(layer, k, v)
         start = k.shape[2] - q.shape[2]
         rows = torch.arange(start, k.shape[2], device=q.device)
         out, found = evidence_attention(q, k, v, q_offset=start, sinks=how.sinks, **limits(rows, sees, how))

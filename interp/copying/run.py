@@ -110,7 +110,7 @@ class TextEngine(Engine):
         return counts, sees
 
     def _rows(self, text: Text, start: int, end: int, cache: TrunkCache | None) -> CopyPass:
-        this = CopyPass(text, self._layer_done(start, end, len(text.ids)))
+        this = CopyPass(text, cache, self._layer_done(start, end, len(text.ids)))
         with running(this):
             tokens = self._tensor(text.ids[start:end])[None]
             positions = torch.arange(start, end, device=tokens.device)[None]
