@@ -85,6 +85,12 @@ def classify(mask_function: Callable[..., Any], length: int, device: torch.devic
     Raises:
         CaptureError: the visible keys are not one interval that ends at the row itself, or follow no known rule.
     """
+    if any(size < length for size in _sizes_within(mask_function)):
+        # asking it beyond its tensors would be an IndexError, and on a GPU the end of the process
+        raise CaptureError(
+            "the model's attention mask depends on what each token is (blocks that see all of themselves, as for "
+            "images?) and not on positions alone; headscope reads causal, sliding-window and chunked attention"
+        )
     keys = torch.arange(length, device=device)
     zero = torch.zeros((), dtype=torch.long, device=device)
 
@@ -118,6 +124,24 @@ def classify(mask_function: Callable[..., Any], length: int, device: torch.devic
     )
 
 
+def _sizes_within(function: Callable[..., Any]) -> Iterator[int]:
+    """Lengths of tensors with a value for each token that a mask function, or one that it is made of, holds."""
+    for cell in getattr(function, "__closure__", None) or ():
+        held = cell.cell_contents
+        for each in held if isinstance(held, (tuple, list)) else (held,):
+            if isinstance(each, Tensor) and each.dim() > 1:
+                yield each.shape[-1]
+            elif callable(each) and each is not function:
+                yield from _sizes_within(each)
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A mask that follows no rule we know: an error where a layer uses it. Some that models make are never used."""
+
+    reason: str
+
+
 # The mask interface is called once per forward pass and kind of layer; how many positions matter is set by `routed`.
 _length: ContextVar[int] = ContextVar("headscope_length")
 
@@ -128,10 +152,13 @@ def _mask(
     attention_mask: Tensor | None = None,
     device: Any = "cpu",
     **kwargs: Any,
-) -> Visibility:
+) -> Visibility | Unreadable:
     if attention_mask is not None and not bool(attention_mask.all()):
         raise CaptureError("a padding mask was passed while headscope scores this model; headscope runs unpadded rows")
-    return classify(mask_function, _length.get(), device)
+    try:
+        return classify(mask_function, _length.get(), device)
+    except CaptureError as error:
+        return Unreadable(str(error))
 
 
 def autocasted(x: Tensor) -> Tensor:
@@ -161,6 +188,8 @@ def _attention(
             raise CaptureError(
                 f"{type(module).__name__} passes {name!r} to its attention, which headscope cannot reproduce"
             )
+    if isinstance(attention_mask, Unreadable):
+        raise CaptureError(attention_mask.reason)
     if not isinstance(attention_mask, Visibility):
         raise CaptureError(
             f"{type(module).__name__} builds its own attention mask ({type(attention_mask).__name__}) instead of "

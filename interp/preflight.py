@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 from ..probes import Probe
 from .adapters import HuggingFaceModel
 from .cache import TrunkCache
-from .capture import CaptureError, attending, running
+from .capture import CaptureError, Unreadable, Visibility, attending, running
 from .engine import Engine
 from .passes import WholePass
 from .tails import TailPass
@@ -44,7 +46,7 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     # sharded training may compute in another dtype than its weights show
     computed = (model.dtype, own.dtype, _products(model.device))
     tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in computed)
-    with model.routed(LENGTH):
+    with model.routed(LENGTH), _mask_left_alone(model.name):
         reason = model.alone_because()
         if reason is None:
             shared, n_layers = _in_trunk_and_tail(model, short)
@@ -63,6 +65,19 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
         reason = f"a prefill in chunks changes its logits by {_difference(shared, ours):.2g} (relative)"
         log.warning("%s: %s; every probe runs alone", model.name, reason)
     return reason
+
+
+@contextmanager
+def _mask_left_alone(name: str) -> Iterator[None]:
+    """A model that computes with its mask finds a rule in the place of a tensor."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        if not any(rule.__name__ in str(error) for rule in (Visibility, Unreadable)):
+            raise
+        raise CaptureError(
+            f"{name} computes with its attention mask in code of its own ({error}); headscope cannot follow that"
+        ) from error
 
 
 def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, int]:

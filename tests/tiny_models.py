@@ -13,7 +13,7 @@ WINDOW = 32
 
 FAMILIES = (
     *("llama", "qwen3", "mistral", "gemma3_text", "gemma2", "gpt_oss"),
-    *("gpt_neox", "hunyuan_v1_moe", "qwen3_moe", "llama4_text", "gpt2", "deepseek_v3"),
+    *("gpt_neox", "hunyuan_v1_moe", "qwen3_moe", "llama4_text", "gpt2", "deepseek_v3", "qwen2_moe"),
 )
 """Attention goes through transformers' attention interface, and positions do not depend on the total length."""
 
@@ -127,6 +127,8 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], bool]] = {
         },
         True,
     ),
+    # makes a mask of a window of 0, under which nothing is seen, and no layer uses it
+    "qwen2_moe": ("qwen2_moe", {**_MOE, "shared_expert_intermediate_size": 32}, True),
     "gpt2": ("gpt2", {"n_embd": 64, "n_layer": 4, "n_head": 8, "n_positions": 512}, False),
     "llama_dynamic": (
         "llama",
@@ -170,6 +172,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], bool]] = {
         True,
     ),
     "mpt": ("mpt", {"d_model": 64, "n_heads": 8, "n_layers": 4, "expansion_ratio": 2, "max_seq_len": 512}, False),
+    "doge": ("doge", {}, True),
     "bloom": ("bloom", {"hidden_size": 64, "n_layer": 4, "n_head": 8}, False),
 }
 

@@ -43,6 +43,8 @@ class HuggingFaceModel:
     def context(self) -> int | None:
         """Longest sequence that the model is made for, or None when its config does not say."""
         positions = getattr(self.config, "max_position_embeddings", None)
+        if positions is not None and positions < 1:
+            return None  # XLNet says -1
         if positions is not None and "dynamic" in self._rope_types():
             # dynamic NTK grows from max_position_embeddings; other RoPE types already count their factor in it
             positions *= max(float(rope.get("factor") or 1) for rope in self._ropes())

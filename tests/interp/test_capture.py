@@ -53,6 +53,21 @@ def test_other_masks_are_refused(mask) -> None:
         classify(mask, N, "cpu")
 
 
+def test_masks_that_look_at_tokens_are_refused_before_they_are_asked_too_far() -> None:
+    """On a GPU an index beyond the tokens would end the process."""
+    blocks = torch.full((1, N // 2), -1)
+    for mask in (
+        masking_utils.blockwise_overlay(blocks),
+        masking_utils.or_masks(masking_utils.causal_mask_function, masking_utils.blockwise_overlay(blocks)),
+    ):
+        with pytest.raises(CaptureError, match="depends on what each token is"):
+            classify(mask, N, "cpu")
+    enough = masking_utils.or_masks(
+        masking_utils.causal_mask_function, masking_utils.blockwise_overlay(blocks.repeat(1, 2))
+    )
+    assert classify(enough, N, "cpu") == Visibility()
+
+
 def test_first_visible_positions() -> None:
     at = torch.tensor([0, 5, 40])
     assert Visibility().first_visible(at).tolist() == [0, 0, 0]

@@ -132,6 +132,11 @@ def test_a_model_that_bypasses_the_interface_is_refused(family: str) -> None:
         score_heads(build(family), GRID)
 
 
+def test_a_model_that_computes_with_its_mask_is_refused() -> None:
+    with pytest.raises(CaptureError, match="computes with its attention mask in code of its own"):
+        score_heads(build("doge"), GRID)
+
+
 def test_attention_that_is_never_asked_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model may accept the implementation and still compute attention by itself."""
     from transformers.models.llama import modeling_llama
