@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,11 +14,12 @@ from torch import Tensor
 from ..probes import Probe
 from .adapters import HuggingFaceModel
 from .cache import TrunkCache
-from .capture import CaptureError, Unreadable, Visibility, attending, running
+from .capture import CaptureError, attending, running
 from .engine import Engine
 from .passes import WholePass
 from .tails import TailPass
 from .tree import plan
+from .weights import first_line
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     # sharded training may compute in another dtype than its weights show
     computed = (model.dtype, own.dtype, _products(model.device))
     tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in computed)
-    with model.routed(LENGTH), _mask_left_alone(model.name):
+    with model.routed(LENGTH), _runs_as_before(model.name):
         reason = model.alone_because()
         if reason is None:
             shared, n_layers = _in_trunk_and_tail(model, short)
@@ -68,15 +70,17 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
 
 
 @contextmanager
-def _mask_left_alone(name: str) -> Iterator[None]:
-    """A model that computes with its mask finds a rule in the place of a tensor."""
+def _runs_as_before(name: str) -> Iterator[None]:
+    """The model ran with its own attention and cache: where its code fails now, it needs something of theirs."""
     try:
         yield
-    except (AttributeError, TypeError) as error:
-        if not any(rule.__name__ in str(error) for rule in (Visibility, Unreadable)):
+    except Exception as error:
+        place = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals.get("__name__", "")
+        if place.startswith("headscope.") or isinstance(error, torch.OutOfMemoryError):
             raise
         raise CaptureError(
-            f"{name} computes with its attention mask in code of its own ({error}); headscope cannot follow that"
+            f"{name} runs with its own attention but not with headscope's mask and cache ({first_line(error)}); "
+            "its layers do something with them that headscope cannot follow"
         ) from error
 
 
