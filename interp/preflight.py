@@ -58,6 +58,11 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
             ours = model.forward(tokens, positions, None, whole.rows)
     if not whole.evidence:
         raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
+    if max(whole.evidence) >= model.n_layers:
+        raise CaptureError(
+            f"{model.name}: its attention counts layers up to {max(whole.evidence)}, but num_hidden_layers is "
+            f"{model.n_layers} (an encoder's?); headscope scores decoder-only models"
+        )
     if _difference(ours, own) > tolerance:
         raise CaptureError(
             f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own eager "

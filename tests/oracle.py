@@ -55,7 +55,7 @@ def run(model: Any, probe: Probe, dtype: torch.dtype | None = None) -> Truth:
     with torch.no_grad(), _eager(model), _maps_of_rows(model, rows) as maps:
         logits_out = model(ids, use_cache=False, logits_to_keep=len(rows) + 1).logits
     logits = logits_out[0, -len(rows) - 1 : -1].to(_wide(model)).cpu().numpy()
-    n_layers = model.config.num_hidden_layers
+    n_layers = max(model.config.get_text_config(decoder=True).num_hidden_layers, *(layer + 1 for layer in maps))
     n_heads = max(one.shape[0] for one in maps.values())
     probs = np.zeros((n_layers, n_heads, len(rows), probe.length), logits.dtype)
     for layer, one in maps.items():
@@ -163,7 +163,7 @@ def _maps_of_rows(model: Any, rows: np.ndarray) -> Iterator[dict[int, np.ndarray
     hooks = [
         module.register_forward_hook(keep_rows)
         for module in model.modules()
-        if getattr(module, "layer_idx", None) is not None and "Attention" in type(module).__name__
+        if getattr(module, "layer_idx", None) is not None and type(module).__name__.endswith(("Attention", "MLA"))
     ]
     if not hooks:
         raise ValueError(f"{type(model).__name__}: found no attention modules with a layer_idx")

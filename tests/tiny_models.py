@@ -173,6 +173,7 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], bool]] = {
     ),
     "mpt": ("mpt", {"d_model": 64, "n_heads": 8, "n_layers": 4, "expansion_ratio": 2, "max_seq_len": 512}, False),
     "doge": ("doge", {}, True),
+    "bart": ("bart", {"d_model": 64, "encoder_layers": 2, "decoder_layers": 4, "decoder_attention_heads": 8}, False),
     "bloom": ("bloom", {"hidden_size": 64, "n_layer": 4, "n_head": 8}, False),
 }
 

@@ -137,6 +137,12 @@ def test_a_model_that_computes_with_its_mask_is_refused() -> None:
         score_heads(build("doge"), GRID)
 
 
+def test_a_model_with_more_layers_than_its_config_says_is_refused() -> None:
+    """Of a decoder that belongs to an encoder num_hidden_layers is the encoder's."""
+    with pytest.raises(CaptureError, match="counts layers up to 3, but num_hidden_layers is 2"):
+        score_heads(build("bart"), GRID)
+
+
 def test_attention_that_is_never_asked_for_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model may accept the implementation and still compute attention by itself."""
     from transformers.models.llama import modeling_llama
