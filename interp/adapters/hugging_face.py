@@ -34,7 +34,7 @@ class HuggingFaceModel:
             raise CaptureError(
                 f"{type(model).__name__} has no output embeddings; give the causal LM, not its base model"
             )
-        if all(parameter.is_meta for parameter in model.parameters()):
+        if all(parameter.is_meta for parameter in model.parameters()) and self.device.type == "meta":
             raise CaptureError(
                 f"the weights of {self.name} are on torch's meta device, so there are none; load the model with them"
             )
@@ -57,7 +57,11 @@ class HuggingFaceModel:
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = self.model.get_input_embeddings().weight.device
+        embeddings = self.model.get_input_embeddings()
+        device: torch.device = embeddings.weight.device
+        if device.type == "meta":  # accelerate keeps an offloaded weight elsewhere until it is computed with
+            place = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)  # 0 is a GPU
+            device = device if place is None else torch.device(place)
         return device
 
     @property

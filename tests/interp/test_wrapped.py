@@ -46,6 +46,20 @@ def test_adapters_are_active() -> None:
         same(score_heads(model, GRID), plain)
 
 
+@pytest.mark.parametrize("everything", [True, False])
+def test_offloaded_weights_are_fetched(everything: bool, tmp_path: Path) -> None:
+    accelerate = pytest.importorskip("accelerate")
+    model = build("llama")
+    if everything:
+        accelerate.disk_offload(model, tmp_path, execution_device=torch.device("cpu"))
+    else:
+        places = dict.fromkeys(["model.embed_tokens", "model.norm", "model.rotary_emb", "lm_head"], "cpu")
+        places |= {f"model.layers.{layer}": "disk" if layer % 2 else "cpu" for layer in range(4)}
+        accelerate.dispatch_model(model, places, main_device="cpu", offload_dir=tmp_path)
+    assert any(parameter.is_meta for parameter in model.parameters())
+    same(score_heads(model, GRID), score_heads(build("llama"), GRID))
+
+
 @pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile, lambda model: nn.DataParallel(torch.compile(model))])
 def test_wrappers_change_nothing(wrap: Any) -> None:
     same(score_heads(wrap(build("llama")), GRID), score_heads(build("llama"), GRID))
