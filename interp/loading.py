@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from .reloading import Mould, fits, mould, refill
-from .weights import ModelError, Weights, fingerprint, first_line, folder_weights, gguf_weights
+from .weights import ModelError, Weights, fingerprint, first_line, folder_weights, gguf_weights, read_json
 
 if TYPE_CHECKING:
     import torch
@@ -219,13 +219,11 @@ def _download(hub_id: str, revision: str | None, patterns: list[str], argument: 
 def _load_weights(
     path: Path, weights: Weights, dtype: str | torch.dtype, device: torch.device, trust_remote_code: bool
 ) -> PreTrainedModel:
-    from transformers import AutoModelForCausalLM
-
     where, gguf = _gguf_arguments(path)
     if weights.kind != "gguf":
         gguf["use_safetensors"] = weights.kind == "safetensors"
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = _auto_class(path).from_pretrained(
             where,
             dtype=dtype,
             trust_remote_code=trust_remote_code,
@@ -250,6 +248,17 @@ def _load_weights(
             f"{path} has no weights for {missing[0]}{more}: they would be random; give a complete causal LM checkpoint"
         )
     return model.to(device).eval()
+
+
+def _auto_class(path: Path) -> Any:
+    """transformers' class that knows the model: most models that read images as well are no "causal LM" to it."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers.models.auto import modeling_auto
+
+    kind = read_json(path / "config.json", "").get("model_type") if path.is_dir() else None
+    known = kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    with_images = kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return AutoModelForImageTextToText if with_images and not known else AutoModelForCausalLM
 
 
 def _refill(model: PreTrainedModel, path: Path, weights: Weights) -> None:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from builders import random_grid
 from headscope.interp.loading import ModelError, load_model, load_tokenizer
+from headscope.interp.scoring import score_heads
 from tiny_models import build
 from tiny_run import tiny_tokenizer
 
@@ -228,6 +230,24 @@ def test_hub_id_in_the_cache(saved: Path, empty_hub_cache: None, tmp_path: Path)
     assert (loaded.model_id, loaded.revision) == ("someone/tiny", commit)
     assert load_model(f"someone/tiny@{commit}").revision == commit
     assert loaded.fingerprint == load_model(saved).fingerprint
+
+
+def test_a_model_that_reads_images_too_is_loaded_for_its_text(tmp_path: Path):
+    from transformers import AutoConfig, AutoModelForImageTextToText, CLIPVisionConfig
+
+    text = build("llama").config
+    eyes = CLIPVisionConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=4)
+    config = AutoConfig.for_model("llava", text_config=text, vision_config=eyes, image_token_index=3)
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    loaded = load_model(tmp_path)
+    assert type(loaded.model).__name__ == "LlavaForConditionalGeneration"
+    probes = random_grid(lengths=(100,), depths=(0.5,))
+    scores, again = score_heads(loaded.model, probes), score_heads(model, probes)
+    assert (scores.n_layers, scores.n_heads) == (4, 8)
+    assert (scores.nll == again.nll).all()
 
 
 def test_revision_is_for_hub_ids(saved: Path):
