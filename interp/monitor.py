@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..probes import ProbeSet
 from . import schema, store
-from .adapters import unwrapped
+from .adapters import check_kind, unwrapped
 from .analysis.regression import LEADING, MARGIN, RATE, Regression, Watch
 from .analysis.trajectory import read_trajectory
 from .rescue import rescue
@@ -103,6 +103,8 @@ class HeadMonitor(TrainerCallback):
             raise ValueError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
             raise ValueError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
+        if model is not None:
+            check_kind(model)
         self.probes, self.path, self.every, self.model = probes, path, int(every), model
         self.on_regression = on_regression
         self.regression: Regression | None = None
@@ -189,11 +191,12 @@ class HeadMonitor(TrainerCallback):
     def _score(self, model: nn.Module | None, tokenizer: Any) -> HeadScores:
         if model is None:
             raise ValueError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
+        check_kind(model)
+        model = unwrapped(model)
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
         began = perf_counter()
-        model = unwrapped(model)
         accelerator = getattr(self._trainer, "accelerator", None)
         with undisturbed(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
             scores = score_heads(model, self.probes, tokenizer=tokenizer)
