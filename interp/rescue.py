@@ -60,9 +60,7 @@ def somewhere(path: str | PathLike[str], save: Callable[[Path], None], into: Pat
     return None
 
 
-def words(
-    path: str | PathLike[str], error: BaseException, rescued: Path | None, what: str, then: str | None
-) -> str:
+def words(path: str | PathLike[str], error: BaseException, rescued: Path | None, what: str, then: str | None) -> str:
     """One line: what could not be written and why, where it is now, and what to do."""
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error) or type(error).__name__
     reason = reason.removeprefix(f"cannot write {path}: ").removesuffix("; it is left as it was")

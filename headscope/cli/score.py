@@ -200,9 +200,7 @@ def check_same_probes(path: Path, probes: ProbeSet) -> None:
         )
 
 
-def save(
-    scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | None, force: bool
-) -> Unsaved | None:
+def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | None, force: bool) -> Unsaved | None:
     """Write the file; where that fails or is interrupted, the scores go elsewhere, and the error says where."""
     from ..interp import store
     from ..interp.rescue import rescue

@@ -91,7 +91,9 @@ def unwrapped(model: Any) -> Any:
             model = model.module
         elif _is_nnsight(model):
             if getattr(model, "_edits", None):
-                raise TypeError("model has nnsight edits, which only its own traces apply; take them off, clear_edits()")
+                raise TypeError(
+                    "model has nnsight edits, which only its own traces apply; take them off, clear_edits()"
+                )
             model = model._module
         elif hasattr(model, "_orig_mod"):
             model = model._orig_mod  # compiled code would not be routed
