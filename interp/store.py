@@ -69,9 +69,9 @@ def append(
 ) -> None:
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
 
-    Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and leaves the file as it was, when the
-    checkpoint is there already or is not after the last one, when model shape, probe set or estimators are others, and
-    when the file cannot be read or written.
+    Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and
+    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape,
+    probe set or estimators are others, and when the file cannot be read or written.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):

@@ -125,7 +125,7 @@ class HuggingFaceModel:
 
     @contextmanager
     def _named_outputs(self) -> Iterator[None]:
-        """Inner models answer by name too, whatever return_dict says in a config: an argument reaches only the outer."""
+        """Inner models answer by name too, whatever their config says: the argument reaches only the outer one."""
         configs = {id(m.config): m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)}
         plain = [config for config in configs.values() if config.return_dict is False]
         try:

@@ -43,11 +43,11 @@ def read_downstream(source: Source) -> Downstream:
 
     An empty cell (or NaN, NA, -) means that this score was not measured there.
 
-    RULER's summary.csv and lm-eval's results_*.json hold one checkpoint each, so `source` is several of them, a glob, or
-    a folder that is searched for them. Their step is told by the names of file and folders (`checkpoint-2000`), by the
-    model that lm-eval notes, or by you: "2000=summary.csv". A score is named by its task, with the metric or the length
-    where there are several. Standard errors, RULER's row of nulls and, where a group has a score, its subtasks are left
-    out.
+    RULER's summary.csv and lm-eval's results_*.json hold one checkpoint each, so `source` is several of them, a glob,
+    or a folder that is searched for them. Their step is told by the names of file and folders (`checkpoint-2000`), by
+    the model that lm-eval notes, or by you: "2000=summary.csv". A score is named by its task, with the metric or the
+    length where there are several. Standard errors, RULER's row of nulls and, where a group has a score, its subtasks
+    are left out.
 
     Raises DownstreamError, a ValueError, which says what is wrong where.
     """
@@ -83,7 +83,8 @@ def read_downstream(source: Source) -> Downstream:
                 found[at, key] = value, path
     if len(kinds) > 1:
         raise DownstreamError(
-            f"{kinds['step']} tells its step and {kinds['tokens']} only its tokens; say its step: 2000={kinds['tokens']}"
+            f"{kinds['step']} tells its step and {kinds['tokens']} only its tokens; say the step: --downstream "
+            f"2000={kinds['tokens']}"
         )
     return _columns(found, next(iter(kinds)))
 

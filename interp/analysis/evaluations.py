@@ -125,15 +125,13 @@ def progress_of(path: Path, evaluation: Evaluation) -> tuple[str, float]:
 
     Raises DownstreamError where nothing tells it, or where the file and its name tell different steps.
     """
-    remedy = f"say it: 2000={path}"
+    remedy = f"say it: --downstream 2000={path}"
     models = [_parts(name) for name in evaluation.models]
     places = _parts(str(path.absolute().with_suffix("")))
     inside = next((step for parts in models if (step := _step(parts)) is not None), None)
     outside = _step(places)
     if inside is not None and outside is not None and inside != outside:
-        raise DownstreamError(
-            f"{path} is of step {inside} by the model it names and {outside} by its own name; {remedy}"
-        )
+        raise DownstreamError(f"{path} names a model of step {inside}, and its own name tells {outside}; {remedy}")
     for step in (inside, outside):
         if step is not None:
             return "step", float(step)

@@ -290,6 +290,8 @@ def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
         ({"planned": -1}, ValueError, "planned"),
         ({"margin": 1.5}, ValueError, "margin"),
         ({"path": "no/such/folder/run.h5"}, ValueError, "does not exist"),
+        ({"path": "x" * 256}, ValueError, "File name too long"),
+        ({"model": {}}, TypeError, "give a transformers causal LM"),
     ],
 )
 def test_arguments_are_refused_at_once(tmp_path: Path, arguments: dict, error: type[Exception], message: str) -> None:
