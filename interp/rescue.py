@@ -42,32 +42,39 @@ def rescue(
         append(place, scores, checkpoint, tokens_seen)
 
     rescued = somewhere(path, save, into)
-    return Unsaved(words(path, error, rescued, "scores", rescued and _then(Path(path), rescued)), rescued)
+    then = None if rescued is None else _then(Path(path), rescued)
+    return Unsaved(words(path, error, rescued, "scores are", then), rescued)
 
 
 def somewhere(path: str | PathLike[str], save: Callable[[Path], None], into: Path | None = None) -> Path | None:
     """Save under a new name beside `path`, else in the current folder, else in the temporary one; None: nowhere."""
     new = f"{{}}.unsaved-{secrets.token_hex(4)}.h5"
-    folders = (lambda: Path(path).resolve().parent, Path.cwd, lambda: Path(tempfile.gettempdir()))
-    for folder in (None, *folders) if into is not None else folders:
+
+    def within(folder: Path) -> Path:
+        return beside(folder / Path(path).stem, new)
+
+    places: list[Callable[[], Path]] = [] if into is None else [lambda: into]
+    places.append(lambda: within(Path(path).resolve().parent))
+    places += [lambda: within(Path.cwd()), lambda: within(Path(tempfile.gettempdir()))]
+    for place in places:
         try:
-            place = beside(folder() / Path(path).stem, new) if folder is not None else into
-            save(place)
+            found = place()
+            save(found)
         except Exception:  # whatever is wrong with this place, there are others
             log.debug("not saved there either", exc_info=True)
             continue
-        return place
+        return found
     return None
 
 
 def words(path: str | PathLike[str], error: BaseException, rescued: Path | None, what: str, then: str | None) -> str:
-    """One line: what could not be written and why, where it is now, and what to do."""
+    """One line: what could not be written and why, where it is now, and what to do. what: "scores are"."""
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error) or type(error).__name__
     reason = reason.removeprefix(f"cannot write {path}: ").removesuffix("; it is left as it was")
     unsaved = f"could not write {path} ({reason})"
     if rescued is None:
-        return f"{unsaved}, nor any other file: the {what} are lost"
-    return f"{unsaved}; the {what} are in {rescued}" + (f": {then}" if then else "")
+        return f"{unsaved}, nor any other file: the {what} lost"
+    return f"{unsaved}; the {what} in {rescued}" + (f": {then}" if then else "")
 
 
 def _then(path: Path, rescued: Path) -> str:

@@ -83,7 +83,7 @@ def save(profile: CopyProfile, path: Path) -> Unsaved | None:
     except (Exception, KeyboardInterrupt) as error:
         rescued = somewhere(path, profile.save)
         then = f"mv {shlex.quote(str(rescued))} {shlex.quote(str(path))}"
-        unsaved = Unsaved(words(path, error, rescued, "profile", then), rescued)
+        unsaved = Unsaved(words(path, error, rescued, "profile is", then), rescued)
         unsaved.__cause__ = error
         return unsaved
     return None

@@ -134,7 +134,7 @@ class Shards:
         except (Exception, KeyboardInterrupt) as error:
             rescued = somewhere(self.output, lambda place: write(place, [(step, tokens, scores)]))
             then = f"mv {quote(str(rescued))} {quote(str(path))}, and the same command goes on from there"
-            raise Unsaved(words(path, error, rescued, f"scores of checkpoint {step}", then), rescued) from error
+            raise Unsaved(words(path, error, rescued, f"scores of checkpoint {step} are", then), rescued) from error
         with suppress(OSError):
             self._note(step).unlink(missing_ok=True)
 
