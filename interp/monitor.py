@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,9 +19,10 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..probes import ProbeSet
 from . import schema, store
-from .adapters import unwrapped
+from .adapters import check_kind, unwrapped
 from .analysis.regression import LEADING, MARGIN, RATE, Regression, Watch
 from .analysis.trajectory import read_trajectory
+from .rescue import rescue
 from .results import RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
 from .training_state import undisturbed
@@ -53,8 +55,9 @@ class HeadMonitor(TrainerCallback):
     The training goes on as if nothing had happened: see `training_state.undisturbed`.
 
     A failure never ends a training run: whatever goes wrong in a measurement (scores that are not finite, an attention
-    that cannot be followed, a full disk) is logged as a warning, once for each reason, and the next measurement is
-    tried again. Arguments that cannot work are refused at once, when the monitor is made.
+    that cannot be followed) is logged as a warning, once for each reason, and the next measurement is tried again.
+    Scores that the file does not take (a full disk, a lock that is held) are saved in another, which the warning names.
+    Arguments that cannot work are refused at once, when the monitor is made.
 
     A file that already holds the step, or a later one, keeps it: a resumed run measures on from there, and says so.
 
@@ -100,6 +103,8 @@ class HeadMonitor(TrainerCallback):
             raise ValueError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
             raise ValueError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
+        if model is not None:
+            check_kind(model)
         self.probes, self.path, self.every, self.model = probes, path, int(every), model
         self.on_regression = on_regression
         self.regression: Regression | None = None
@@ -108,7 +113,8 @@ class HeadMonitor(TrainerCallback):
         planned_now = UNKNOWN_LENGTH if planned is None else planned
         self._watch = Watch(self._needles, planned=planned_now, rate=rate, margin=margin)
         self._planned = planned
-        self._last: int | None = None  # latest step in the file
+        self._last: int | None = None  # latest step that was measured
+        self._rescued: Path | None = None  # where measurements are that the file did not take
         self._initial: np.ndarray | None = None  # bool [L, H]
         self._began: float | None = None
         self._spent = 0.0
@@ -141,7 +147,7 @@ class HeadMonitor(TrainerCallback):
             return None
         scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer)
         if scores is not None and _rank() == 0:
-            self._try(f"writing {self.path}", self._write, scores, step, tokens_seen)
+            self._write(scores, step, tokens_seen)
             self._try("watching for a regression", self._judge, scores, step)
         self._agree()
         return scores
@@ -185,11 +191,12 @@ class HeadMonitor(TrainerCallback):
     def _score(self, model: nn.Module | None, tokenizer: Any) -> HeadScores:
         if model is None:
             raise ValueError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
+        check_kind(model)
+        model = unwrapped(model)
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
         began = perf_counter()
-        model = unwrapped(model)
         accelerator = getattr(self._trainer, "accelerator", None)
         with undisturbed(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
             scores = score_heads(model, self.probes, tokenizer=tokenizer)
@@ -202,7 +209,14 @@ class HeadMonitor(TrainerCallback):
         return replace(scores, provenance={**scores.provenance, "monitor": cost})
 
     def _write(self, scores: HeadScores, step: int, tokens_seen: float | None) -> None:
-        store.append(self.path, scores, checkpoint=step, tokens_seen=tokens_seen)
+        # Who has waited long for the lock once does not hold up the training at every measurement.
+        timeout = None if self._rescued is None else 10.0
+        try:
+            store.append(self.path, scores, checkpoint=step, tokens_seen=tokens_seen, timeout=timeout)
+        except Exception as error:
+            unsaved = rescue(scores, self.path, step, tokens_seen, error, into=self._rescued)
+            self._rescued = unsaved.rescued
+            self._say(logging.WARNING, f"writing failed: {unsaved}; training goes on")
         self._last = step
 
     def _judge(self, scores: HeadScores, step: int) -> None:
@@ -239,6 +253,7 @@ class HeadMonitor(TrainerCallback):
     # State of the run
 
     def _check_file(self) -> None:
+        store.check_writable(self.path)
         if not store.target_path(self.path).exists():
             return
         with store.reading(self.path) as file:

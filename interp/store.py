@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-from filelock import FileLock, Timeout
 
 from . import schema
+from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
 from .results import NLL_CLASSES, HeadScores, need
 from .schema import StoreError
@@ -50,22 +50,31 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
         if group is not None and group not in groups:
             raise StoreError(f"{path} has no group {group!r}; it has {', '.join(sorted(groups))}")
         found: xr.Dataset
+        unlocked = not file.id.get_access_plist().get_file_locking()[0]
+        how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
         if group is None:
-            found = xarray.load_dataset(path, engine="h5netcdf")
+            found = xarray.load_dataset(path, **how)
         else:
-            found = xarray.open_datatree(path, engine="h5netcdf")[group].to_dataset()
+            found = xarray.open_datatree(path, **how)[group].to_dataset()
         return found
 
 
-def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, tokens_seen: float | None = None) -> None:
+def append(
+    path: str | PathLike[str],
+    scores: HeadScores,
+    checkpoint: int,
+    tokens_seen: float | None = None,
+    *,
+    timeout: float | None = None,
+) -> None:
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
 
-    Waits while another process writes to the same file. Raises StoreError, and leaves the file as it was, when the
-    checkpoint is there already or is not after the last one, when model shape, probe set or estimators are others, and
-    when the file cannot be read or written.
+    Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and
+    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape,
+    probe set or estimators are others, and when the file cannot be read or written.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
-    with _in_one_step(path) as (target, partial):
+    with _in_one_step(path, timeout) as (target, partial):
         if target.exists():
             with reading(target) as file:
                 _refuse_misfit(file, path, scores, step)
@@ -103,7 +112,8 @@ def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     The library itself is kept from writing: on a full disk it may crash the process, a training run for instance.
     """
     order = {"track_order": True} if mode == "w" else {}
-    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, **order) as file:
+    # Nobody else knows of the file, so it needs no lock of HDF5's.
+    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
         yield file
         file.flush()
         image = file.id.get_file_image()
@@ -111,21 +121,49 @@ def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def _in_one_step(path: str | PathLike[str]) -> Iterator[tuple[Path, Path]]:
+def _in_one_step(path: str | PathLike[str], timeout: float | None = None) -> Iterator[tuple[Path, Path]]:
     """The file to write and, under its lock, the partial one that takes its place when the block ends well."""
+    with _alone(path, timeout) as target:
+        partial = beside(target, ".{}.tmp")
+        try:
+            yield target, partial
+            replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(path: str | PathLike[str], timeout: float | None = None) -> Iterator[Path]:
+    """The file to write, under its lock."""
     target = target_path(path)
-    partial = target.with_name(f".{target.name}.tmp")
+    wait = LOCK_TIMEOUT if timeout is None else timeout
     try:
-        with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT):
-            try:
-                yield target, partial
-                replace(partial, target)
-            finally:
-                partial.unlink(missing_ok=True)
-    except Timeout as error:
-        raise StoreError(f"another process has held {path} for {LOCK_TIMEOUT:.0f} s; try again later") from error
+        with locked(beside(target, ".{}.lock"), wait):
+            yield target
+    except Busy as error:
+        raise StoreError(f"another process has held {path} for {wait:.0f} s; {error}") from error
     except OSError as error:
         raise StoreError(f"cannot write {path}: {one_line(error)}; it is left as it was") from error
+
+
+def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
+    """Raise StoreError, before any work is done, when a file could not be written to `path` afterwards.
+
+    Its name, its folder and, where it is to be appended to, its lock are tried; the file itself is not touched.
+    """
+    target = target_path(path)
+    tried = beside(target, f".{{}}.{os.getpid()}.tmp")
+    try:
+        try:
+            tried.write_bytes(b"tried")
+        finally:
+            tried.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {one_line(error)}; choose another place") from error
+    # A lock file that is not there is held by nobody, and need not be made for trying.
+    if appends and (beside(target, ".{}.lock").exists() or not has_flock(target.parent)):
+        with _alone(path):
+            pass
 
 
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
@@ -188,7 +226,7 @@ def validate(path: str | PathLike[str]) -> list[str]:
 def write_file(path: str | PathLike[str], content: bytes) -> None:
     """Write a whole file or nothing. Raises StoreError when it cannot be written."""
     target = target_path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    partial = beside(target, f".{{}}.{os.getpid()}.tmp")
     try:
         try:
             partial.write_bytes(content)
@@ -229,9 +267,7 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     try:
         if not h5py.is_hdf5(path):
             raise StoreError(f"{path} is not an HDF5 file")
-        file = h5py.File(path, "r")
-    except BlockingIOError as error:
-        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
+        file = open_hdf5(path)
     except OSError as error:
         raise StoreError(f"cannot open {path}: {one_line(error)}; restore it or write to another file") from error
     try:
@@ -243,6 +279,26 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         remedy = f"`headscope validate {path}` says what is wrong"
         raise StoreError(f"{path} is damaged or incomplete: {one_line(error)}; {remedy}") from error
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, also where its file system has no locks.
+
+    A file of ours is only ever replaced as a whole, so a reader needs none; but HDF5's own tell that another program
+    writes into it. Raises StoreError for that and for locks that cannot be done without, OSError for anything else.
+    """
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
+    except OSError as error:
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError as again:
+            if "unable to lock" not in str(again):
+                raise error from None
+            why = f"{one_line(again)}, and the variable HDF5_USE_FILE_LOCKING insists on them"
+            raise StoreError(f"cannot lock {path}: {why}; set HDF5_USE_FILE_LOCKING=FALSE") from again
 
 
 def _check_ours(file: h5py.File, path: Path) -> None:
@@ -267,6 +323,12 @@ def _check_ours(file: h5py.File, path: Path) -> None:
 def target_path(path: str | PathLike[str]) -> Path:
     """Where to write: links are followed, so that the file behind a link grows and the link stays."""
     target = Path(path).resolve()
+    try:
+        target.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a file system that is gone, a file where a folder should be
+        raise StoreError(f"cannot write {path}: {one_line(error)}; choose another name or place") from error
     if target.is_dir():
         raise StoreError(f"{path} is a folder; give the name of a file in it, such as {Path(path) / 'run.h5'}")
     if not target.parent.is_dir():

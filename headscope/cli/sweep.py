@@ -220,6 +220,7 @@ def duration(seconds: float) -> str:
 def conclude(result: SweepResult, output: Path, names: dict[int, str], share: tuple[int, int] | None) -> None:
     from rich.console import Console
 
+    from ..interp.locks import beside
     from ..interp.sweep.summary import table
 
     if share is None and output.exists():
@@ -230,7 +231,7 @@ def conclude(result: SweepResult, output: Path, names: dict[int, str], share: tu
     done, skipped = len(result.done), len(result.skipped)
     typer.echo(f"{done} scored now, {skipped} before, {len(result.failed)} failed")
     if share is not None:
-        shards = f"{output}.shards"
+        shards = beside(output, "{}.shards")
         typer.echo(f"part {share[0]} of {share[1]} is in {shards}; when all are: headscope merge {shards} -o {output}")
     elif output.exists():
         typer.echo(f"Scores   {output}")

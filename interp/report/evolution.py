@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.bootstrap import Interval
-from ..analysis.downstream import Downstream, DownstreamCorrelation, correlate_downstream, read_downstream
+from ..analysis.downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from ..analysis.evolution import LogFit, Panel, distance_by_interference, grid, heads_mean, log_fit, panel
 from ..analysis.heads import HeadChanges, Life, changes, life
 from ..analysis.statistics import ALPHA
@@ -219,10 +219,10 @@ class Evolution:
         return heads_mean(self.trajectory, [head])
 
 
-def evolve(source: str | PathLike[str] | Trajectory, *, downstream: str | PathLike[str] | None = None) -> Evolution:
-    """Everything the report shows of a results file or a Trajectory; downstream: a CSV (analysis.downstream).
+def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | None = None) -> Evolution:
+    """Everything the report shows of a results file or a Trajectory; downstream: files of scores (`read_downstream`).
 
-    Raises StoreError when the file cannot be read, DownstreamError when the CSV cannot be or does not fit the run.
+    Raises StoreError when the file cannot be read, DownstreamError when the scores cannot be or do not fit the run.
     """
     scores = None if downstream is None else read_downstream(downstream)
     if isinstance(source, Trajectory):

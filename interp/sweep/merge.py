@@ -52,11 +52,27 @@ def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: s
     Raises StoreError, and leaves `output` as it was, when a checkpoint is there twice, when probe sets, models or
     estimators differ, when a file cannot be read, and when `output` holds a checkpoint that no shard has.
     """
-    given = [shards] if isinstance(shards, (str, PathLike)) else list(shards)
-    files = [file for path in given for file in _files(Path(path))]
+    given = [Path(shards)] if isinstance(shards, (str, PathLike)) else [Path(path) for path in shards]
+    target = target_path(output)
+    holders = _holders(given, target)
+    write(target, _rows(holders))
+    return {step: why for path in given for step, why in _failed(path).items() if step not in holders}
+
+
+def could_merge(shards: Iterable[Path], output: Path) -> bool:
+    """Whether `merge` would take these files, as far as reading them tells."""
+    try:
+        _holders(list(shards), output)
+    except StoreError:
+        return False
+    return True
+
+
+def _holders(given: list[Path], target: Path) -> dict[int, Path]:
+    """Step -> the file that holds it; StoreError where the files do not make one."""
+    files = [file for path in given for file in _files(path)]
     if not files:
         raise StoreError("no shards given; name results files, or the folder that a sweep left beside its output")
-    target = target_path(output)
     holders: dict[int, Path] = {}
     for file in dict.fromkeys(path.resolve() for path in files):
         for step in read_steps(file):
@@ -71,11 +87,10 @@ def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: s
         lost = [step for step in read_steps(target) if step not in holders]
         if lost:
             raise StoreError(
-                f"{output} holds checkpoint {', '.join(map(str, lost[:5]))}, which is in no shard; name {output} among "
+                f"{target} holds checkpoint {', '.join(map(str, lost[:5]))}, which is in no shard; name {target} among "
                 "the shards to keep it, or choose another output"
             )
-    write(target, _rows(holders))
-    return {step: why for path in given for step, why in _failed(Path(path)).items() if step not in holders}
+    return holders
 
 
 def refresh(shards: Mapping[int, Path], output: Path) -> dict[int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -9,11 +10,13 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...probes import ProbeSet
 from ..loading import has_tokenizer, load_tokenizer
-from ..store import target_path
+from ..schema import StoreError
+from ..store import check_writable, one_line, target_path
 from ..weights import ModelError
 from .checkpoints import Checkpoint, find_checkpoints
 from .merge import refresh
@@ -23,6 +26,8 @@ from .worker import MakeWork, Outcome, Setup, Worker
 
 if TYPE_CHECKING:
     from ..engine import Progress
+
+log = logging.getLogger(__name__)
 
 REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the results file up to date on the way
 
@@ -137,6 +142,8 @@ def run(
     shards = Shards(target)
     spare = _spare_tokenizer(found, options.tokenizer)
     with shards.claim(only):
+        if only is None:
+            check_writable(target)
         asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
         shards.adopt(asked)
         shards.freeze(asked, source)
@@ -152,9 +159,10 @@ def run(
                     counted.next()
                     if on_checkpoint is not None:
                         on_checkpoint(outcome, counted.finished, len(todo))
-        finally:
-            # Also when interrupted: what is done is in the file.
-            misfits = keeper.refresh()
+        except BaseException:
+            keeper.try_refresh()  # what is done is in the file
+            raise
+        misfits = keeper.finish()
     wanted = {checkpoint.step for checkpoint in found}
     failed = keeper.failed | {step: why for step, why in misfits.items() if step in wanted}
     done, before = ([step for step in steps if step not in failed] for steps in (keeper.done, skipped))
@@ -294,7 +302,25 @@ class _Keeper:
             self.failed[step] = str(outcome.reason)
             self.shards.fail(outcome.checkpoint, self.failed[step])
         if time.monotonic() - self._last > self._cost / REFRESH_SHARE:
+            self.try_refresh()
+
+    def try_refresh(self) -> None:
+        """A results file that cannot be written now is no reason to stop: every shard is there."""
+        try:
             self.refresh()
+        except StoreError as error:
+            self._last = time.monotonic()
+            log.warning("%s", self._unwritten(error))
+
+    def finish(self) -> dict[int, str]:
+        try:
+            return self.refresh()
+        except StoreError as error:
+            raise SweepError(self._unwritten(error)) from error
+
+    def _unwritten(self, error: StoreError) -> str:
+        shards, output = quote(str(self.shards.folder)), quote(str(self.shards.output))
+        return f"{one_line(error)}; all scores are in {shards}: headscope merge {shards} -o {output}"
 
     def refresh(self) -> dict[int, str]:
         if not self.merges:

@@ -19,16 +19,17 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ...probes import ProbeSet
 from .. import schema
 from ..loading import locate
+from ..locks import Busy, beside, locked
+from ..rescue import Unsaved, somewhere, words
 from ..results import HeadScores
 from ..schema import StoreError
 from ..store import read_scores, read_steps, reading, write, write_file
@@ -60,7 +61,7 @@ class Shards:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.folder = output.with_name(f"{output.name}.shards")
+        self.folder = beside(output, "{}.shards")
         self.probes_file = self.folder / "probes.npz"
         self.recipe_file = self.folder / "probes.json"
 
@@ -68,22 +69,20 @@ class Shards:
     def claim(self, part: tuple[int, int] | None) -> Iterator[None]:
         """Only one sweep at a time writes here; the parts of a job array are several, each with its own claim."""
         name = ".sweep.lock" if part is None else f".sweep-{part[0]}-of-{part[1]}.lock"
-        try:
-            self.folder.mkdir(exist_ok=True)
-            lock = FileLock(self.folder / name, timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise SweepError(
-                f"another sweep is writing to {self.output} at this moment; wait for it, or choose another output"
-            ) from error
-        except OSError as error:
-            raise SweepError(
-                f"cannot write to {self.folder} ({error.strerror or error}); choose another output"
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(exist_ok=True)
+                stack.enter_context(locked(self.folder / name, timeout=1))  # what a dead sweep left gives way in that
+            except Busy as error:
+                raise SweepError(
+                    f"another sweep is writing to {self.output} at this moment; wait for it, or choose another output "
+                    f"({error})"
+                ) from error
+            except OSError as error:
+                raise SweepError(
+                    f"cannot write to {self.folder} ({error.strerror or error}); choose another output"
+                ) from error
             yield
-        finally:
-            lock.release()
 
     # Probes
 
@@ -128,8 +127,16 @@ class Shards:
         return dict(sorted(found.items()))
 
     def put(self, checkpoint: Checkpoint, scores: HeadScores) -> None:
-        write(self.path(checkpoint.step), [(checkpoint.step, checkpoint.tokens_seen, scores)])
-        self._note(checkpoint.step).unlink(missing_ok=True)
+        """Raises Unsaved where the shard cannot be written; it is elsewhere then."""
+        path, step, tokens = self.path(checkpoint.step), checkpoint.step, checkpoint.tokens_seen
+        try:
+            write(path, [(step, tokens, scores)])
+        except (Exception, KeyboardInterrupt) as error:
+            rescued = somewhere(self.output, lambda place: write(place, [(step, tokens, scores)]))
+            then = f"mv {quote(str(rescued))} {quote(str(path))}, and the same command goes on from there"
+            raise Unsaved(words(path, error, rescued, f"scores of checkpoint {step} are", then), rescued) from error
+        with suppress(OSError):
+            self._note(step).unlink(missing_ok=True)
 
     def retell(self, checkpoint: Checkpoint) -> None:
         """The same scores with the training tokens that are told now."""

@@ -164,7 +164,10 @@ def test_a_resumed_run_goes_on_after_the_last_step(tmp_path: Path, caplog: pytes
     assert monitor.regression is not None and monitor.regression.steps == (4,)
 
 
-def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "gone").mkdir()
     monitor = hs.HeadMonitor(PROBES, tmp_path / "gone" / "run.h5", every=2)
     (tmp_path / "gone").rmdir()
@@ -172,6 +175,9 @@ def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pyte
     assert trainer.state.global_step == 6
     assert list(measured(trainer)) == [0, 2, 4, 6], "the scores are still logged"
     assert caplog.text.count("writing") == 1 and "does not exist" in caplog.text and "training goes on" in caplog.text
+    (rescued,) = tmp_path.glob("run.unsaved-*.h5")
+    assert store.checkpoints(rescued) == [0, 2, 4, 6]
+    assert f"the scores are in {rescued}: headscope merge {rescued} -o {tmp_path / 'gone' / 'run.h5'}" in caplog.text
 
 
 def test_a_model_that_breaks_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -284,6 +290,8 @@ def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
         ({"planned": -1}, ValueError, "planned"),
         ({"margin": 1.5}, ValueError, "margin"),
         ({"path": "no/such/folder/run.h5"}, ValueError, "does not exist"),
+        ({"path": "x" * 256}, ValueError, "File name too long"),
+        ({"model": {}}, TypeError, "give a transformers causal LM"),
     ],
 )
 def test_arguments_are_refused_at_once(tmp_path: Path, arguments: dict, error: type[Exception], message: str) -> None:

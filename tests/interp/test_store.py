@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from filelock import FileLock
 
 import headscope as hs
 from full_disk import room_for
@@ -347,7 +348,7 @@ def test_a_link_is_followed_and_stays(run: Path, tmp_path: Path) -> None:
 def test_a_writer_waits_for_another_and_says_so_in_the_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
     with (
-        store.FileLock(run.with_name(".run.h5.lock")),
+        FileLock(run.with_name(".run.h5.lock")),
         pytest.raises(StoreError, match="another process has held .*run.h5 for 0 s; try again later"),
     ):
         make_scores(3000).save(run, checkpoint=3000)

@@ -17,6 +17,7 @@ from headscope.interp.loading import load_model
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import StoreError, checkpoints, read_scores, read_steps, validate
 from headscope.interp.sweep.checkpoints import CheckpointError
+from headscope.interp.sweep.merge import merge
 from headscope.interp.sweep.run import SweepResult
 from headscope.interp.sweep.same import differences
 from headscope.interp.sweep.shards import ProbeSource, SweepError
@@ -366,6 +367,48 @@ def test_a_read_only_folder_is_refused(run: Path, tmp_path: Path):
     folder.mkdir(mode=0o500)
     with pytest.raises(StoreError, match="not writable"):
         hs.sweep(run, PROBES, folder / "run.h5")
+
+
+def test_a_name_that_fills_what_the_file_system_takes(run: Path, tmp_path: Path):
+    output = tmp_path / ("回" * 84 + ".h5")
+    assert hs.sweep(run / "checkpoint-10", PROBES, output).done == (10,)
+    assert hs.sweep(run, PROBES, output).done == (20, 30) and checkpoints(output) == [10, 20, 30]
+
+
+def test_scores_that_their_shard_does_not_take_are_elsewhere(run: Path, tmp_path: Path, monkeypatch):
+    """The folder of shards goes away while the second checkpoint is being scored."""
+    output = tmp_path / "run.h5"
+
+    def lose(outcome, done: int, total: int) -> None:
+        if done == 1:
+            shutil.move(f"{output}.shards", tmp_path / "moved")
+
+    with pytest.raises(
+        StoreError, match="could not write .*step-0000000020.h5.*the scores of checkpoint 20 are in"
+    ) as e:
+        hs.sweep(run, PROBES, output, on_checkpoint=lose)
+    rescued, shard = str(e.value).split(": mv ")[1].split(", and")[0].split()
+    assert checkpoints(rescued) == [20] and checkpoints(output) == [10]
+    shutil.move(tmp_path / "moved", f"{output}.shards")
+    shutil.move(rescued, shard)
+    assert hs.sweep(run, PROBES, output) == SweepResult(output, (30,), (10, 20), {})
+
+
+def test_a_results_file_that_cannot_be_written_stops_no_sweep(run: Path, tmp_path: Path, monkeypatch, caplog):
+    """Somebody puts a folder in its place; the shards hold everything, and the command that is named makes the file."""
+    output = tmp_path / "run.h5"
+
+    def block(outcome, done: int, total: int) -> None:
+        if done == 1:
+            output.unlink()
+            output.mkdir()
+
+    with pytest.raises(SweepError, match="all scores are in .*run.h5.shards: headscope merge") as e:
+        hs.sweep(run, PROBES, output, on_checkpoint=block)
+    output.rmdir()
+    _, shards, _, target = str(e.value).split(": headscope ")[1].split()
+    merge(shards, target)
+    assert checkpoints(output) == [10, 20, 30]
 
 
 def test_a_part_without_checkpoints_is_no_error(run: Path, tmp_path: Path):
