@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain, count, pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,14 @@ class Evolution:
     @property
     def x_title(self) -> str:
         _, unit, _ = self._unit
-        return f"{self.trajectory.progress_name}{f' ({unit})' if unit else ''}"
+        added = ", stages added up" if self.borders else ""
+        return f"{self.trajectory.progress_name}{f' ({unit})' if unit else ''}{added}"
+
+    @cached_property
+    def borders(self) -> list[tuple[int, str, str]]:
+        """Where one stage of training ends: the position of its last checkpoint, its name, and that of the next."""
+        spans = self.trajectory.stage_spans
+        return [(last, name, after) for (name, _, last), (after, _, _) in pairwise(spans)]
 
     @cached_property
     def _unit(self) -> tuple[float, str, str]:
@@ -78,12 +85,16 @@ class Evolution:
 
     @cached_property
     def step_names(self) -> list[str]:
-        """A checkpoint in short, [C]: "step 1,500"."""
-        return [f"step {int(step):,}" for step in self.trajectory.steps]
+        """A checkpoint in short, [C]: "step 1,500", or "stage2 step 1,500" where there are several stages."""
+        trajectory = self.trajectory
+        if not self.borders:
+            return [f"step {int(step):,}" for step in trajectory.steps]
+        own = np.where(trajectory.own_steps < 0, trajectory.steps, trajectory.own_steps)
+        return [f"{stage} step {int(step):,}".strip() for stage, step in zip(trajectory.stages, own, strict=True)]
 
     @cached_property
     def labels(self) -> list[str]:
-        """A checkpoint in words, [C]: "step 1,500" or "step 1,500, 6.3B tokens"."""
+        """A checkpoint in words, [C]: its short name, and tokens where they are known: "step 1,500, 6.3B tokens"."""
         tokens, steps = self.trajectory.tokens, self.step_names
         return [
             f"{step}, {human_count(n)} tokens" if np.isfinite(n) else step
@@ -99,6 +110,8 @@ class Evolution:
 
     def tick(self, checkpoint: int) -> str:
         """The checkpoint's place on an axis of categories."""
+        if self.borders:
+            return self.step_names[checkpoint].rpartition(" ")[2]
         progress = self.trajectory.progress[checkpoint]
         return f"{self.x[checkpoint]:.3g}" if self._unit[1] else f"{progress:,.0f}"
 

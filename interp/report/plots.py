@@ -290,7 +290,14 @@ def _over_checkpoints(evolution: Evolution, **layout: Any) -> go.Figure:
     axis = {"title": {"text": evolution.x_title}, "range": [x[0] - pad, x[-1] + pad], "showgrid": False}
     if evolution.trajectory.progress_name == "optimizer steps":
         axis["tickformat"] = ",d"
-    return _figure(xaxis=axis, hovermode="closest", hoverdistance=40, **layout)
+    figure = _figure(xaxis=axis, hovermode="closest", hoverdistance=40, **layout)
+    for last, name, after in evolution.borders:
+        line = {"color": MUTED, "width": 1.2, "dash": "dot"}
+        figure.add_shape(type="line", xref="x", yref="paper", x0=x[last], x1=x[last], y0=0, y1=1, line=line)
+        for words, anchor in ((name, "right"), (after, "left")):
+            about = {"text": escape(words), "textangle": -90, "xanchor": anchor, "yanchor": "top", "showarrow": False}
+            figure.add_annotation(x=x[last], y=1, yref="paper", font={"size": 11, "color": MUTED}, **about)
+    return figure
 
 
 def _band(figure: go.Figure, x: np.ndarray, interval: Interval, colour: str) -> None:
