@@ -160,13 +160,16 @@ def _expand(text: str) -> Iterator[_Found]:
 
 
 def _matches(pattern: Path) -> list[Path]:
-    """What a glob matches. Folders above that exist as they are written are no patterns: run[lr=1e-4]/checkpoint-*."""
+    """What a glob matches. Folders above that exist as they are written are no patterns: run[lr=1e-4]/checkpoint-*.
+
+    Below them too, brackets are first taken as they are written: run[lr=1e-4]*/checkpoint-*.
+    """
     parts = pattern.parts
     there = next((n for n in range(len(parts) - 1, 0, -1) if Path(*parts[:n]).is_dir()), 0)
     above = [glob.escape(str(Path(*parts[:there])))] if there else []
-    found = glob.glob(os.path.join(*above, *parts[there:]), recursive=True)
-    if not found:  # run[lr=1e-4]*/checkpoint-*: only the stars are meant
-        found = glob.glob(os.path.join(*above, *(part.replace("[", "[[]") for part in parts[there:])), recursive=True)
+    below = parts[there:]
+    found = glob.glob(os.path.join(*above, *(part.replace("[", "[[]") for part in below)), recursive=True)
+    found = found or glob.glob(os.path.join(*above, *below), recursive=True)
     return [Path(match) for match in sorted(found)]
 
 
