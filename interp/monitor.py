@@ -282,8 +282,8 @@ class HeadMonitor(TrainerCallback):
         self._start_watch()
         self._read_history()
         log.warning(
-            "training goes on at step %d, but %s held measurements up to step %s, of a branch that was given up: the file "
-            "as it was is kept as %s, and step %d is measured anew",
+            "training goes on at step %d, but %s held measurements up to step %s, of a branch that was given up: the "
+            "file as it was is kept as %s, and step %d is measured anew",
             step,
             self.path,
             last,

@@ -75,7 +75,7 @@ def column_type(name: str, kind: str) -> str:
 # Only in a file whose checkpoints are of several stages of training.
 STAGES = [
     Variable("", "stage", ("checkpoint",), STRING, {"long_name": "stage of training, or run"}),
-    Variable("", "step_in_stage", ("checkpoint",), "i4", {"long_name": "step within the stage; -1: unknown", "units": "1"}),
+    Variable("", "step_in_stage", ("checkpoint",), "i4", {"long_name": "step within the stage", "units": "1"}),
 ]
 
 

@@ -82,7 +82,8 @@ def _growing(trajectory: Trajectory, found: Panel, moved: HeadChanges | None) ->
     if np.isnan(change.low):
         words += f". With {_needles(change.n_clusters)} there is no interval for that; {MIN_NEEDLES} are needed."
         return Verdict(question, "insufficient", words, numbers)
-    words += f"{';' if len(ends) > 1 else ','} a change of {change.estimate:+d} ({_interval(change, '+.0f')}, {_needles(change.n_clusters)})."
+    words += ";" if len(ends) > 1 else ","
+    words += f" a change of {change.estimate:+d} ({_interval(change, '+.0f')}, {_needles(change.n_clusters)})."
     if found.initial_heads:
         share, at_end = found.initial_mean.estimate, _interval(found.initial_mean, ".2f", -1)
         words += f" The mean score of the {_heads(len(found.initial_heads))} of the first checkpoint"
@@ -153,8 +154,8 @@ def _improving(trajectory: Trajectory, saturation: DeceptiveSaturation) -> Verdi
     *before, (name, first, last) = trajectory.stage_spans
     if not before:
         return verdict
-    words = f"Judged within the last stage, {name} ({last - first + 1} checkpoints): what came before is another stage, "
-    words += f"and no slope goes over the border. {verdict.words}"
+    words = f"Judged within the last stage, {name} ({last - first + 1} checkpoints): no slope goes over its border. "
+    words += verdict.words
     return replace(verdict, words=words, numbers=verdict.numbers | {"stage": name})
 
 

@@ -71,10 +71,23 @@ class Evolution:
         return f"{self.trajectory.progress_name}{f' ({unit})' if unit else ''}{added}"
 
     @cached_property
-    def borders(self) -> list[tuple[int, str, str]]:
-        """Where one stage of training ends: the position of its last checkpoint, its name, and that of the next."""
-        spans = self.trajectory.stage_spans
-        return [(last, name, after) for (name, _, last), (after, _, _) in pairwise(spans)]
+    def borders(self) -> list[int]:
+        """Where one stage of training ends: the positions of the last checkpoints of all stages but the last."""
+        return [last for _, _, last in self.trajectory.stage_spans[:-1]]
+
+    def border_names(self, x: np.ndarray) -> list[tuple[float, str, bool]]:
+        """What to draw at the borders on an axis x [C]: the place, "stage1 | stage2", and whether left of the line.
+
+        The name is empty where a border before it is so close that the two would lie on each other.
+        """
+        names = [f"{before[:24]} | {after[:24]}" for (before, *_), (after, *_) in pairwise(self.trajectory.stage_spans)]
+        width, found, taken = float(np.ptp(x)) or 1.0, [], -np.inf
+        for last, name in zip(self.borders, names, strict=True):
+            share = float(x[last] - x[0]) / width
+            room = share - taken > 0.08
+            found.append((float(x[last]), name if room else "", share > 0.5))
+            taken = share if room else taken
+        return found
 
     @cached_property
     def _unit(self) -> tuple[float, str, str]:

@@ -98,8 +98,11 @@ def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> 
         unit = "step within the stage" if evolution.borders else evolution.x_title
         ax.set_xlabel(f"{unit}   (red bar: first above {RETRIEVAL_THRESHOLD:g})")
         ax.set_title("The leading heads, checkpoint by checkpoint", pad=16.0 if evolution.borders else None)
+        letters = (strip_size(evolution, len(heads))[0] - 2.2) / len(evolution.x) / 0.08  # above one column
         for name, first, last in evolution.trajectory.stage_spans if evolution.borders else []:
-            ax.annotate(name, ((first + last) / 2, 1.0), (0, 3), xycoords=ax.get_xaxis_transform(), **_ABOVE)
+            room = int((last - first + 1) * letters)
+            shown, middle = name[: room if room > 2 else 0], ((first + last) / 2, 1.0)
+            ax.annotate(shown, middle, (0, 3), xycoords=ax.get_xaxis_transform(), **_ABOVE)
             if first:
                 ax.axvline(first - 0.5, color=INK, linewidth=1.2)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.015, aspect=22, fraction=0.05, label="retrieval score")
@@ -159,12 +162,10 @@ def finish(ax: Axes, evolution: Evolution, unit: str, title: str) -> None:
 
 def borders(ax: Axes, evolution: Evolution, x: np.ndarray) -> None:
     """A dotted line at the last checkpoint of every stage but the last, with its name and that of the next."""
-    for last, name, after in evolution.borders:
-        if np.isfinite(x[last]):
-            ax.axvline(x[last], color="0.5", linewidth=1, linestyle=":", zorder=1.5)
-            for words, side, shift in ((name, "right", -3), (after, "left", 3)):
-                at = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "fontsize": 7}
-                ax.annotate(words, (x[last], 0.98), (shift, 0), ha=side, va="top", rotation=90, color="0.35", **at)
+    for place, name, left in evolution.border_names(x) if np.isfinite(x).all() else []:
+        ax.axvline(place, color="0.5", linewidth=1, linestyle=":", zorder=1.5)
+        at = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "va": "top", "rotation": 90}
+        ax.annotate(name, (place, 0.98), (-3 if left else 3, 0), ha="right" if left else "left", fontsize=7, **at)
 
 
 def threshold(ax: Axes) -> None:

@@ -291,12 +291,11 @@ def _over_checkpoints(evolution: Evolution, **layout: Any) -> go.Figure:
     if evolution.trajectory.progress_name == "optimizer steps":
         axis["tickformat"] = ",d"
     figure = _figure(xaxis=axis, hovermode="closest", hoverdistance=40, **layout)
-    for last, name, after in evolution.borders:
+    for place, name, left in evolution.border_names(x):
         line = {"color": MUTED, "width": 1.2, "dash": "dot"}
-        figure.add_shape(type="line", xref="x", yref="paper", x0=x[last], x1=x[last], y0=0, y1=1, line=line)
-        for words, anchor in ((name, "right"), (after, "left")):
-            about = {"text": escape(words), "textangle": -90, "xanchor": anchor, "yanchor": "top", "showarrow": False}
-            figure.add_annotation(x=x[last], y=1, yref="paper", font={"size": 11, "color": MUTED}, **about)
+        figure.add_shape(type="line", xref="x", yref="paper", x0=place, x1=place, y0=0, y1=1, line=line)
+        about = {"text": escape(name), "textangle": -90, "xanchor": "right" if left else "left", "yanchor": "top"}
+        figure.add_annotation(x=place, y=1, yref="paper", showarrow=False, font={"size": 11, "color": MUTED}, **about)
     return figure
 
 

@@ -42,7 +42,8 @@ def facts(evolution: Evolution) -> list[str]:
         if evolution.borders:
             spans, names = trajectory.stage_spans, evolution.step_names
             when[0] += f" of {len(spans)} stages"
-            when[1] = "; ".join(f"{names[a]} to {names[b].rpartition(' ')[2]}" if b > a else names[a] for _, a, b in spans)
+            ends = [names[b].rpartition(" ")[2] for _, _, b in spans]
+            when[1] = "; ".join(names[a] + f" to {end}" * (b > a) for (_, a, b), end in zip(spans, ends, strict=True))
         if np.isfinite(tokens[[0, -1]]).all():
             when.append(f"{human_count(tokens[0])} to {human_count(tokens[-1])} tokens seen")
     return [

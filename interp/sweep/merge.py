@@ -57,7 +57,7 @@ def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: s
     Returns:
         step -> reason of the checkpoints that sweeps into these folders could not score.
 
-    Raises StoreError, and leaves `output` as it was, when a checkpoint is there twice, when the steps of several runs or
+    Raises StoreError, and leaves `output` as it was, when a checkpoint is there twice, when steps of several runs or
     stages would be mixed, when probe sets, models or estimators differ, when a file cannot be read, and when `output`
     holds a checkpoint that no shard has.
     """
@@ -97,7 +97,7 @@ def _refuse_mixed(holders: Mapping[int, Path]) -> None:
         if times > 1:
             others = dict.fromkeys(" ".join(filter(None, other)) for other in blocks if other != stage)
             raise StoreError(
-                f"the checkpoints of {' '.join(filter(None, stage))} and of {', '.join(others)} would be mixed, for their "
+                f"the checkpoints of {' '.join(filter(None, stage))} and of {', '.join(others)} would be mixed: their "
                 "steps are counted apart; sweep them together, named in the order of training"
             )
 

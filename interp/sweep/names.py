@@ -24,10 +24,12 @@ _NUMBERED = re.compile(r"(?<![a-z])([a-z]{2,})[-_= ]?(\d+)(?![\da-z]|\.\d)", re.
 _LENGTH = re.compile(r"(?<![\da-z.])(\d+)([KM])(?![\da-z])", re.I)
 _MEASURED = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+", re.I)
 # What differs between the checkpoints of one stage: how far it is, how good, in which form, and which is the last.
-_NO_STAGE = set(
-    "epoch epochs ep e batch samples sample seen time hours loss val train eval acc accuracy ppl score metric grad norm "
-    "final last latest best end hf unsharded merged converted consolidated ema fp bf float bfloat model of and".split()
-)
+_NO_STAGE = {
+    *("epoch", "epochs", "ep", "e", "batch", "sample", "samples", "seen", "time", "hours"),
+    *("loss", "val", "train", "eval", "acc", "accuracy", "ppl", "score", "metric", "grad", "norm"),
+    *("hf", "unsharded", "merged", "converted", "consolidated", "ema", "fp", "bf", "float", "bfloat", "model"),
+    *("final", "last", "latest", "best", "end"),
+}
 STAGE_WORDS = ("stage", "phase", "part", "round", "cycle")
 BRANCH_WORDS = ("ingredient", "seed", "branch", "fork", "replica", "trial", "variant")
 

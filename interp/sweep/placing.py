@@ -99,9 +99,9 @@ def _with_strangers(
         steps = ", ".join(str(own.step) for own in strangers[:5]) + (", ..." if len(strangers) > 5 else "")
         of = dict.fromkeys(own.stage or f"{own.run} {own.label}".strip() for own in strangers)
         raise SweepError(
-            f"{output} also holds checkpoint {steps}{' of ' if any(of) else ''}{', '.join(of)}, of another run or stage "
-            "than those named now, and nothing tells which came first; name all of them, in the order of training, or "
-            "choose another output"
+            f"{output} also holds checkpoint {steps}{' of ' if any(of) else ''}{', '.join(of)}, of another run or "
+            "stage than those named now, and nothing tells which came first; name all of them, in the order of "
+            "training, or choose another output"
         ) from None
 
 

@@ -263,8 +263,8 @@ def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Chec
     later = [str(c.step) for c, _ in left if c.stage in begin and c.step > begin[c.stage]]
     if later:
         log.warning(
-            "%s keeps the scores of checkpoint %s, which come after replaced ones and are not among the checkpoints any "
-            "more: if training went back, they are of the branch that was given up, and another output is free of them",
+            "%s keeps the scores of checkpoint %s, which come after replaced ones and are not among those named: if "
+            "training went back, they are of the branch that was given up, and another output is free of them",
             output,
             ", ".join(later),
         )

@@ -9,9 +9,9 @@
         outdated-0000002000-<sha>.h5  scores of weights that have been replaced since
 
 Every file appears in one step. The name of a shard never changes, although its place in the results file does when a
-stage before it gets more checkpoints: that is written in it, and which checkpoint it is of. A shard carries a stamp of what it was made from, cheap to compare: names, sizes and
-modification times of the weight files with a hash of config.json, or the commit of a hub model. Where the stamp differs
-the weights are hashed, and the hash decides.
+stage before it gets more checkpoints: the place is written in it, and which checkpoint it is of. A shard carries a stamp
+of what it was made from, cheap to compare: names, sizes and modification times of the weight files with a hash of
+config.json, or the commit of a hub model. Where the stamp differs the weights are hashed, and the hash decides.
 """
 
 from __future__ import annotations
@@ -161,7 +161,8 @@ class Shards:
                     f"{self.output} holds scores on the probe set {other}, and this one is {_words(probes)}; use the "
                     "same probes and options, or another output"
                 )
-            write(self.path(Held(self.output, step, tokens, (), scores.provenance).checkpoint), [(step, tokens, scores)])
+            row = Held(self.output, step, tokens, (), scores.provenance)
+            write(self.path(row.checkpoint), [(step, tokens, scores)])
 
     # Failures
 
@@ -271,7 +272,7 @@ class Held:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """The checkpoint as it was placed when it was told last; its name and run are empty where they are not known."""
+        """The checkpoint at the place that it was told last; name and run are empty where they are not known."""
         made = self.made
         staged = "stage" in made
         return Checkpoint(

@@ -27,7 +27,10 @@ def outcome_line(scores: HeadScores) -> str:
 
 
 def table(path: str | PathLike[str]) -> Table:
-    """Stage, where there are several, step, training tokens, number of retrieval heads, top head, exact match and NLL of every checkpoint of a file."""
+    """Step, tokens, number of retrieval heads, top head, exact match and NLL of every checkpoint of a file.
+
+    Where there are several stages, the stage and the step within it.
+    """
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
@@ -36,8 +39,8 @@ def table(path: str | PathLike[str]) -> Table:
         stages = file["stage"].asstr()[:] if "step_in_stage" in file else None
         own = file["step_in_stage"][:] if stages is not None else steps
         maps, matched, nll = file["retrieval"][:], file["probes/exact_match"][:], file["probes/nll"][:]
-    for name in (*(("stage",) if stages is not None else ()), "step", "tokens", "retrieval heads", "top head", "score",
-                 "exact match", "NLL"):  # fmt: skip
+    names = ["step", "tokens", "retrieval heads", "top head", "score", "exact match", "NLL"]
+    for name in names if stages is None else ["stage", *names]:
         made.add_column(name, justify="left" if name == "stage" else "right", overflow="fold")
     n = len(steps)
     shown = range(n) if n <= MOST else [*range(MOST // 2), *range(n - MOST // 2, n)]

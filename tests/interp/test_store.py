@@ -202,7 +202,7 @@ def with_columns(**columns: np.ndarray) -> HeadScores:
     ("scores", "step", "message"),
     [
         (make_scores(), 1000, r"checkpoint 1000 is already in .*\(it has 0, 1000, 2500\); give another checkpoint"),
-        (make_scores(), 1500, "checkpoint 1500 comes before the last one in .*, 2500; write it to another file, and .headscope merge"),
+        (make_scores(), 1500, "checkpoint 1500 comes before the last one in .*, 2500; write it to another file"),
         (make_scores(n_layers=2), 3000, "the model has 2 layers, 4 heads, 2 kv heads, not 3 layers"),
         (make_scores(n_kv_heads=4), 3000, "4 heads, 4 kv heads, not .*4 heads, 2 kv heads.*another file"),
         (make_scores(probe_set_hash="f" * 64), 3000, r"the probe set is 'toy' \(ffffffffffff\), not 'toy' \(0123"),

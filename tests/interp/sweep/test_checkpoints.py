@@ -237,7 +237,8 @@ def test_other_names_in_one_folder_are_other_stages(tmp_path: Path):
     for name in ("warm-step10", "warm-step20", "main-step5", "main-step15"):
         folder(tmp_path / "x" / name)
     refused("main .steps 5 to 15., warm .steps 10 to 20.", tmp_path / "x")
-    assert [name for name, _ in stages([tmp_path / "x" / "warm*", tmp_path / "x" / "main*"])] == ["warm"] * 2 + ["main"] * 2
+    ordered = stages([tmp_path / "x" / "warm*", tmp_path / "x" / "main*"])
+    assert ordered == [("warm", 10), ("warm", 20), ("main", 25), ("main", 35)]
     refused("nothing tells", [f"org/m@{name}-step5" for name in ("stage2", "long", "stage1")])
 
 
@@ -285,7 +286,11 @@ def test_a_table_tells_stages(tmp_path: Path):
     table.write_text("checkpoint,step,tokens_seen,stage\nb/checkpoint-5,,1M,warm\na/checkpoint-20,200,8M,main\n"
                      "a/checkpoint-10,100,4M,main\n")  # fmt: skip
     found = find_checkpoints([tmp_path / "a", tmp_path / "b"], table)
-    assert [(c.stage, c.step, c.tokens_seen) for c in found] == [("warm", 5, 1e6), ("main", 100, 4e6), ("main", 200, 8e6)]
+    assert [(c.stage, c.step, c.tokens_seen) for c in found] == [
+        ("warm", 5, 1e6),
+        ("main", 100, 4e6),
+        ("main", 200, 8e6),
+    ]
     refused("tells no stage of checkpoint-1", [tmp_path / "a", tmp_path / "b", tmp_path / "c-seed1"], table=table)
     table.write_text("checkpoint,step\na/checkpoint-10,10\na/checkpoint-20,20\nb/checkpoint-5,15\n")
     assert stages([tmp_path / "a", tmp_path / "b"], table=table) == [("", 10), ("", 15), ("", 20)], "one count for all"
