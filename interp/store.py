@@ -340,9 +340,7 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
         raise StoreError(f"checkpoint {step} is already in {path} (it has {_list(steps)}); {remedy}")
     if steps and step < steps[-1]:
         remedy = "write it to another file, and `headscope merge` puts the two in order; or, if training went back to "
-        remedy += (
-            "it, call headscope.interp.store.set_aside(path, checkpoint), which keeps what is later in a file beside"
-        )
+        remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
         raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
 
     there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))

@@ -164,7 +164,12 @@ def borders(ax: Axes, evolution: Evolution, x: np.ndarray) -> None:
     """A dotted line at the last checkpoint of every stage but the last, with its name and that of the next."""
     for place, name, left in evolution.border_names(x) if np.isfinite(x).all() else []:
         ax.axvline(place, color="0.5", linewidth=1, linestyle=":", zorder=1.5)
-        at = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points", "va": "top", "rotation": 90}
+        at: dict[str, Any] = {
+            "xycoords": ax.get_xaxis_transform(),
+            "textcoords": "offset points",
+            "va": "top",
+            "rotation": 90,
+        }
         ax.annotate(name, (place, 0.98), (-3 if left else 3, 0), ha="right" if left else "left", fontsize=7, **at)
 
 

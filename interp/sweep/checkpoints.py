@@ -68,7 +68,8 @@ def find_checkpoints(
     rows = Table(table) if table is not None else None
     found: dict[str, _Found] = {}
     named: Named = {}
-    for number, text in enumerate(map(os.fspath, given)):
+    for number, argument in enumerate(given):
+        text = os.fspath(argument)
         for each in _expand(text):
             found.setdefault(each.source, each)
             named.setdefault(each.source, (number, text in each.aliases))

@@ -9,7 +9,7 @@
         outdated-0000002000-<sha>.h5  scores of weights that have been replaced since
 
 Every file appears in one step. The name of a shard never changes, although its place in the results file does when a
-stage before it gets more checkpoints: the place is written in it, and which checkpoint it is of. A shard carries a stamp
+stage before it gets more checkpoints: the place is written in it, and which checkpoint it is of. A shard has a stamp
 of what it was made from, cheap to compare: names, sizes and modification times of the weight files with a hash of
 config.json, or the commit of a hub model. Where the stamp differs the weights are hashed, and the hash decides.
 """

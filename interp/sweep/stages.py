@@ -254,7 +254,7 @@ def add_up(stages: list[list[Checkpoint]]) -> list[Checkpoint]:
 def stage_lines(checkpoints: Sequence[Checkpoint]) -> list[str]:
     """A line a stage, in order: "stage2: 3 checkpoints, steps 500 to 1,500, after 3,000 steps"; none for one stage."""
     stages = list(dict.fromkeys(c.stage for c in checkpoints))
-    lines = []
+    lines: list[str] = []
     for name in stages if len(stages) > 1 else []:
         of = [c for c in checkpoints if c.stage == name]
         line = f"{name}: {len(of)} checkpoint{'s' if len(of) > 1 else ''}, {_steps(of)}"
