@@ -59,7 +59,9 @@ class HeadMonitor(TrainerCallback):
     Scores that the file does not take (a full disk, a lock that is held) are saved in another, which the warning names.
     Arguments that cannot work are refused at once, when the monitor is made.
 
-    A file that already holds the step, or a later one, keeps it: a resumed run measures on from there, and says so.
+    A file that already ends with the step keeps it: a resumed run measures on from there, and says so. Where it holds
+    later steps, training went back, and what was measured from that step on is of a branch that was given up: the file
+    as it was is kept beside (`store.set_aside`), with a warning, and goes on from before the step.
 
     With several processes every one runs the same forwards (sharded models need that), and only rank zero writes,
     logs and decides. Tested with two gloo processes on CPUs: DDP in a Trainer, and FSDP2 in a plain loop. FSDP1's
@@ -131,7 +133,7 @@ class HeadMonitor(TrainerCallback):
         """Measure now.
 
         Args:
-            step: the optimizer step; a step that the file already holds, or one before, is skipped.
+            step: the optimizer step; the step that the file ends with is skipped. An earlier one: training went back.
             model: the model; default: that of the constructor.
             tokens_seen: training tokens so far, for the file.
             tokenizer: checked against the probes' tokenizer when given.
@@ -141,9 +143,12 @@ class HeadMonitor(TrainerCallback):
         """
         if self._began is None:
             self._begin()
+        if self._last is not None and step < self._last:
+            if _rank() == 0:
+                self._try(f"setting aside what {self.path} holds from step {step} on", self._go_back, step)
+            self._agree()
         if self._last is not None and step <= self._last:
-            held = f"{self.path} already holds step {self._last}; steps up to it are not measured again"
-            self._say(logging.INFO, held)
+            self._say(logging.INFO, f"{self.path} already holds step {self._last}; it is not measured again")
             return None
         scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer)
         if scores is not None and _rank() == 0:
@@ -267,12 +272,15 @@ class HeadMonitor(TrainerCallback):
 
     def _begin(self) -> None:
         self._began, self._spent, self.should_stop = perf_counter(), 0.0, False
-        watch = self._watch
-        planned = UNKNOWN_LENGTH if self._planned is None else self._planned
-        self._watch = Watch(self._needles, planned=planned, rate=watch.rate, margin=watch.margin)
+        self._start_watch()
         if _rank() == 0:
             self._try(f"reading {self.path}", self._read_history)
         self._agree()
+
+    def _start_watch(self) -> None:
+        watch = self._watch
+        planned = UNKNOWN_LENGTH if self._planned is None else self._planned
+        self._watch = Watch(self._needles, planned=planned, rate=watch.rate, margin=watch.margin)
 
     def _read_history(self) -> None:
         """What the file already holds is part of the run: as reference, and in the count of looks."""
@@ -282,6 +290,22 @@ class HeadMonitor(TrainerCallback):
         for step, scores in zip(run.steps, run.scores, strict=True):
             self._watch.add(int(step), scores)
         self._last, self._initial = int(run.steps[-1]), run.maps[0] > RETRIEVAL_THRESHOLD
+
+    def _go_back(self, step: int) -> None:
+        last = self._last
+        beside = store.set_aside(self.path, step)
+        self._last = self._initial = self.regression = None
+        self._start_watch()
+        self._read_history()
+        log.warning(
+            "training goes on at step %d, but %s held measurements up to step %s, of a branch that was given up: the "
+            "file as it was is kept as %s, and step %d is measured anew",
+            step,
+            self.path,
+            last,
+            beside,
+            step,
+        )
 
     def _agree(self) -> None:
         """Every rank skips and stops when rank zero does; one that did otherwise would wait for the others forever."""

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain, count
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,6 +106,42 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
 
 
+def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
+    """Take what was measured from `checkpoint` on out of a file, for training that went back; nothing is lost.
+
+    The file as it was is kept beside it under a name of its own, run.abandoned-1000.h5, whole: what led up to that
+    branch is in it too. The file goes on with the checkpoints before; where there are none, it is gone. Returns the
+    path of the one beside. Raises StoreError, and leaves the file as it was, when it cannot be read or written, or
+    holds no such checkpoint.
+    """
+    step = _step(checkpoint)
+    with _in_one_step(path) as (target, partial):
+        with reading(target) as file:
+            steps = checkpoints_of(file)
+        kept = [held for held in steps if held < step]
+        if len(kept) == len(steps):
+            raise StoreError(f"{path} holds no checkpoint from {step} on; it has {_list(steps)}")
+        apart = _apart(target, step)
+        shutil.copy(target, partial)
+        replace(partial, apart)
+        if not kept:
+            target.unlink()
+            return apart
+        shutil.copy(target, partial)
+        with _in_memory(partial, "r+") as file:
+            for dataset in schema.datasets(file).values():
+                if schema.dims(dataset)[:1] == ("checkpoint",):
+                    dataset.resize(len(kept), axis=0)
+    return apart
+
+
+def _apart(target: Path, step: int) -> Path:
+    """A name that is free, for what was measured from `step` on."""
+    again = chain([""], (f"-{n}" for n in count(2)))
+    names = (f"{{}}.abandoned-{step}{number}{target.suffix}" for number in again)
+    return next(path for name in names if not (path := beside(target.with_suffix(""), name)).exists())
+
+
 @contextmanager
 def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     """The HDF5 file at `path` ("r+"), or a new one ("w"), in memory; it is written there when the block ends well.
@@ -125,9 +162,11 @@ def _in_one_step(path: str | PathLike[str], timeout: float | None = None) -> Ite
     """The file to write and, under its lock, the partial one that takes its place when the block ends well."""
     with _alone(path, timeout) as target:
         partial = beside(target, ".{}.tmp")
+        partial.unlink(missing_ok=True)  # half a file of a writer that was killed
         try:
             yield target, partial
-            replace(partial, target)
+            if partial.exists():
+                replace(partial, target)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -364,7 +403,8 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
         remedy = "give another checkpoint, or write to another file"
         raise StoreError(f"checkpoint {step} is already in {path} (it has {_list(steps)}); {remedy}")
     if steps and step < steps[-1]:
-        remedy = "append in increasing order, or write it to another file"
+        remedy = "write it to another file, and `headscope merge` puts the two in order; or, if training went back to "
+        remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
         raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
 
     there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))

@@ -63,7 +63,7 @@ def _structure(file: h5py.File) -> Iterator[str]:
         yield "the group 'probes' or the root attribute 'estimators' is missing"
         return
     required = {name: column_type(name, kind) for name, kind in KINDS.items() if name != "id"}
-    expected = layout(estimators_of(file), columns_of(file) | required)
+    expected = layout(estimators_of(file), columns_of(file) | required, stages="step_in_stage" in file)
     if "retrieval" not in estimators_of(file):
         yield "the attribute 'estimators' does not name 'retrieval'"
     for variable in expected:

@@ -192,9 +192,14 @@ def check_output(path: Path, checkpoint: int, force: bool) -> None:
     if force and len(steps) > 1:
         raise UsageError(f"--force: {path} holds {len(steps)} checkpoints; delete it yourself if you mean it")
     if not force and steps and checkpoint <= steps[-1]:
+        merge = "" if checkpoint in steps else " (`headscope merge` puts the two in order)"
+        back = "" if checkpoint == steps[-1] else (
+            f"; if training went back: python -c \"from headscope.interp.store import set_aside; "
+            f"set_aside('{path}', {checkpoint})\" keeps the file as it was beside, and this one up to there"
+        )  # fmt: skip
         raise UsageError(
             f"-o: {path} already holds checkpoint {steps[-1]}; append with --checkpoint {steps[-1] + 1} or later, "
-            "replace the file with --force, or choose another"
+            f"replace the file with --force, or choose another{merge}{back}"
         )
     check_writable(path)
 

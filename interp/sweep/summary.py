@@ -27,15 +27,21 @@ def outcome_line(scores: HeadScores) -> str:
 
 
 def table(path: str | PathLike[str]) -> Table:
-    """Step, training tokens, number of retrieval heads, top head, exact match and NLL of every checkpoint of a file."""
+    """Step, tokens, number of retrieval heads, top head, exact match and NLL of every checkpoint of a file.
+
+    Where there are several stages, the stage and the step within it.
+    """
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("step", "tokens", "retrieval heads", "top head", "score", "exact match", "NLL"):
-        made.add_column(name, justify="right")
     with reading(path) as file:
         steps, tokens, counted = file["checkpoint"][:], file["tokens_seen"][:], file["n_retrieval_heads"][:]
+        stages = file["stage"].asstr()[:] if "step_in_stage" in file else None
+        own = file["step_in_stage"][:] if stages is not None else steps
         maps, matched, nll = file["retrieval"][:], file["probes/exact_match"][:], file["probes/nll"][:]
+    names = ["step", "tokens", "retrieval heads", "top head", "score", "exact match", "NLL"]
+    for name in names if stages is None else ["stage", *names]:
+        made.add_column(name, justify="left" if name == "stage" else "right", overflow="fold")
     n = len(steps)
     shown = range(n) if n <= MOST else [*range(MOST // 2), *range(n - MOST // 2, n)]
     for row in shown:
@@ -47,7 +53,8 @@ def table(path: str | PathLike[str]) -> Table:
             layer, number = np.unravel_index(np.nanargmax(maps[row]), maps[row].shape)
             head, score = f"L{layer}H{number}", f"{maps[row][layer, number]:.2f}"
         exact = f"{(matched[row] == 1).mean():.0%}"
-        made.add_row(f"{steps[row]:,}", seen, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
+        place = (f"{own[row]:,}",) if stages is None else (stages[row], f"{own[row]:,}")
+        made.add_row(*place, seen, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
     return made
 
 
