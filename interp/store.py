@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace as changed
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from filelock import FileLock, Timeout
 
 from . import schema
 from .netcdf import LIBVER, create, row, write_row
-from .results import NLL_CLASSES, HeadScores, need
+from .results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores, need
 from .schema import StoreError
 
 if TYPE_CHECKING:
@@ -36,8 +37,8 @@ LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
     """The scores of a file as an xarray.Dataset with dims (checkpoint, layer, head).
 
-    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_retrieval_heads` and `tokens_seen`
-    [checkpoint]. They are in memory: the file may grow or go afterwards. `group="probes"` gives the detail with the
+    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_heads_above_chance` (not in files of
+    schema 1.0), the paper's plain count `n_retrieval_heads`, and `tokens_seen` [checkpoint]. They are in memory: the file may grow or go afterwards. `group="probes"` gives the detail with the
     further dim `probe`, `group="provenance"` where each checkpoint came from; both read lazily and keep the file open.
 
     Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
@@ -62,7 +63,7 @@ def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, token
 
     Waits while another process writes to the same file. Raises StoreError, and leaves the file as it was, when the
     checkpoint is there already or is not after the last one, when model shape, probe set or estimators are others, and
-    when the file cannot be read or written.
+    when the file cannot be read or written. A file of schema 1.0 stays one: what chance is, it does not tell.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path) as (target, partial):
@@ -73,7 +74,7 @@ def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, token
         with _in_memory(partial, "r+" if target.exists() else "w") as file:
             if not target.exists():
                 create(file, scores)
-            write_row(file, row(scores, step, tokens))
+            write_row(file, row(_with_chance_of(file, scores), step, tokens))
 
 
 def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
@@ -90,7 +91,7 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
                     create(file, scores)
                 else:
                     _refuse_misfit(file, path, scores, _step(step))
-                write_row(file, row(scores, _step(step), _tokens(tokens_seen)))
+                write_row(file, row(_with_chance_of(file, scores), _step(step), _tokens(tokens_seen)))
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -327,14 +328,26 @@ def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
         there, here = (f"{name!r} ({digest[:12]})" for name, digest in zip(names, hashes, strict=True))
         return [f"the probe set is {here}, not {there}"]
     columns = schema.columns_of(file)
-    if set(columns) | {"id"} != set(scores.probes):
+    if ({*columns, "id"} ^ set(scores.probes)) - {*CHANCE_COLUMNS}:
         return [f"the probe columns are {', '.join(sorted(scores.probes))}, not {', '.join(sorted([*columns, 'id']))}"]
     for name, values in scores.probes.items():
+        if name in CHANCE_COLUMNS and name not in columns:
+            continue
         item = file["probes/probe" if name == "id" else f"probes/{name}"]
         stored = item.asstr()[:].astype(str) if schema.disk_type(item) == schema.STRING else item[:]
         if not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):
             return [f"the probe column {name!r} has other values, though the hash of the probe set is the same"]
     return []
+
+
+def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
+    """The scores with the chance that the file knows: none in one of schema 1.0, which is continued as it is.
+
+    It follows from the probes, and those are the same: scores from such a file may also be added to a newer one.
+    """
+    held = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS if name in schema.columns_of(file)}
+    others = {name: values for name, values in scores.probes.items() if name not in CHANCE_COLUMNS}
+    return changed(scores, probes=others | held)
 
 
 def _n_kv_heads(file: h5py.File) -> int:
