@@ -94,7 +94,7 @@ def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> 
         ax.set_yticks(range(len(heads)), [head_name(heads[i]) for i in order])
         places = np.unique(np.linspace(0, values.shape[1] - 1, min(values.shape[1], 9)).round().astype(int))
         ax.set_xticks(places, [evolution.tick(c) for c in places])
-        ax.set_xlabel(f"{evolution.x_title}   (red bar: first above {evolution.above})")
+        ax.set_xlabel(f"{evolution.x_title}\nred bar: first above {evolution.above}")
         ax.set_title("The leading heads, checkpoint by checkpoint")
         bar = ax.figure.colorbar(image, ax=ax, pad=0.015, aspect=22, fraction=0.05, label="retrieval score")
         bar.outline.set_visible(False)
@@ -119,7 +119,7 @@ def head_curves(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> 
         finish(ax, evolution, "retrieval score", "The leading heads over training")
         if len(evolution.x) > 1:
             key = f"bands: 95 %, where needles differ; triangles: passes {evolution.above}"
-            ax.set_xlabel(f"{evolution.x_title}   ({key})")
+            ax.set_xlabel(f"{evolution.x_title}\n{key}")
         level_lines(ax, evolution)
         names_at_end(ax, ends)
     return ax

@@ -19,11 +19,10 @@ from headscope.interp.analysis.trajectory import read_trajectory
 from headscope.interp.analysis.verdicts import judge
 from headscope.interp.estimators.chance import chance
 from headscope.interp.levels import counting_level, in_words
-from headscope.interp.results import HeadScores
 from headscope.interp.store import read_scores
 from headscope.interp.sweep.merge import merge
 from headscope.probes import Probe, ProbeSet
-from made_scores import make_scores
+from made_scores import make_scores, with_chance
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 DRAWS = 100_000
@@ -154,14 +153,6 @@ def test_words() -> None:
 
 
 # In scores and files
-
-
-def with_chance(step: int = 0, mean: float = 0.2, sd: float = 0.1, **changes: Any) -> HeadScores:
-    scores = make_scores(step, **changes)
-    n = scores.n_probes
-    return make_scores(
-        step, probes={**scores.probes, "chance": np.full(n, mean), "chance_sd": np.full(n, sd)}, **changes
-    )
 
 
 def test_scores_tell_chance_and_count_above_it() -> None:
