@@ -2,8 +2,8 @@
 
     python -m benchmarks.chance [--models 2000]
 
-For every family of needles, tokenised for SmolLM2, heads are simulated that draw their top key anew at every answer row,
-uniformly over the copyable tokens. Their mean and standard deviation stand beside the closed form of
+For every family of needles, tokenised for SmolLM2, heads are simulated that draw their top key anew at every answer
+row, uniformly over the copyable tokens. Their mean and standard deviation stand beside the closed form of
 interp/estimators/chance.py. Then they are gathered into made-up models of 32 and of 270 heads, which are asked 1 to 48
 needles, three probes each. A model is wrong when any of its heads is above the level of interp/levels.py; stated is 1 %
 at most. "by row": a head draws for every probe; "by needle": it draws once, for all probes of the needle, the hardest
@@ -83,19 +83,21 @@ def family(rng: np.random.Generator, name: str, needles: list[Probe], models: in
             continue
         columns = {"needle_id": np.repeat(np.arange(n), EACH)}
         columns |= {"chance": np.repeat(told[:n, 0], EACH), "chance_sd": np.repeat(told[:n, 1], EACH)}
-        drawn = [scores[:n, rng.permutation(count)].mean(axis=0) for _ in range(EACH)]  # other heads' draws: independent
+        # the draws of other heads are as good as fresh ones
+        drawn = [scores[:n, rng.permutation(count)].mean(axis=0) for _ in range(EACH)]
         means = {"by needle": scores[:n].mean(axis=0), "by row": np.mean(drawn, axis=0)}
         for heads in HEADS:
             seen = np.ones((n * EACH, 1, heads), bool)
             level = float(counting_level(seen, columns, RETRIEVAL_THRESHOLD).max())
-            best = {how: values[: count // heads * heads].reshape(-1, heads).max(axis=1) for how, values in means.items()}
+            whole = count // heads * heads
+            best = {how: values[:whole].reshape(-1, heads).max(axis=1) for how, values in means.items()}
             found = {
                 "needles": n,
                 "heads": heads,
                 "level": level,
                 "models": count // heads,
                 "false": {how: float((values > level).mean()) for how, values in best.items()},
-                "false_plain": {how: float((values > np.float32(RETRIEVAL_THRESHOLD)).mean()) for how, values in best.items()},
+                "false_plain": {how: float((values > RETRIEVAL_THRESHOLD).mean()) for how, values in best.items()},
             }
             row["counts"].append(found)
             rates = "  ".join(f"{how} {rate:.2%}" for how, rate in found["false"].items())

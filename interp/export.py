@@ -59,8 +59,8 @@ def qrhead_string(
 ) -> str:
     """A head set as QRHead writes it, best first: "18-6,17-3".
 
-    These are the `top` heads, or else the retrieval heads (`HeadScores.retrieval_heads`: above 0.1 and above chance); of
-    another estimator, every head whose mean score is above 0.1. Raises ValueError when there is none.
+    These are the `top` heads, or else the retrieval heads (`HeadScores.retrieval_heads`: above 0.1 and above chance);
+    of another estimator, every head whose mean score is above 0.1. Raises ValueError when there is none.
     """
     scores = _scores(source, checkpoint)
     heads = scores.top(scores.n_layers * scores.n_heads if top is None else top, estimator)

@@ -1,8 +1,8 @@
 """From which score on a head counts as a retrieval head: above the paper's threshold, and above chance.
 
-A chance head looks at random copyable tokens of the needle (estimators/chance.py says what that scores on a probe). Its
+A chance head looks at random copyable tokens of the needle; estimators/chance.py says what that scores on a probe. Its
 mean over the probes scatters the more the fewer needles there are, and a model has hundreds of heads. So the level is
-where any of them would get with a probability of at most FALSE_COUNT. With few needles that is high: little can be told.
+one that any of them passes with a probability of at most FALSE_COUNT. With few needles it is high: little can be told.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ class HeadMonitor(TrainerCallback):
 
     In a Trainer it measures before the first step, every `every` steps and after the last one. The scalars go through
     the trainer's own `log`, so they are in `trainer.state.log_history` and in every tracker of `report_to`:
-    heads/retrieval_heads (how many are above 0.1 and above chance), heads/retrieval_heads_plain (above 0.1, as the paper
-    counts), heads/counting_level (the score from which they count; the highest where windows make heads differ),
+    heads/retrieval_heads (how many are above 0.1 and above chance), heads/retrieval_heads_plain (above 0.1, as the
+    paper counts), heads/counting_level (the score from which they count; the highest where windows make heads differ),
     heads/leading (mean score of the 10 best), heads/initial (mean score of the heads that were retrieval heads at the
     first measurement), heads/nll and heads/nll_novel (nats per token), heads/exact_match, heads/drop (of the leading
     heads from the best measurement before), heads/seconds and heads/share_of_time (of all measurements, in the time
@@ -260,9 +260,7 @@ class HeadMonitor(TrainerCallback):
         self._began, self._spent, self.should_stop = perf_counter(), 0.0, False
         watch = self._watch
         planned = UNKNOWN_LENGTH if self._planned is None else self._planned
-        self._watch = Watch(
-            self._needles, planned=planned, chance=self._chance, rate=watch.rate, margin=watch.margin
-        )
+        self._watch = Watch(self._needles, planned=planned, chance=self._chance, rate=watch.rate, margin=watch.margin)
         if _rank() == 0:
             self._try(f"reading {self.path}", self._read_history)
         self._agree()

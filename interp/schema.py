@@ -107,7 +107,7 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str]) -> list[Vari
     if knows_chance(columns):
         counted |= {
             "long_name": "number of retrieval heads",
-            "comment": "heads whose retrieval is strictly above threshold and above the level of chance; -1: not counted",
+            "comment": "heads whose retrieval is strictly above threshold and the level of chance; -1: not counted",
             "false_count": np.float64(FALSE_COUNT),
         }
         found.append(Variable("", "n_heads_above_chance", ("checkpoint",), "i4", counted | one))

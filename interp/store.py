@@ -38,8 +38,9 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     """The scores of a file as an xarray.Dataset with dims (checkpoint, layer, head).
 
     Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_heads_above_chance` (not in files of
-    schema 1.0), the paper's plain count `n_retrieval_heads`, and `tokens_seen` [checkpoint]. They are in memory: the file may grow or go afterwards. `group="probes"` gives the detail with the
-    further dim `probe`, `group="provenance"` where each checkpoint came from; both read lazily and keep the file open.
+    schema 1.0), the paper's plain count `n_retrieval_heads`, and `tokens_seen` [checkpoint]. They are in memory: the
+    file may grow or go afterwards. `group="probes"` gives the detail with the further dim `probe`, `group="provenance"`
+    where each checkpoint came from; both read lazily and keep the file open.
 
     Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
     without xarray or h5netcdf.

@@ -89,9 +89,10 @@ def panel(trajectory: Trajectory, *, threshold: float = RETRIEVAL_THRESHOLD, top
 
 
 def head_counts(trajectory: Trajectory, threshold: float = RETRIEVAL_THRESHOLD) -> Interval:
-    """How many heads score strictly above the threshold and above chance, [C]; counted anew in every resample of needles.
+    """How many heads score strictly above the threshold and above chance, [C].
 
-    The level of chance is that of all needles; it is not drawn anew."""
+    They are counted anew in every resample of needles; the level of chance is that of all needles.
+    """
     levels = trajectory.levels(threshold)
     drawn, n_clusters = _drawn_counts(trajectory, levels, range(trajectory.n_checkpoints))
     counts = (trajectory.maps > levels).sum(axis=(1, 2))

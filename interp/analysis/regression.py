@@ -235,8 +235,8 @@ def _compare(
 
 
 def _chance_of(scores: HeadScores) -> np.ndarray | None:
-    columns = [scores.probes.get(name) for name in CHANCE_COLUMNS]
-    return None if any(column is None for column in columns) else np.stack(columns, axis=1)
+    known = all(name in scores.probes for name in CHANCE_COLUMNS)
+    return np.stack([scores.probes[name] for name in CHANCE_COLUMNS], axis=1) if known else None
 
 
 def _leading(scores: np.ndarray, probes: Mapping[str, np.ndarray]) -> np.ndarray:

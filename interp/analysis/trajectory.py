@@ -79,8 +79,8 @@ class Trajectory:
     def levels(self, threshold: float = RETRIEVAL_THRESHOLD) -> np.ndarray:
         """float32 [C, L, H]: the mean score above which a head counts (levels.py), NaN where it is never observable.
 
-        The same at all checkpoints that see the same. The threshold alone for estimators other than retrieval, and where
-        the probes do not tell their chance.
+        The same at all checkpoints that see the same. The threshold alone for estimators other than retrieval, and
+        where the probes do not tell their chance.
         """
         found: list[np.ndarray] = []
         before = None

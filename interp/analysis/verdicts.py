@@ -61,8 +61,8 @@ def _growing(trajectory: Trajectory, found: Panel, moved: HeadChanges | None) ->
     plain = f" By the paper's plain count, above {found.threshold:g}: {ends}." if trajectory.chance_known else ""
     if moved is None:
         words = f"There is one checkpoint, with {_heads(int(counts[0]))} above {above}; growth needs two.{plain}"
-        numbers = {"first": int(counts[0]), "first_plain": int(found.n_plain[0]), "checkpoints": 1}
-        return Verdict(question, "insufficient", words, numbers)
+        counted = {"first": int(counts[0]), "first_plain": int(found.n_plain[0]), "checkpoints": 1}
+        return Verdict(question, "insufficient", words, counted)
     change = head_count_change(trajectory, threshold=found.threshold)
     up = int((moved.changed & (moved.difference > 0)).sum())
     down = int((moved.changed & (moved.difference < 0)).sum())

@@ -105,7 +105,7 @@ class Evolution:
     @cached_property
     def alive(self) -> np.ndarray:
         """bool [C, L, H]: which heads are retrieval heads, above the threshold and above chance."""
-        return self.maps > self.levels
+        return np.greater(self.maps, self.levels)
 
     @cached_property
     def above(self) -> str:
@@ -228,8 +228,7 @@ class Evolution:
 
     def ever_above(self) -> list[Head]:
         """Every head that is a retrieval head at some checkpoint, best first."""
-        ever = self.alive.any(axis=0)
-        return [head for head in self.leading_ever(self.maps[0].size) if ever[head]]
+        return [head for head in self.leading_ever(self.maps[0].size) if self.alive[:, *head].any()]
 
     def head_curve(self, head: Head) -> Interval:
         """The head's mean score at every checkpoint, [C], with needle-clustered intervals."""

@@ -105,7 +105,7 @@ def head_heatmap(scores: HeadScores, ax: Axes | None = None, *, estimator: str =
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label=colour_label)
         bar.outline.set_visible(False)
         if estimator == "retrieval":
-            mark_levels(bar, level)
+            mark_levels(bar, level, top)
     return ax
 
 
@@ -265,10 +265,10 @@ def colour_map(stops: Sequence[str]) -> Colormap:
     return LinearSegmentedColormap.from_list("headscope", stops).with_extremes(bad="#eceef1")
 
 
-def mark_levels(bar: Colorbar, levels: np.ndarray) -> None:
-    """Where on a colour bar heads begin to count."""
+def mark_levels(bar: Colorbar, levels: np.ndarray, end: float) -> None:
+    """Where on a colour bar from 0 to `end` heads begin to count."""
     for level in lines(levels):
-        if level < bar.vmax:
+        if level < end:
             bar.ax.axhline(level, color=ACCENT, linewidth=1.4)
 
 

@@ -58,11 +58,11 @@ def head_map(evolution: Evolution, ax: Axes | None = None, *, checkpoint: int = 
         heads = [HeadScore(*head, float(values[head]), float("nan")) for head in evolution.leading(k, checkpoint)]
         alive = evolution.alive[checkpoint]
         rows = name_heads(ax, [head for head in heads if alive[head.layer, head.head]] or heads[:3], n_layers)
-        title = f"{alive.sum()} of {values.size} heads at {evolution.labels[checkpoint]} score above {evolution.above}"
+        title = f"{alive.sum()} of {values.size} heads score above {evolution.above} at {evolution.labels[checkpoint]}"
         ax.set_title(title, pad=6.0 if not rows else 14.0 + 10.0 * rows)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label="retrieval score")
         bar.outline.set_visible(False)
-        mark_levels(bar, evolution.levels[checkpoint])
+        mark_levels(bar, evolution.levels[checkpoint], end)
     return ax
 
 
@@ -107,6 +107,8 @@ def head_curves(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> 
     with house_style():
         ax = axes_of(ax, (8.6, 4.4))
         named = evolution.named(k)
+        if not named:
+            return nothing(ax, "No head scores above 0.")
         for head in evolution.ever_above():
             if head not in named:
                 ax.plot(evolution.x, evolution.maps[:, *head], color=PALE, linewidth=0.8, zorder=1)

@@ -95,7 +95,7 @@ def _heads(evolution: Evolution) -> Section:
     )
     return Section(
         "map",
-        f"{above} of {n_layers * n_heads:,} heads at {evolution.step_names[-1]} score above {evolution.above}",
+        f"{above} of {n_layers * n_heads:,} heads score above {evolution.above} at {evolution.step_names[-1]}",
         "How much of the answer each head copied out of the context, mean over all probes. "
         f"{_chance_words(evolution)} Point at a head for its numbers.{move}",
         [figure],

@@ -122,7 +122,7 @@ def summary(scores: HeadScores, k: int = 10) -> RenderableType:
         count.append(f"; by the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {plain}")
     if unseen:
         count.append(f"; {unseen} could not be observed: the needle lay outside their window")
-    strip = LayerStrip(np.where(np.isinf(best), np.nan, best), (scores.retrieval > level).any(axis=1))
+    strip = LayerStrip(np.where(np.isinf(best), np.nan, best), np.any(scores.retrieval > level, axis=1))
     blank = Text()
     return Group(
         head_table(scores, k), blank, count, blank, Text("Best head of every layer"), strip, blank, length_table(scores)

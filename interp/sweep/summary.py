@@ -25,7 +25,8 @@ def outcome_line(scores: HeadScores) -> str:
     leader = f"top {best} {best.score:.2f}, " if best is not None else ""
     heads, match = len(scores.retrieval_heads()), scores.exact_match.mean()
     words = in_words(scores.counting_level(), scores.probes, RETRIEVAL_THRESHOLD)
-    return f"{heads} head{'' if heads == 1 else 's'} above {words}, {leader}exact match {match:.0%}, NLL {_mean(scores.nll):.3f}"
+    counted = f"{heads} head{'' if heads == 1 else 's'} above {words}"
+    return f"{counted}, {leader}exact match {match:.0%}, NLL {_mean(scores.nll):.3f}"
 
 
 def table(path: str | PathLike[str]) -> Table:
@@ -36,7 +37,8 @@ def table(path: str | PathLike[str]) -> Table:
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("step", "tokens", "heads above chance", f"above {RETRIEVAL_THRESHOLD:g}", "top head", "score", "exact match", "NLL"):
+    counts = ("heads above chance", f"above {RETRIEVAL_THRESHOLD:g}")
+    for name in ("step", "tokens", *counts, "top head", "score", "exact match", "NLL"):
         made.add_column(name, justify="right")
     with reading(path) as file:
         steps, tokens, counted = file["checkpoint"][:], file["tokens_seen"][:], file["n_retrieval_heads"][:]

@@ -47,6 +47,7 @@ def from_tokens(needle: list[int], answer: list[int], **options: Any) -> Probe:
 def families() -> dict[str, ProbeSet]:
     """Every family and form of answer, by a byte-level tokenizer that cuts numbers and UUIDs into digits."""
     from pydoc_data.topics import topics
+
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -55,7 +56,8 @@ def families() -> dict[str, ProbeSet]:
     bpe.pre_tokenizer = pre_tokenizers.Sequence([cut, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     bpe.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=3000, initial_alphabet=alphabet, special_tokens=["<s>"], show_progress=False)
+    options: dict[str, Any] = {"initial_alphabet": alphabet, "special_tokens": ["<s>"], "show_progress": False}
+    trainer = trainers.BpeTrainer(vocab_size=3000, **options)
     bpe.train_from_iterator([topics[name] for name in sorted(topics)], trainer)
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>")
     small: dict[str, Any] = {"lengths": 512, "depths": [0.5], "needles": 1, "haystack": "noise"}
@@ -213,7 +215,8 @@ def test_scores_of_schema_1_0_may_be_added_to_a_newer_file(tmp_path: Path) -> No
     for name, scores in (("old", make_scores(5)), ("new", with_chance(6))):
         scores.save(tmp_path / f"{name}.h5", checkpoint=int(scores.model_id[-1]))
     merge([tmp_path / "old.h5", tmp_path / "new.h5"], tmp_path / "both.h5")
-    assert hs.interp.store.validate(tmp_path / "both.h5") == [] and len(read_trajectory(tmp_path / "both.h5").steps) == 2
+    assert hs.interp.store.validate(tmp_path / "both.h5") == []
+    assert read_trajectory(tmp_path / "both.h5").steps.tolist() == [5, 6]
 
 
 def test_other_chance_for_the_same_probes_is_refused(tmp_path: Path) -> None:

@@ -507,7 +507,7 @@ def test_the_file_of_version_1_0_is_read(tmp_path: Path) -> None:
 
 
 def test_todays_file_has_the_layout_of_version_1_0(tmp_path: Path) -> None:
-    """A change of the layout needs a new version and a new golden file beside the old one."""
+    """A change of the layout needs a new version and a new golden file beside the old one. Without chance it is 1.0."""
     golden_scores(0).save(tmp_path / "today.h5", tokens_seen=0)
     golden_scores(1000).save(tmp_path / "today.h5", checkpoint=1000, tokens_seen=4.2e9)
     assert described(tmp_path / "today.h5") == described(GOLDEN / "store-1.0.h5")
