@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .levels import chance_known, in_words
 from .results import RETRIEVAL_THRESHOLD, HeadScores, need
 from .store import read_scores, read_steps, write_file
 
@@ -58,15 +59,19 @@ def qrhead_string(
 ) -> str:
     """A head set as QRHead writes it, best first: "18-6,17-3".
 
-    These are the `top` heads, or else every head whose mean score is above 0.1. Raises ValueError when there is none.
+    These are the `top` heads, or else the retrieval heads (`HeadScores.retrieval_heads`: above 0.1 and above chance);
+    of another estimator, every head whose mean score is above 0.1. Raises ValueError when there is none.
     """
     scores = _scores(source, checkpoint)
     heads = scores.top(scores.n_layers * scores.n_heads if top is None else top, estimator)
+    level, words = np.full((scores.n_layers, scores.n_heads), np.float32(RETRIEVAL_THRESHOLD)), f"{RETRIEVAL_THRESHOLD}"
+    if estimator == "retrieval" and chance_known(scores.probes):
+        level = scores.counting_level()
+        words = in_words(level, scores.probes, RETRIEVAL_THRESHOLD)
     if top is None:
-        above = scores[estimator] > RETRIEVAL_THRESHOLD  # in float32, where 0.1 is not above 0.1
-        heads = [head for head in heads if above[head.layer, head.head]]
+        heads = [head for head in heads if scores[estimator][head.layer, head.head] > level[head.layer, head.head]]
     if not heads:
-        raise ValueError(f"no head has a {estimator} above {RETRIEVAL_THRESHOLD}; choose a number, such as top=16")
+        raise ValueError(f"no head has a {estimator} above {words}; choose a number, such as top=16")
     return ",".join(f"{head.layer}-{head.head}" for head in heads)
 
 

@@ -22,8 +22,10 @@ from . import schema, store
 from .adapters import check_kind, unwrapped
 from .analysis.regression import LEADING, MARGIN, RATE, Regression, Watch
 from .analysis.trajectory import read_trajectory
+from .estimators.chance import chance
+from .levels import counting_level
 from .rescue import rescue
-from .results import RETRIEVAL_THRESHOLD, HeadScores
+from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
 from .training_state import undisturbed
 
@@ -47,10 +49,12 @@ class HeadMonitor(TrainerCallback):
 
     In a Trainer it measures before the first step, every `every` steps and after the last one. The scalars go through
     the trainer's own `log`, so they are in `trainer.state.log_history` and in every tracker of `report_to`:
-    heads/retrieval_heads (how many are above 0.1), heads/leading (mean score of the 10 best), heads/initial (mean score
-    of the heads that were retrieval heads at the first measurement), heads/nll and heads/nll_novel (nats per token),
-    heads/exact_match, heads/drop (of the leading heads from the best measurement before), heads/seconds and
-    heads/share_of_time (of all measurements, in the time since the run began).
+    heads/retrieval_heads (how many are above 0.1 and above chance), heads/retrieval_heads_plain (above 0.1, as the
+    paper counts), heads/counting_level (the score from which they count; the highest where windows make heads differ),
+    heads/leading (mean score of the 10 best), heads/initial (mean score of the heads that were retrieval heads at the
+    first measurement), heads/nll and heads/nll_novel (nats per token), heads/exact_match, heads/drop (of the leading
+    heads from the best measurement before), heads/seconds and heads/share_of_time (of all measurements, in the time
+    since the run began).
 
     The training goes on as if nothing had happened: see `training_state.undisturbed`.
 
@@ -113,7 +117,8 @@ class HeadMonitor(TrainerCallback):
         self.should_stop = False
         self._needles = np.array([probe.needle_id for probe in probes])
         planned_now = UNKNOWN_LENGTH if planned is None else planned
-        self._watch = Watch(self._needles, planned=planned_now, rate=rate, margin=margin)
+        self._chance = np.array([chance(probe) for probe in probes])
+        self._watch = Watch(self._needles, planned=planned_now, chance=self._chance, rate=rate, margin=margin)
         self._planned = planned
         self._last: int | None = None  # latest step that was measured
         self._rescued: Path | None = None  # where measurements are that the file did not take
@@ -226,7 +231,7 @@ class HeadMonitor(TrainerCallback):
 
     def _judge(self, scores: HeadScores, step: int) -> None:
         if self._initial is None:
-            self._initial = scores.retrieval > RETRIEVAL_THRESHOLD
+            self._initial = scores.retrieval > scores.counting_level()
         self.regression = self._watch.add(step, scores)
         if self.regression is None or not self.regression.fell:
             return
@@ -240,9 +245,11 @@ class HeadMonitor(TrainerCallback):
         self._trainer.log(self._scalars(scores))
 
     def _scalars(self, scores: HeadScores) -> dict[str, float]:
-        best = scores.top(LEADING)
+        best, level = scores.top(LEADING), scores.counting_level()
         found: dict[str, float | None] = {
             "retrieval_heads": float(len(scores.retrieval_heads())),
+            "retrieval_heads_plain": float(len(scores.retrieval_heads(plain=True))),
+            "counting_level": float(np.nanmax(level)) if not np.isnan(level).all() else np.nan,
             "leading": float(np.mean([head.score for head in best])) if best else np.nan,
             "nll": float(scores.nll.mean()),
             "nll_novel": float(np.nanmean(scores.nll_novel)) if not np.isnan(scores.nll_novel).all() else np.nan,
@@ -280,7 +287,7 @@ class HeadMonitor(TrainerCallback):
     def _start_watch(self) -> None:
         watch = self._watch
         planned = UNKNOWN_LENGTH if self._planned is None else self._planned
-        self._watch = Watch(self._needles, planned=planned, rate=watch.rate, margin=watch.margin)
+        self._watch = Watch(self._needles, planned=planned, chance=self._chance, rate=watch.rate, margin=watch.margin)
 
     def _read_history(self) -> None:
         """What the file already holds is part of the run: as reference, and in the count of looks."""
@@ -289,7 +296,9 @@ class HeadMonitor(TrainerCallback):
         run = read_trajectory(self.path)
         for step, scores in zip(run.steps, run.scores, strict=True):
             self._watch.add(int(step), scores)
-        self._last, self._initial = int(run.steps[-1]), run.maps[0] > RETRIEVAL_THRESHOLD
+        probes = {"needle_id": self._needles, **dict(zip(CHANCE_COLUMNS, self._chance.T, strict=True))}
+        level = counting_level(~np.isnan(run.scores[0]), probes, RETRIEVAL_THRESHOLD)
+        self._last, self._initial = int(run.steps[-1]), run.maps[0] > level
 
     def _go_back(self, step: int) -> None:
         last = self._last

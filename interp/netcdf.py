@@ -22,6 +22,7 @@ from .schema import (
     datasets,
     dims,
     disk_type,
+    knows_chance,
     layout,
 )
 
@@ -42,7 +43,7 @@ def create(file: h5py.File, scores: HeadScores) -> None:
             "history": f"{created} created by headscope {__version__}",
             "references": "https://arxiv.org/abs/2604.02650",
             "schema_name": NAME,
-            "schema_version": ".".join(map(str, VERSION)),
+            "schema_version": ".".join(map(str, VERSION if knows_chance(scores.probes) else (1, 0))),
             "model_id": scores.model_id,
             "n_kv_heads": np.int32(scores.n_kv_heads),
             "estimators": " ".join(scores.estimators),
@@ -109,7 +110,9 @@ def row(scores: HeadScores, step: int, tokens_seen: float) -> dict[str, Any]:
     new: dict[str, Any] = {"checkpoint": step, "tokens_seen": tokens_seen}
     for name in scores.estimators:
         new |= {name: scores[name], f"{name}_stderr": scores.stderr(name), f"probes/{name}": scores.per_probe[name]}
-    new["n_retrieval_heads"] = len(scores.retrieval_heads(RETRIEVAL_THRESHOLD))
+    above_chance = scores.n_heads_above_chance
+    new["n_retrieval_heads"] = len(scores.retrieval_heads(RETRIEVAL_THRESHOLD, plain=True))
+    new["n_heads_above_chance"] = -1 if above_chance is None else above_chance
     new |= {f"probes/{name}": getattr(scores, name) for name in NLL_CLASSES}
     new["probes/exact_match"] = scores.exact_match.astype(np.int8)
     known = {name: scores.provenance.get(name) for name in PROVENANCE_COLUMNS}

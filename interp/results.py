@@ -13,21 +13,25 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .levels import chance_known, counting_level
+
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-RETRIEVAL_THRESHOLD = 0.1  # the paper's r: a head is a retrieval head when its mean score is strictly above it
+# The paper's r: a retrieval head has a mean score strictly above it. It also has to be above chance: see levels.py.
+RETRIEVAL_THRESHOLD = 0.1
 
 NLL_CLASSES = ("nll", "nll_novel", "nll_echo", "nll_first")
 TEXT_COLUMNS = ("id", "family", "variant", "needle_id")
 INTEGER_COLUMNS = ("seed", "length", "distance", "interference", "n_answer")
 REAL_COLUMNS = ("depth", "depth_nominal")
 PROBE_COLUMNS = TEXT_COLUMNS + INTEGER_COLUMNS + REAL_COLUMNS
+CHANCE_COLUMNS = ("chance", "chance_sd")  # files of schema 1.0 do not have them
 
 # Names with a meaning of their own in the frames, the datasets and the file: not for an estimator or a probe column.
 RESERVED = {"checkpoint", "layer", "head", "kv_head", "probe", "tokens_seen", "exact_match", "n_retrieval_heads"}
-RESERVED |= {*NLL_CLASSES}
+RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "counting_level"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -75,7 +79,8 @@ class HeadScores:
     nll, nll_novel, nll_echo, nll_first: float32 [n_probes], mean nats over those answer tokens; NaN where none is.
     exact_match: bool [n_probes].
     probes: columns that describe the probes, each [n_probes]: id, family, variant, needle_id (str); seed, length,
-        distance, interference, n_answer (int64); depth, depth_nominal (float64). Further columns are kept.
+        distance, interference, n_answer (int64); depth, depth_nominal (float64); where known chance, chance_sd
+        (float64), mean and standard deviation of what `chance` describes. Further columns are kept.
     provenance: how the numbers were made; anything JSON can hold. Numpy scalars become Python's, tuples lists, and
         NaN None. The store also writes these entries as columns of their own where they are given: revision,
         weights_sha256, device, dtype, attn_implementation, sharing, created_at.
@@ -149,6 +154,14 @@ class HeadScores:
         """float32 [n_layers, n_heads]: the paper's retrieval score, mean over probes; NaN where never observable."""
         return self["retrieval"]
 
+    @property
+    def chance(self) -> np.ndarray:
+        """float32 [n_probes]: retrieval score of a head that looks at random copyable tokens of the needle.
+
+        NaN where unknown, as in scores from a file of schema 1.0. `counting_level` makes it a level for the mean.
+        """
+        return np.asarray(self.probes.get("chance", np.full(self.n_probes, np.nan)), np.float32)
+
     def __contains__(self, estimator: object) -> bool:
         return estimator in self.per_probe
 
@@ -179,9 +192,26 @@ class HeadScores:
         places = [divmod(int(i), self.n_heads) for i in order[:k] if not np.isnan(score.flat[i])]
         return [HeadScore(*place, float(score[place]), float(stderr[place])) for place in places]
 
-    def retrieval_heads(self, threshold: float = RETRIEVAL_THRESHOLD) -> list[tuple[int, int]]:
-        """Every (layer, head) whose mean retrieval score is strictly above the threshold, in (layer, head) order."""
-        return [(int(layer), int(head)) for layer, head in np.argwhere(self.retrieval > threshold)]
+    def counting_level(self, threshold: float = RETRIEVAL_THRESHOLD) -> np.ndarray:
+        """float32 [n_layers, n_heads]: the mean retrieval score above which a head counts, at least the threshold.
+
+        All heads of a model that look at random needle positions stay below it with a probability of 99 %. The fewer
+        needles, the higher it is. Where `chance` is unknown it is the threshold; NaN where a head is never observable.
+        """
+        return counting_level(~np.isnan(self.per_probe["retrieval"]), self.probes, threshold)
+
+    def retrieval_heads(self, threshold: float = RETRIEVAL_THRESHOLD, *, plain: bool = False) -> list[tuple[int, int]]:
+        """Every (layer, head) whose mean retrieval score is strictly above threshold and chance, in that order.
+
+        plain: count as the paper does, above the threshold only, whatever a head would score by chance.
+        """
+        level = threshold if plain else self.counting_level(threshold)
+        return [(int(layer), int(head)) for layer, head in np.argwhere(self.retrieval > level)]
+
+    @property
+    def n_heads_above_chance(self) -> int | None:
+        """How many retrieval heads there are; None where chance is unknown and there is only the paper's count."""
+        return len(self.retrieval_heads()) if chance_known(self.probes) else None
 
     def to_dataframe(self) -> pd.DataFrame:
         """Tidy frame, one row a head: layer, head, kv_head, every estimator, every estimator's standard error."""
@@ -197,6 +227,7 @@ class HeadScores:
         """Dataset with dims (probe, layer, head).
 
         For every estimator: `retrieval` and `retrieval_stderr` [layer, head], `probe_retrieval` [probe, layer, head].
+        `counting_level` [layer, head] is the score above which a head counts.
         The NLL classes and exact_match are [probe]; the columns that describe the probes are coordinates.
         """
         xarray = need("xarray", "to_xarray()")
@@ -205,6 +236,7 @@ class HeadScores:
             data[name] = (("layer", "head"), self[name])
             data[f"{name}_stderr"] = (("layer", "head"), self.stderr(name))
             data[f"probe_{name}"] = (("probe", "layer", "head"), self.per_probe[name])
+        data["counting_level"] = (("layer", "head"), self.counting_level())
         data |= {name: ("probe", getattr(self, name)) for name in (*NLL_CLASSES, "exact_match")}
         head = np.arange(self.n_heads, dtype=np.int32)
         coords: dict[str, Any] = {"layer": np.arange(self.n_layers, dtype=np.int32), "head": head}
@@ -290,14 +322,14 @@ def _column(name: str, values: Any, n: int) -> np.ndarray:
     for columns, fits, wanted in (
         (TEXT_COLUMNS, text, "text"),
         (INTEGER_COLUMNS, whole, "integers"),
-        (REAL_COLUMNS, whole or real, "numbers"),
+        (REAL_COLUMNS + CHANCE_COLUMNS, whole or real, "numbers"),
         ((name,), text or whole or real, "text or numbers"),
     ):
         if name in columns and not fits:
             raise TypeError(f"probes[{name!r}] must hold {wanted}, got {array.dtype}")
     if text:
         return array
-    if real or name in REAL_COLUMNS:
+    if real or name in REAL_COLUMNS + CHANCE_COLUMNS:
         return array.astype(np.float64)
     if array.max() > np.iinfo(np.int64).max:
         raise ValueError(f"probes[{name!r}] must fit into 64 bits with sign, got {array.max()}")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import h5py
 import numpy as np
 
-from .results import NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD
+from .levels import FALSE_COUNT
+from .results import CHANCE_COLUMNS, NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD
 
 NAME = "headscope"
 COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
-VERSION = (1, 0)
+VERSION = (1, 1)
 
 MAP = ("checkpoint", "layer", "head")
 DETAIL = ("checkpoint", "probe", "layer", "head")
@@ -36,6 +37,8 @@ LONG_NAMES = {
     "needle_mass": "attention probability on the needle",
     "source_mass": "attention probability on the sources of the answer tokens",
     "sink_mass": "attention probability on the first tokens",
+    "chance": "retrieval score of a head that looks at random copyable tokens of the needle, its mean",
+    "chance_sd": "its standard deviation",
     "nll": "negative log-likelihood of the answer, mean nats per token",
     "nll_novel": "negative log-likelihood of the answer tokens found only in the needle, mean nats per token",
     "nll_echo": "negative log-likelihood of the answer tokens that the question has too, mean nats per token",
@@ -63,6 +66,11 @@ class Variable:
     @property
     def path(self) -> str:
         return f"{self.group}/{self.name}" if self.group else self.name
+
+
+def knows_chance(columns: Iterable[str]) -> bool:
+    """Whether these probe columns tell what a head scores by chance; without them a file is one of schema 1.0."""
+    return {*CHANCE_COLUMNS} <= {*columns}
 
 
 def column_type(name: str, kind: str) -> str:
@@ -101,11 +109,21 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
         "threshold": np.float64(RETRIEVAL_THRESHOLD),
         "coordinates": "tokens_seen",
     }
+    if knows_chance(columns):
+        counted["long_name"] = "number of retrieval heads as the paper counts them, chance or not"
     found.append(Variable("", "n_retrieval_heads", ("checkpoint",), "i4", counted | one))
+    if knows_chance(columns):
+        counted |= {
+            "long_name": "number of retrieval heads",
+            "comment": "heads whose retrieval is strictly above threshold and the level of chance; -1: not counted",
+            "false_count": np.float64(FALSE_COUNT),
+        }
+        found.append(Variable("", "n_heads_above_chance", ("checkpoint",), "i4", counted | one))
 
     found.append(Variable("probes", "probe", ("probe",), STRING, {"long_name": "id of the probe"}))
     for name, dtype in columns.items():
-        found.append(Variable("probes", name, ("probe",), dtype, {} if dtype == STRING else one))
+        named = {"long_name": LONG_NAMES[name]} if name in CHANCE_COLUMNS else {}
+        found.append(Variable("probes", name, ("probe",), dtype, named | ({} if dtype == STRING else one)))
     beside = {"coordinates": " ".join(columns)}
     for name in estimators:
         found.append(Variable("probes", name, DETAIL, "f4", _score_attrs(name, "one value a probe") | beside))

@@ -16,10 +16,11 @@ from .adapters import HuggingFaceModel, adapt
 from .engine import CHUNK, Engine, Progress
 from .environment import describe
 from .estimators import ESTIMATORS
+from .estimators.chance import chance
 from .loading import LoadedModel, load_model
 from .preflight import preflight
 from .probe_scores import score_probe
-from .results import PROBE_COLUMNS, HeadScores
+from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
 from .sharing import compare_sharing
 from .tree import plan
 
@@ -156,4 +157,5 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet) -> None:
 
 def _columns(probes: ProbeSet, grafted: np.ndarray) -> dict[str, np.ndarray]:
     columns = {name: np.array([getattr(probe, name) for probe in probes]) for name in PROBE_COLUMNS}
-    return {**columns, "grafted": grafted.astype(np.int64)}
+    by_chance = np.array([chance(probe) for probe in probes])
+    return {**columns, **dict(zip(CHANCE_COLUMNS, by_chance.T, strict=True)), "grafted": grafted.astype(np.int64)}

@@ -14,6 +14,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace as changed
 from itertools import chain, count
 from os import PathLike
 from pathlib import Path
@@ -25,7 +26,7 @@ import numpy as np
 from . import schema
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
-from .results import NLL_CLASSES, HeadScores, need
+from .results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores, need
 from .schema import StoreError
 
 if TYPE_CHECKING:
@@ -37,9 +38,10 @@ LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
     """The scores of a file as an xarray.Dataset with dims (checkpoint, layer, head).
 
-    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_retrieval_heads` and `tokens_seen`
-    [checkpoint]. They are in memory: the file may grow or go afterwards. `group="probes"` gives the detail with the
-    further dim `probe`, `group="provenance"` where each checkpoint came from; both read lazily and keep the file open.
+    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_heads_above_chance` (not in files of
+    schema 1.0), the paper's plain count `n_retrieval_heads`, and `tokens_seen` [checkpoint]. They are in memory: the
+    file may grow or go afterwards. `group="probes"` gives the detail with the further dim `probe`, `group="provenance"`
+    where each checkpoint came from; both read lazily and keep the file open.
 
     Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
     without xarray or h5netcdf.
@@ -72,7 +74,8 @@ def append(
 
     Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and
     leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape,
-    probe set or estimators are others, and when the file cannot be read or written.
+    probe set or estimators are others, and when the file cannot be read or written. A file of schema 1.0 stays one:
+    what chance is, it does not tell.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
@@ -83,7 +86,7 @@ def append(
         with _in_memory(partial, "r+" if target.exists() else "w") as file:
             if not target.exists():
                 create(file, scores)
-            write_row(file, row(scores, step, tokens))
+            write_row(file, row(_with_chance_of(file, scores), step, tokens))
 
 
 def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
@@ -100,7 +103,7 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
                     create(file, scores)
                 else:
                     _refuse_misfit(file, path, scores, _step(step))
-                write_row(file, row(scores, _step(step), _tokens(tokens_seen)))
+                write_row(file, row(_with_chance_of(file, scores), _step(step), _tokens(tokens_seen)))
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -138,8 +141,8 @@ def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
 def _apart(target: Path, step: int) -> Path:
     """A name that is free, for what was measured from `step` on."""
     again = chain([""], (f"-{n}" for n in count(2)))
-    names = (f"{{}}.abandoned-{step}{number}{target.suffix}" for number in again)
-    return next(path for name in names if not (path := beside(target.with_suffix(""), name)).exists())
+    paths = (beside(target.with_suffix(""), f"{{}}.abandoned-{step}{number}") for number in again)
+    return next(path for each in paths if not (path := each.with_name(each.name + target.suffix)).exists())
 
 
 @contextmanager
@@ -429,14 +432,26 @@ def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
         there, here = (f"{name!r} ({digest[:12]})" for name, digest in zip(names, hashes, strict=True))
         return [f"the probe set is {here}, not {there}"]
     columns = schema.columns_of(file)
-    if set(columns) | {"id"} != set(scores.probes):
+    if ({*columns, "id"} ^ set(scores.probes)) - {*CHANCE_COLUMNS}:
         return [f"the probe columns are {', '.join(sorted(scores.probes))}, not {', '.join(sorted([*columns, 'id']))}"]
     for name, values in scores.probes.items():
+        if name in CHANCE_COLUMNS and name not in columns:
+            continue
         item = file["probes/probe" if name == "id" else f"probes/{name}"]
         stored = item.asstr()[:].astype(str) if schema.disk_type(item) == schema.STRING else item[:]
         if not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):
             return [f"the probe column {name!r} has other values, though the hash of the probe set is the same"]
     return []
+
+
+def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
+    """The scores with the chance that the file knows: none in one of schema 1.0, which is continued as it is.
+
+    It follows from the probes, and those are the same: scores from such a file may also be added to a newer one.
+    """
+    held = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS if name in schema.columns_of(file)}
+    others = {name: values for name, values in scores.probes.items() if name not in CHANCE_COLUMNS}
+    return changed(scores, probes=others | held)
 
 
 def _n_kv_heads(file: h5py.File) -> int:

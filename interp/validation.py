@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import h5py
 import numpy as np
 
-from .results import INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
+from .levels import chance_known, counting_level
+from .results import CHANCE_COLUMNS, INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
 from .schema import (
     IN_UNIT_INTERVAL,
     ROOT_ATTRIBUTES,
@@ -18,6 +19,7 @@ from .schema import (
     dims,
     disk_type,
     estimators_of,
+    knows_chance,
     layout,
 )
 
@@ -63,6 +65,8 @@ def _structure(file: h5py.File) -> Iterator[str]:
         yield "the group 'probes' or the root attribute 'estimators' is missing"
         return
     required = {name: column_type(name, kind) for name, kind in KINDS.items() if name != "id"}
+    if any(name in columns_of(file) for name in CHANCE_COLUMNS):
+        required |= dict.fromkeys(CHANCE_COLUMNS, "f8")
     expected = layout(estimators_of(file), columns_of(file) | required, stages="step_in_stage" in file)
     if "retrieval" not in estimators_of(file):
         yield "the attribute 'estimators' does not name 'retrieval'"
@@ -105,6 +109,9 @@ def _contents(file: h5py.File) -> Iterator[str]:
         yield f"n_kv_heads is {n_kv_heads}, which does not divide the {n_heads} heads"
     elif (file["kv_head"][:] != np.arange(n_heads) // (n_heads // n_kv_heads)).any():
         yield f"kv_head does not map {n_heads} query heads onto {n_kv_heads} key-value heads in order"
+    for name in CHANCE_COLUMNS if knows_chance(columns_of(file)) else ():
+        if ((file[f"probes/{name}"][:] < 0) | (file[f"probes/{name}"][:] > 1)).any():
+            yield f"probes/{name} has values outside 0 to 1"
     for row, step in enumerate(steps):
         yield from (f"checkpoint {step}: {problem}" for problem in _row_contents(file, row))
 
@@ -128,6 +135,14 @@ def _row_contents(file: h5py.File, row: int) -> Iterator[str]:
     counted, found = file["n_retrieval_heads"][row], int((file["retrieval"][row] > RETRIEVAL_THRESHOLD).sum())
     if counted not in (-1, found):
         yield f"n_retrieval_heads is {counted}, but {found} heads are above {RETRIEVAL_THRESHOLD}"
+    if knows_chance(columns_of(file)):
+        probes = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS}
+        probes["needle_id"] = file["probes/needle_id"].asstr()[:].astype(str)
+        level = counting_level(~np.isnan(file["probes/retrieval"][row]), probes, RETRIEVAL_THRESHOLD)
+        counted, found = file["n_heads_above_chance"][row], int((file["retrieval"][row] > level).sum())
+        if counted not in ((-1, found) if chance_known(probes) else (-1,)):
+            told = f"{found} heads are above threshold and chance" if chance_known(probes) else "chance is unknown"
+            yield f"n_heads_above_chance is {counted}, but {told}"
     for name in NLL_CLASSES:
         values = file[f"probes/{name}"][row]
         if (values < 0).any() or np.isinf(values).any():

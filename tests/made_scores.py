@@ -68,6 +68,13 @@ def make_scores(
     return HeadScores(**{**fields, **changes})
 
 
+def with_chance(step: int = 0, mean: float = 0.2, sd: float = 0.1, **changes: Any) -> HeadScores:
+    """The same scores on probes that tell what a head scores by chance, all alike."""
+    scores = make_scores(step, **changes)
+    told = {name: np.full(scores.n_probes, value) for name, value in (("chance", mean), ("chance_sd", sd))}
+    return make_scores(step, probes={**scores.probes, **told}, **changes)
+
+
 def assert_same(found: HeadScores, expected: HeadScores) -> None:
     """Every field is equal, arrays in dtype and bit by bit."""
     for name in ("model_id", "n_layers", "n_heads", "n_kv_heads", "probe_set_name", "probe_set_hash", "provenance"):

@@ -12,11 +12,14 @@ so it copies after v exactly when its strength exceeds patience(v), which is ano
 a probe is the share of its tokens whose patience is below the strength. Content is matched in those dimensions of the
 head where RoPE turns by less than 1e-6 a position. All other heads have random queries (and keys, where their group
 has no copy head); they write nothing.
+
+On number needles (`number_probes`) two more kinds of head can be had, which find the number and do not retrieve: one
+looks at any of its digits, which one its random queries and keys decide row by row, the other always at the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,8 +41,11 @@ WORDS = VOCAB - FILLER - 1  # that needles are made of; a head of strength n / W
 PEAK = 2000.0  # largest logit of a copy head; neighbouring patiences are PEAK / WORDS apart
 SAYS = 1e-3  # what a copy head writes: too little to change any norm
 LOUD = 20.0  # logit that one copy head gives to what it says
+DIGITS = np.arange(VOCAB - 10, VOCAB)  # ids of the digits of number needles
+COLON = VOCAB - 11  # stands before the first digit
 
 Heads = Mapping[tuple[int, int], float]
+Places = Collection[tuple[int, int]]
 
 
 def patience(token: np.ndarray) -> np.ndarray:
@@ -47,8 +53,14 @@ def patience(token: np.ndarray) -> np.ndarray:
     return (np.asarray(token) - FILLER - 0.5) / WORDS
 
 
-def build_planted(strengths: Heads, *, seed: int = 0) -> LlamaForCausalLM:
-    """A Llama with a copy head of this strength (0: rests on BOS, 1: copies always) at every (layer >= 1, head)."""
+def build_planted(
+    strengths: Heads, *, any_digit: Places = (), first_digit: Places = (), seed: int = 0
+) -> LlamaForCausalLM:
+    """A Llama with a copy head of this strength (0: rests on BOS, 1: copies always) at every (layer >= 1, head).
+
+    any_digit, first_digit: (layer >= 1, head) of heads that look at the digits of a number, see above; not in the group
+    of a copy head, which shares its keys.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     a, b, c = (slice(i * VOCAB, (i + 1) * VOCAB) for i in range(3))
@@ -103,6 +115,14 @@ def build_planted(strengths: Heads, *, seed: int = 0) -> LlamaForCausalLM:
                 k[head * KV_HEADS // HEADS][match, b.start + tokens] = 1.0
                 k[head * KV_HEADS // HEADS][rest, BOS] = 1.0
                 o[c, head, :VOCAB] = torch.eye(VOCAB) * SAYS
+            for head in (h for at, h in any_digit if at == number):
+                q[head][rest, one] = PEAK * scale
+                k[head * KV_HEADS // HEADS][rest] = 0.0
+                k[head * KV_HEADS // HEADS][rest, DIGITS] = 1.0
+            for head in (h for at, h in first_digit if at == number):
+                q[head], k[head * KV_HEADS // HEADS] = 0.0, 0.0
+                q[head][match[COLON], one] = PEAK * scale
+                k[head * KV_HEADS // HEADS][match[COLON], b.start + COLON] = 1.0
     return model
 
 
@@ -156,6 +176,31 @@ def planted_probes(
                 )
                 found.append(replace(probe, graft=(start, start + words), haystack_id="filler"))
     return ProbeSet(found, "planted")
+
+
+def number_probes(needles: int = 12, depths: tuple[float, ...] = (0.2, 0.8), length: int = 120) -> ProbeSet:
+    """Number needles: three words and seven digits in a haystack of filler, the words as question, and the digits."""
+    rng = np.random.default_rng(1)
+    hay = rng.integers(BOS + 1, FILLER + 1, length)
+    found = []
+    for number in range(needles):
+        name = [*rng.permutation(np.arange(FILLER + 1, COLON))[:3], COLON]
+        digits = rng.choice(DIGITS, 7)
+        for depth in depths:
+            room = length - 1 - 2 * (len(name) + len(digits))
+            cut = round(depth * room)
+            context = np.concatenate([[BOS], hay[:cut], name, digits, hay[cut:room]])
+            start, end = 1 + cut, 1 + cut + len(name) + len(digits)
+            probe = Probe.from_ids(
+                np.concatenate([context, name, digits]),
+                prompt_len=len(context) + len(name),
+                needles=[(start, end)],
+                question_start=len(context),
+                id=f"{number}-{depth}",
+                needle_id=f"number{number}",
+            )
+            found.append(replace(probe, graft=(start, end), haystack_id="filler"))
+    return ProbeSet(found, "numbers")
 
 
 def expected(probes: ProbeSet, strength: float) -> np.ndarray:

@@ -38,7 +38,8 @@ def test_a_sweep_and_the_same_again(here: Path, tmp_path: Path):
     assert lines[0] == "3 checkpoints, steps 10 to 30"
     assert [line.split(":")[0] for line in lines[1:4]] == ["[1/3] step 10", "[2/3] step 20", "[3/3] step 30"]
     assert "left)" in lines[1] and "left)" not in lines[3] and "exact match 0%" in lines[1]
-    assert lines[5].split() == ["step", "tokens", "retrieval", "heads", "top", "head", "score", "exact", "match", "NLL"]
+    header = "step tokens heads above chance above 0.1 top head score exact match NLL"
+    assert lines[5].split() == header.split()
     assert [line.split()[0] for line in lines[6:9]] == ["10", "20", "30"]
     assert "3 scored now, 0 before, 0 failed" in out and lines[-1] == f"Scores   {output}"
     assert "0 scored now, 3 before, 0 failed" in succeed(*arguments(here, "-o", output))

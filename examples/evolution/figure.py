@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from headscope.interp.report.evolution import Evolution, evolve
 from headscope.interp.report.figures import house_style
-from headscope.interp.report.head_figures import head_curves
+from headscope.interp.report.head_figures import head_curves, level_lines
 from table import by_length
 from train import FULL
 
@@ -36,6 +36,7 @@ def draw(evolution: Evolution) -> Figure:
         right.plot(trajectory.tokens / 1e6, best, "o-", color=colour, markersize=4, label=f"{length} tokens")
     right.set(xlabel="tokens seen (millions)", ylabel="retrieval score", ylim=(0, 1.05))
     right.set_title("The best head, by length of the context")
+    level_lines(right, evolution)
     right.legend(loc="upper left", frameon=False)
     right.spines[["top", "right"]].set_visible(False)
     first, second = FULL.phases

@@ -9,7 +9,9 @@ import numpy as np
 from typer import echo
 
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
+from headscope.interp.levels import counting_level
 from headscope.interp.report.lengths import group_lengths
+from headscope.interp.results import RETRIEVAL_THRESHOLD, observed_mean
 
 
 def main() -> None:
@@ -19,8 +21,9 @@ def main() -> None:
     header = [
         "step",
         "tokens",
+        "heads",
+        *(f"heads {length}" for length in by_length(trajectory)),
         "> 0.1",
-        "> 0.3",
         "leading heads",
         *(f"NLL / exact {length}" for length in by_length(trajectory)),
     ]
@@ -37,22 +40,32 @@ def by_length(trajectory: Trajectory) -> dict[str, np.ndarray]:
 
 
 def row(trajectory: Trajectory, checkpoint: int) -> list[str]:
-    """Step, tokens, how many heads, the leading ones, and by length the NLL and the share of exact answers."""
+    """Step, tokens, how many heads (above chance: on all probes, by length; above 0.1), the leading ones, and by length
+    the NLL and the share of exact answers."""
     scores = trajectory.maps[checkpoint]
     leading = np.argsort(-scores, axis=None, kind="stable")[:4]
     heads = [f"L{index // scores.shape[1]}H{index % scores.shape[1]} {scores.flat[index]:.2f}" for index in leading]
-    cells = []
+    cells, counts = [], [heads_above_chance(trajectory, checkpoint, slice(None))]
     for probes in by_length(trajectory).values():
+        counts.append(heads_above_chance(trajectory, checkpoint, probes))
         nll, exact = trajectory.nll["nll"][checkpoint][probes], trajectory.exact_match[checkpoint][probes]
         cells.append(f"{nll.mean():.2f} / {exact.mean():.0%}")
-    counts = [str(int((scores > threshold).sum())) for threshold in (0.1, 0.3)]
     return [
         str(trajectory.steps[checkpoint]),
         f"{trajectory.tokens[checkpoint]:,.0f}",
-        *counts,
+        *map(str, counts),
+        str(int((scores > RETRIEVAL_THRESHOLD).sum())),
         ", ".join(heads),
         *cells,
     ]
+
+
+def heads_above_chance(trajectory: Trajectory, checkpoint: int, probes: np.ndarray | slice) -> int:
+    """How many heads count as retrieval heads by these probes alone."""
+    scores = trajectory.scores[checkpoint, probes]
+    about = {name: values[probes] for name, values in trajectory.probes.items()}
+    level = counting_level(~np.isnan(scores), about, RETRIEVAL_THRESHOLD)
+    return int((observed_mean(scores)[0].astype(np.float32) > level).sum())
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ __all__ = [
 class Panel:
     """C checkpoints in numbers. Intervals are over needles and have one entry a checkpoint.
 
-    n_heads: heads whose mean score is strictly above `threshold`.
+    n_heads: heads whose mean score is strictly above `threshold` and above chance: above `levels`, float32 [C, L, H].
+    n_plain: int [C], heads above the threshold alone, as the paper counts them.
     initial_heads: those of the first checkpoint; initial_mean: their mean score at every checkpoint, the set held fixed
         (it was chosen on these probes, so its first value is a little too high); NaN when there are none.
     overlap: int [C-1], heads in the top `top` of a checkpoint and of the one before; equal scores in (layer, head)
@@ -48,8 +49,10 @@ class Panel:
     """
 
     threshold: float
+    levels: np.ndarray
     top: int
     n_heads: Interval
+    n_plain: np.ndarray
     initial_heads: list[tuple[int, int]]
     initial_mean: Interval
     overlap: np.ndarray
@@ -64,16 +67,18 @@ def panel(trajectory: Trajectory, *, threshold: float = RETRIEVAL_THRESHOLD, top
         raise ValueError(f"threshold must be a finite number, got {threshold}")
     if top is not None and top < 1:
         raise ValueError(f"top must be at least 1, got {top}")
-    maps = trajectory.maps
-    first = [(int(layer), int(head)) for layer, head in np.argwhere(maps[0] > threshold)]
+    maps, levels = trajectory.maps, trajectory.levels(threshold)
+    first = [(int(layer), int(head)) for layer, head in np.argwhere(maps[0] > levels[0])]
     flat = maps.reshape(len(maps), -1)
     flat = flat[:, ~np.isnan(flat).any(axis=0)]
     top = min(30, max(1, flat.shape[1] // 2)) if top is None else min(top, flat.shape[1])
     needles = trajectory.needles
     return Panel(
         threshold=threshold,
+        levels=levels,
         top=top,
         n_heads=head_counts(trajectory, threshold),
+        n_plain=(maps > threshold).sum(axis=(1, 2)),
         initial_heads=first,
         initial_mean=heads_mean(trajectory, first),
         overlap=_overlap(flat, top),
@@ -84,9 +89,13 @@ def panel(trajectory: Trajectory, *, threshold: float = RETRIEVAL_THRESHOLD, top
 
 
 def head_counts(trajectory: Trajectory, threshold: float = RETRIEVAL_THRESHOLD) -> Interval:
-    """How many heads score strictly above the threshold, [C]; counted anew in every resample of needles."""
-    drawn, n_clusters = _drawn_counts(trajectory, threshold, range(trajectory.n_checkpoints))
-    counts = (trajectory.maps > threshold).sum(axis=(1, 2))
+    """How many heads score strictly above the threshold and above chance, [C].
+
+    They are counted anew in every resample of needles; the level of chance is that of all needles.
+    """
+    levels = trajectory.levels(threshold)
+    drawn, n_clusters = _drawn_counts(trajectory, levels, range(trajectory.n_checkpoints))
+    counts = (trajectory.maps > levels).sum(axis=(1, 2))
     return resampled_interval(counts, drawn, n=len(trajectory.needles), n_clusters=n_clusters)
 
 
@@ -95,13 +104,14 @@ def head_count_change(
 ) -> Interval:
     """How many more heads there are at checkpoint b than at a (positions), counted in the same resamples of needles."""
     places = [checkpoint_index(trajectory, place) for place in (a, b)]
-    drawn, n_clusters = _drawn_counts(trajectory, threshold, places)
-    before, after = (trajectory.maps[places] > threshold).sum(axis=(1, 2))
+    levels = trajectory.levels(threshold)
+    drawn, n_clusters = _drawn_counts(trajectory, levels, places)
+    before, after = (trajectory.maps[places] > levels[places]).sum(axis=(1, 2))
     n = len(trajectory.needles)
     return resampled_interval(after - before, drawn[:, 1] - drawn[:, 0], n=n, n_clusters=n_clusters)
 
 
-def _drawn_counts(trajectory: Trajectory, threshold: float, checkpoints: Iterable[int]) -> tuple[np.ndarray, int]:
+def _drawn_counts(trajectory: Trajectory, levels: np.ndarray, checkpoints: Iterable[int]) -> tuple[np.ndarray, int]:
     """Numbers of heads int [draws, checkpoints] in resamples of needles, and how many needles there are."""
     needles = trajectory.needles
     n_clusters = int(needles.max()) + 1
@@ -109,8 +119,8 @@ def _drawn_counts(trajectory: Trajectory, threshold: float, checkpoints: Iterabl
     drawn = []
     for c in checkpoints:
         sums, counts = needle_sums(trajectory.scores[c].reshape(len(needles), -1).T, needles)
-        # a weighted mean is above the threshold when the weighted sum of what lies above it is positive
-        above = sums - threshold * counts
+        # a weighted mean is above its level when the weighted sum of what lies above it is positive
+        above = sums - levels[c].reshape(-1, 1) * counts
         above = above[(above > 0).any(axis=1)].astype(np.float32)  # the others are below it in every resample
         drawn.append((weights @ above.T > 0).sum(axis=1))
     return np.stack(drawn, axis=1), n_clusters

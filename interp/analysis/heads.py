@@ -125,9 +125,10 @@ def _flip_signs(sums: np.ndarray, exact: bool, rng: np.random.Generator) -> np.n
 
 @dataclass(frozen=True, eq=False)
 class Life:
-    """alive: bool [C, L, H], mean score strictly above the threshold. births, deaths: for each of C checkpoints the
-    heads that are alive and were not at the checkpoint before, and the other way round; both empty at the first.
-    A head whose score lies near the threshold flickers; `changes` says whether a difference is more than that.
+    """alive: bool [C, L, H], mean score strictly above the threshold and above chance (`Trajectory.levels`). births,
+    deaths: for each of C checkpoints the heads that are alive and were not at the checkpoint before, and the other way
+    round; both empty at the first.
+    A head whose score lies near the level flickers; `changes` says whether a difference is more than that.
     ranks: float64 [C, L, H], 1 is the best head, ties have their mean rank, NaN where not observable."""
 
     threshold: float
@@ -144,7 +145,7 @@ def life(trajectory: Trajectory, threshold: float = RETRIEVAL_THRESHOLD) -> Life
     if not np.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number, got {threshold}")
     maps = trajectory.maps
-    alive = maps > threshold
+    alive = maps > trajectory.levels(threshold)
     born, died = alive[1:] & ~alive[:-1], ~alive[1:] & alive[:-1]
     flat = maps.reshape(len(maps), -1).astype(np.float64)
     ranks = stats.rankdata(-flat, axis=1, nan_policy="omit").reshape(maps.shape)

@@ -14,13 +14,14 @@ probes makes that an event.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..results import RETRIEVAL_THRESHOLD, HeadScores, needle_stderr, observed_mean
+from ..levels import counting_level
+from ..results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores, needle_stderr, observed_mean
 
 RATE = 0.05  # false alarms: probability of one or more in a whole run
 MARGIN = 0.1  # a fall smaller than this share of the reference is no regression
@@ -61,6 +62,7 @@ def regression(
     current: HeadScores | np.ndarray,
     needles: np.ndarray | None = None,
     *,
+    chance: np.ndarray | None = None,
     alpha: float = RATE,
     margin: float = MARGIN,
 ) -> Regression:
@@ -69,6 +71,8 @@ def regression(
     Args:
         reference, current: HeadScores, or retrieval scores [n_probes, n_layers, n_heads] (NaN: unobservable).
         needles: [n_probes], which needle each probe holds; taken from HeadScores when these are given.
+        chance: [n_probes, 2], mean and standard deviation of what a head scores by chance (`estimators.chance`); taken
+            from HeadScores. Heads that are not above it are not followed. None: heads above 0.1 are.
         alpha: level of the test.
         margin: share of the reference's score that may be lost.
 
@@ -82,7 +86,7 @@ def regression(
                 f"the reference was measured on the probe set {reference.probe_set_hash[:12]} and the current scores "
                 f"on {current.probe_set_hash[:12]}; compare measurements of the same probes"
             )
-        needles = current.probes["needle_id"]
+        needles, chance = current.probes["needle_id"], _chance_of(current)
     if needles is None:
         raise TypeError("needles is missing: give the needle of each probe, [n_probes], beside arrays of scores")
     a, b = _scores("reference", reference), _scores("current", current)
@@ -90,7 +94,7 @@ def regression(
         raise ValueError(
             f"reference is {a.shape}, current {b.shape} and needles {np.shape(needles)}; all need the same probes"
         )
-    halves = _Halves(needles)
+    halves = _Halves(needles, chance)
     return _compare(halves, [(0, a), (0, a)], b, alpha=_share("alpha", alpha), margin=_share("margin", margin))
 
 
@@ -100,6 +104,7 @@ class Watch:
     Args:
         needles: [n_probes], which needle each probe holds.
         planned: how many measurements the run will have. More may come; the later they come the less they may spend.
+        chance: [n_probes, 2], see `regression`.
         rate: probability of one or more false alarms in the run: alarms although no true score was ever more than
             `margin` below the reference.
         margin: share of the reference's score that may be lost.
@@ -108,12 +113,20 @@ class Watch:
         ValueError: planned, rate or margin out of range.
     """
 
-    def __init__(self, needles: np.ndarray, *, planned: int, rate: float = RATE, margin: float = MARGIN):
+    def __init__(
+        self,
+        needles: np.ndarray,
+        *,
+        planned: int,
+        chance: np.ndarray | None = None,
+        rate: float = RATE,
+        margin: float = MARGIN,
+    ):
         if planned < 1:
             raise ValueError(f"planned must be how many measurements the run will have, at least 1, got {planned}")
         self.planned, self.rate, self.margin = planned, _share("rate", rate), _share("margin", margin)
         self.tests = 0
-        self._halves = _Halves(needles)
+        self._halves = _Halves(needles, chance)
         # per half that chooses: height of its best measurement so far, its step, its scores
         self._best: list[tuple[float, int, np.ndarray]] = []
 
@@ -150,9 +163,14 @@ class Watch:
 class _Halves:
     """The needles in two halves. Iterating gives, per choosing half, which probes are in it; the others are tested."""
 
-    def __init__(self, needles: np.ndarray):
+    def __init__(self, needles: np.ndarray, chance: np.ndarray | None):
         names, code = np.unique(np.asarray(needles), return_inverse=True)
         self.of_probe, self.n_needles = code.ravel(), len(names)
+        self.probes: dict[str, np.ndarray] = {"needle_id": self.of_probe}
+        if chance is not None:
+            if np.shape(chance) != (len(self.of_probe), 2):
+                raise ValueError(f"chance must be [n_probes, 2], mean and standard deviation, got {np.shape(chance)}")
+            self.probes |= dict(zip(CHANCE_COLUMNS, np.asarray(chance, np.float64).T, strict=True))
 
     def __iter__(self) -> Iterator[np.ndarray]:
         yield self.of_probe % 2 == 0
@@ -168,7 +186,7 @@ def _compare(
     then, now = np.full(len(current), np.nan), np.full(len(current), np.nan)
     steps = set()
     for choosing, (step, scores) in zip(halves, references, strict=True):
-        heads = _leading(scores[choosing])
+        heads = _leading(scores[choosing], {name: values[choosing] for name, values in halves.probes.items()})
         if heads.any():
             pair = scores[~choosing][:, heads], current[~choosing][:, heads]
             then[~choosing], now[~choosing] = _paired_means(*pair)
@@ -216,12 +234,18 @@ def _compare(
     )
 
 
-def _leading(scores: np.ndarray) -> np.ndarray:
+def _chance_of(scores: HeadScores) -> np.ndarray | None:
+    known = all(name in scores.probes for name in CHANCE_COLUMNS)
+    return np.stack([scores.probes[name] for name in CHANCE_COLUMNS], axis=1) if known else None
+
+
+def _leading(scores: np.ndarray, probes: Mapping[str, np.ndarray]) -> np.ndarray:
     """bool [L, H]: the best heads, as far as their mean over these probes [P, L, H] makes them retrieval heads."""
     means = observed_mean(scores)[0]
     order = np.argsort(-means, axis=None, kind="stable")[:LEADING]  # NaN sorts last
     chosen = np.zeros(means.size, bool)
-    chosen[order] = means.ravel()[order] > RETRIEVAL_THRESHOLD
+    level = counting_level(~np.isnan(scores), probes, RETRIEVAL_THRESHOLD)
+    chosen[order] = means.ravel()[order] > level.ravel()[order]
     return chosen.reshape(means.shape)
 
 

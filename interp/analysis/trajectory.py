@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..results import NLL_CLASSES, PROBE_COLUMNS, observed_mean
+from ..levels import chance_known, counting_level, in_words
+from ..results import NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD, observed_mean
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,36 @@ class Trajectory:
     def maps(self) -> np.ndarray:
         """float32 [C, L, H]: mean score over the probes where the head is observable; NaN where it never is."""
         return observed_mean(self.scores, axis=1)[0].astype(np.float32)
+
+    def levels(self, threshold: float = RETRIEVAL_THRESHOLD) -> np.ndarray:
+        """float32 [C, L, H]: the mean score above which a head counts (levels.py), NaN where it is never observable.
+
+        The same at all checkpoints that see the same. The threshold alone for estimators other than retrieval, and
+        where the probes do not tell their chance.
+        """
+        found: list[np.ndarray] = []
+        before = None
+        for scores in self.scores:
+            seen = ~np.isnan(scores)
+            same = before is not None and np.array_equal(seen, before)
+            found.append(found[-1] if same else counting_level(seen, self._chance, threshold))
+            before = seen
+        return np.stack(found)
+
+    def level_words(self, levels: np.ndarray, threshold: float = RETRIEVAL_THRESHOLD) -> str:
+        """What heads above these levels are above: "chance (level 0.23 with 2 needles)"."""
+        return in_words(levels, self._chance, threshold)
+
+    @property
+    def chance_known(self) -> bool:
+        """Whether heads are counted above chance. If not, `levels` are the threshold."""
+        return chance_known(self._chance)
+
+    @property
+    def _chance(self) -> Mapping[str, np.ndarray]:
+        """The probes' columns; without chance where it says nothing about the scores."""
+        told = self.about.get("estimator", "retrieval") == "retrieval"
+        return self.probes if told else {"needle_id": self.probes["needle_id"]}
 
 
 def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> Trajectory:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..levels import lines
 from ..results import RETRIEVAL_THRESHOLD
 from .bootstrap import MIN_NEEDLES, Interval
 from .downstream import Downstream, correlate_downstream
@@ -45,7 +46,7 @@ def judge(
     saturation = deceptive_saturation(trajectory.last_stage(), "nll" if blank else "nll_novel")
     verdicts = [
         _growing(trajectory, found, moved),
-        _which(trajectory, moved, threshold),
+        _which(trajectory, moved, found),
         _improving(trajectory, saturation),
         _sure(trajectory, saturation),
     ]
@@ -55,9 +56,13 @@ def judge(
 def _growing(trajectory: Trajectory, found: Panel, moved: HeadChanges | None) -> Verdict:
     question = "Are retrieval heads growing?"
     counts = found.n_heads.estimate
+    above = trajectory.level_words(found.levels, found.threshold)
+    ends = " to ".join(str(int(n)) for n in dict.fromkeys((found.n_plain[0], found.n_plain[-1])))
+    plain = f" By the paper's plain count, above {found.threshold:g}: {ends}." if trajectory.chance_known else ""
     if moved is None:
-        words = f"There is one checkpoint, with {_heads(int(counts[0]))} above {found.threshold:g}; growth needs two."
-        return Verdict(question, "insufficient", words, {"first": int(counts[0]), "checkpoints": 1})
+        words = f"There is one checkpoint, with {_heads(int(counts[0]))} above {above}; growth needs two.{plain}"
+        counted = {"first": int(counts[0]), "first_plain": int(found.n_plain[0]), "checkpoints": 1}
+        return Verdict(question, "insufficient", words, counted)
     change = head_count_change(trajectory, threshold=found.threshold)
     up = int((moved.changed & (moved.difference > 0)).sum())
     down = int((moved.changed & (moved.difference < 0)).sum())
@@ -65,6 +70,9 @@ def _growing(trajectory: Trajectory, found: Panel, moved: HeadChanges | None) ->
     numbers: dict[str, Any] = {
         "first": first,
         "last": last,
+        "first_plain": int(found.n_plain[0]),
+        "last_plain": int(found.n_plain[-1]),
+        "levels": lines(found.levels),
         "change": int(change.estimate),
         "interval": [float(change.low), float(change.high)],
         "needles": change.n_clusters,
@@ -74,16 +82,18 @@ def _growing(trajectory: Trajectory, found: Panel, moved: HeadChanges | None) ->
         "initial_mean_last": float(found.initial_mean.estimate[-1]),
     }
     begin, end = trajectory.name(0), trajectory.name(-1)
-    words = f"From {begin} to {end} the heads above {found.threshold:g} went from {first} to {last}"
-    ends = [(trajectory.name(last), int(counts[last])) for _, _, last in trajectory.stage_spans]
-    if len(ends) > 1:
-        numbers["stage_ends"] = [f"{name}: {_heads(count)}" for name, count in ends]
-        words += f", over {len(ends)} stages; at the end of each, " + ", ".join(f"{n} at {name}" for name, n in ends)
+    words = f"From {begin} to {end} the heads above {above} went from {first} to {last}"
+    stage_ends = [(trajectory.name(last), int(counts[last])) for _, _, last in trajectory.stage_spans]
+    if len(stage_ends) > 1:
+        numbers["stage_ends"] = [f"{name}: {_heads(count)}" for name, count in stage_ends]
+        words += f", over {len(stage_ends)} stages; at the end of each, " + ", ".join(
+            f"{n} at {name}" for name, n in stage_ends
+        )
     if np.isnan(change.low):
-        words += f". With {_needles(change.n_clusters)} there is no interval for that; {MIN_NEEDLES} are needed."
+        words += f". With {_needles(change.n_clusters)} there is no interval for that; {MIN_NEEDLES} are needed.{plain}"
         return Verdict(question, "insufficient", words, numbers)
-    words += ";" if len(ends) > 1 else ","
-    words += f" a change of {change.estimate:+d} ({_interval(change, '+.0f')}, {_needles(change.n_clusters)})."
+    words += ";" if len(stage_ends) > 1 else ","
+    words += f" a change of {change.estimate:+d} ({_interval(change, '+.0f')}, {_needles(change.n_clusters)}).{plain}"
     if found.initial_heads:
         share, at_end = found.initial_mean.estimate, _interval(found.initial_mean, ".2f", -1)
         words += f" The mean score of the {_heads(len(found.initial_heads))} of the first checkpoint"
@@ -99,11 +109,12 @@ def _growing(trajectory: Trajectory, found: Panel, moved: HeadChanges | None) ->
     return Verdict(question, "not clearly", words, numbers)
 
 
-def _which(trajectory: Trajectory, moved: HeadChanges | None, threshold: float) -> Verdict:
+def _which(trajectory: Trajectory, moved: HeadChanges | None, found: Panel) -> Verdict:
     question = "Which ones?"
     if moved is None:
         return Verdict(question, "insufficient", "There is one checkpoint; a change needs two.", {"checkpoints": 1})
-    maps = trajectory.maps
+    maps, levels = trajectory.maps, found.levels
+    alive = maps > levels
     places = np.argwhere(moved.changed)
     size = moved.difference[moved.changed]
     order = np.argsort(-np.abs(size), kind="stable")
@@ -116,6 +127,7 @@ def _which(trajectory: Trajectory, moved: HeadChanges | None, threshold: float) 
             "last": float(maps[-1, layer, head]),
             "difference": float(moved.difference[layer, head]),
             "q": float(moved.q[layer, head]),
+            "alive": [bool(alive[0, layer, head]), bool(alive[-1, layer, head])],
         }
         for layer, head in places[order].tolist()
     ]
@@ -124,8 +136,8 @@ def _which(trajectory: Trajectory, moved: HeadChanges | None, threshold: float) 
     numbers: dict[str, Any] = {
         "rose": rose,
         "fell": fell,
-        "born": [item["head"] for item in rose if item["first"] <= threshold < item["last"]],
-        "died": [item["head"] for item in fell if item["last"] <= threshold < item["first"]],
+        "born": [item["head"] for item in rose if item["alive"] == [False, True]],
+        "died": [item["head"] for item in fell if item["alive"] == [True, False]],
         "false_discovery_rate": moved.level,
         "tested": moved.tested,
         "needles": moved.n_clusters,
@@ -143,7 +155,8 @@ def _which(trajectory: Trajectory, moved: HeadChanges | None, threshold: float) 
     parts = [f"{title}: {_list(items)}." for title, items in (("Up", rose), ("Down", fell)) if items]
     for title, names in (("above", numbers["born"]), ("below", numbers["died"])):
         if names:
-            parts.append(f"New {title} {threshold:g}: {', '.join(names[:_NAMED])}{_more(len(names))}.")
+            level = "chance" if trajectory.chance_known else f"{found.threshold:g}"
+            parts.append(f"New {title} {level}: {', '.join(names[:_NAMED])}{_more(len(names))}.")
     answer = ", ".join(f"{len(items)} {verb}" for items, verb in ((rose, "up"), (fell, "down")) if items)
     return Verdict(question, answer, " ".join([*parts, f"Paired on the same probes; {rate}."]), numbers)
 

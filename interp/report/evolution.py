@@ -117,9 +117,29 @@ class Evolution:
     @cached_property
     def slider_labels(self) -> list[str]:
         """The checkpoint and its number of retrieval heads, [C]."""
-        counts = (self.maps > RETRIEVAL_THRESHOLD).sum(axis=(1, 2))
-        words = [f"{n} head{'' if n == 1 else 's'} above {RETRIEVAL_THRESHOLD:g}" for n in counts]
+        counts = self.alive.sum(axis=(1, 2))
+        words = [f"{n} head{'' if n == 1 else 's'} above {self.above}" for n in counts]
         return [f"{label[0].upper()}{label[1:]}: {n}" for label, n in zip(self.labels, words, strict=True)]
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """float32 [C, L, H]: the mean score above which a head counts: 0.1, or what chance explains; see levels.py."""
+        return self.panel.levels
+
+    @cached_property
+    def alive(self) -> np.ndarray:
+        """bool [C, L, H]: which heads are retrieval heads, above the threshold and above chance."""
+        return np.greater(self.maps, self.levels)
+
+    @cached_property
+    def above(self) -> str:
+        """What retrieval heads are above, in words: "chance (level 0.23 with 2 needles)"."""
+        return self.trajectory.level_words(self.levels)
+
+    def plain_words(self, checkpoint: int) -> str:
+        """The paper's count beside ours, in words; "" where chance is unknown, and the two are the same."""
+        count = f"By the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {self.panel.n_plain[checkpoint]}."
+        return count if self.trajectory.chance_known else ""
 
     def tick(self, checkpoint: int) -> str:
         """The checkpoint's place on an axis of categories."""
@@ -170,18 +190,18 @@ class Evolution:
         return f"a = {a}, b = {b}; R² = {fit.r_squared:.3f} over {fit.n} checkpoints"
 
     def crossings(self, head: Head, born: bool) -> np.ndarray:
-        """int: the checkpoints at which the head has risen above the threshold, or fallen below it."""
+        """int: the checkpoints at which the head has risen above its level, or fallen below it."""
         at = self.life.births if born else self.life.deaths
         return np.array([c for c, heads in enumerate(at) if head in heads], int)
 
     def named(self, most: int) -> list[Head]:
-        """Heads to draw with their names: those ever above the threshold, best first; the best three where none is."""
+        """Heads to draw with their names: those ever above their level, best first; the best three where none is."""
         return self.ever_above()[:most] or self.leading_ever(3)
 
     def flowing(self, most: int) -> list[Head]:
         """Heads whose ranks are drawn: the leading ones of the last and of the first checkpoint.
 
-        Heads that never pass the threshold are left out where others do: their ranks are noise.
+        Heads that never pass their level are left out where others do: their ranks are noise.
         """
         heads = list(dict.fromkeys(self.leading(most) + self.leading(most, 0)))
         ever = set(self.ever_above())
@@ -234,11 +254,7 @@ class Evolution:
 
     def ever_above(self) -> list[Head]:
         """Every head that is a retrieval head at some checkpoint, best first."""
-        return [
-            head
-            for head in self.leading_ever(self.maps[0].size)
-            if np.nanmax(self.maps[:, *head]) > RETRIEVAL_THRESHOLD
-        ]
+        return [head for head in self.leading_ever(self.maps[0].size) if self.alive[:, *head].any()]
 
     def head_curve(self, head: Head) -> Interval:
         """The head's mean score at every checkpoint, [C], with needle-clustered intervals."""

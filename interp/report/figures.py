@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..levels import chance_known, in_words, lines
 from ..results import RETRIEVAL_THRESHOLD, need
 from ..store import write_file
 from .facts import facts, model_name
@@ -23,6 +24,7 @@ from .lengths import group_lengths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
@@ -90,15 +92,20 @@ def head_heatmap(scores: HeadScores, ax: Axes | None = None, *, estimator: str =
         ax.set_ylabel("query head")
 
         leading = [head for head in scores.top(k, estimator) if head.score > 0]
-        lines = name_heads(ax, [head for head in leading if head.score > RETRIEVAL_THRESHOLD] or leading, n_layers)
-        title = "Score of every head"
+        level, title = np.full(values.shape, RETRIEVAL_THRESHOLD), "Score of every head"
         if estimator == "retrieval":
-            title = f"{len(scores.retrieval_heads())} of {values.size} heads score above {RETRIEVAL_THRESHOLD:g}"
-        ax.set_title(title, pad=6.0 if not lines else 14.0 + 10.0 * lines)
+            level = scores.counting_level()
+            above = in_words(level, scores.probes, RETRIEVAL_THRESHOLD)
+            title = f"{len(scores.retrieval_heads())} of {values.size} heads score above {above}"
+            if chance_known(scores.probes):
+                title += f"; above {RETRIEVAL_THRESHOLD:g}: {len(scores.retrieval_heads(plain=True))}"
+        counted = [head for head in leading if head.score > level[head.layer, head.head]]
+        rows = name_heads(ax, counted or leading, n_layers)
+        ax.set_title(title, pad=6.0 if not rows else 14.0 + 10.0 * rows)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label=colour_label)
         bar.outline.set_visible(False)
-        if estimator == "retrieval" and top > RETRIEVAL_THRESHOLD:
-            bar.ax.axhline(RETRIEVAL_THRESHOLD, color=ACCENT, linewidth=1.4)
+        if estimator == "retrieval":
+            mark_levels(bar, level, top)
     return ax
 
 
@@ -143,18 +150,21 @@ def top_heads(scores: HeadScores, ax: Axes | None = None, *, k: int = 12, estima
             text = f"{head.score:.{digits}f}" + (f" ± {error:.{digits}f}" if np.isfinite(error) else "")
             at, paper = head.score + np.nan_to_num(error), {"facecolor": "white", "edgecolor": "none", "pad": 1.0}
             ax.annotate(text, (at, place), (5, 0), textcoords="offset points", va="center", fontsize=8, bbox=paper)
-        if estimator == "retrieval" and end > RETRIEVAL_THRESHOLD:
-            ax.axvline(RETRIEVAL_THRESHOLD, color=ACCENT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=0)
+        at = lines(scores.counting_level()) if estimator == "retrieval" else []
+        for line in at:
+            ax.axvline(line, color=ACCENT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=0)
         ax.set_yticks(places, [str(head) for head in heads])
         ax.set_ylim(max(len(heads), 1) - 0.4, -0.6)
         # Room on the right for the numbers beside the longest bar.
-        ax.set_xlim(0.0, max(end, float(np.nanmax(means + np.nan_to_num(errors), initial=0.0))) * 1.22)
+        ax.set_xlim(0.0, max(end, *at, float(np.nanmax(means + np.nan_to_num(errors), initial=0.0))) * 1.22)
         ax.set_xticks([tick for tick in MaxNLocator(5).tick_values(0.0, end) if 0.0 <= tick <= end * 1.001])
         needles = len(np.unique(scores.probes["needle_id"]))
         spread = f"mean ± standard error over {needles} needles"
         if needles < 2:
             spread = "mean; one needle, so no standard error"
-        ax.set_xlabel(f"{estimator.replace('_', ' ')} score   ({spread})")
+        above = in_words(scores.counting_level(), scores.probes, RETRIEVAL_THRESHOLD)
+        dashed = f"\ndashed: heads count above {above}" if at else ""
+        ax.set_xlabel(f"{estimator.replace('_', ' ')} score   ({spread}){dashed}")
         ax.set_title("Leading heads")
         ax.spines[["top", "right", "left"]].set_visible(False)
         ax.tick_params(axis="y", length=0)
@@ -253,6 +263,13 @@ def colour_map(stops: Sequence[str]) -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
     return LinearSegmentedColormap.from_list("headscope", stops).with_extremes(bad="#eceef1")
+
+
+def mark_levels(bar: Colorbar, levels: np.ndarray, end: float) -> None:
+    """Where on a colour bar from 0 to `end` heads begin to count."""
+    for level in lines(levels):
+        if level < end:
+            bar.ax.axhline(level, color=ACCENT, linewidth=1.4)
 
 
 def hatch(ax: Axes, missing: np.ndarray) -> None:

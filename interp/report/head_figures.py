@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..results import RETRIEVAL_THRESHOLD, HeadScore
+from ..levels import lines
+from ..results import HeadScore
 from .evolution import Evolution, Head, head_name
 from .figures import (
     ACCENT,
@@ -21,6 +22,7 @@ from .figures import (
     colour_map,
     hatch,
     house_style,
+    mark_levels,
     name_heads,
     scale_end,
     spaced_ticks,
@@ -56,25 +58,24 @@ def head_map(evolution: Evolution, ax: Axes | None = None, *, checkpoint: int = 
         ax.set_xlabel("layer" + (missing if np.isnan(values).any() else ""))
         ax.set_ylabel("query head")
         heads = [HeadScore(*head, float(values[head]), float("nan")) for head in evolution.leading(k, checkpoint)]
-        lines = name_heads(ax, [head for head in heads if head.score > RETRIEVAL_THRESHOLD] or heads[:3], n_layers)
-        above = int((values > RETRIEVAL_THRESHOLD).sum())
-        title = f"{above} of {values.size} heads score above {RETRIEVAL_THRESHOLD:g} at {evolution.labels[checkpoint]}"
-        ax.set_title(title, pad=6.0 if not lines else 14.0 + 10.0 * lines)
+        alive = evolution.alive[checkpoint]
+        rows = name_heads(ax, [head for head in heads if alive[head.layer, head.head]] or heads[:3], n_layers)
+        title = f"{alive.sum()} of {values.size} heads score above {evolution.above} at {evolution.labels[checkpoint]}"
+        ax.set_title(title, pad=6.0 if not rows else 14.0 + 10.0 * rows)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label="retrieval score")
         bar.outline.set_visible(False)
-        if end > RETRIEVAL_THRESHOLD:
-            bar.ax.axhline(RETRIEVAL_THRESHOLD, color=ACCENT, linewidth=1.4)
+        mark_levels(bar, evolution.levels[checkpoint], end)
     return ax
 
 
 def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> Axes:
     """The leading heads (rows) over the checkpoints (columns): when each was born, grew or faded.
 
-    Heads that are ever above the threshold, at most `k`: those that rose above it first, first.
+    Heads that are ever above their level, at most `k`: those that rose above it first, first.
     """
     heads = evolution.named(k)
     values = np.array([evolution.maps[:, *head] for head in heads], dtype=float).reshape(len(heads), len(evolution.x))
-    above = values > RETRIEVAL_THRESHOLD
+    above = np.array([evolution.alive[:, *head] for head in heads], dtype=bool).reshape(values.shape)
     born = np.where(above.any(axis=1), above.argmax(axis=1), values.shape[1])
     order = np.argsort(born, kind="stable")
     with house_style():
@@ -88,7 +89,7 @@ def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> 
         hatch(ax, np.isnan(values[order]))
         cell_lines(ax, values.shape[1], len(heads))
         for row, column in enumerate(born[order]):
-            if 0 < column < values.shape[1]:  # a bar where the head first rose above the threshold
+            if 0 < column < values.shape[1]:  # a bar where the head first rose above its level
                 ax.plot(
                     [column - 0.5] * 2, [row - 0.42, row + 0.42], color=ACCENT, linewidth=2.2, solid_capstyle="butt"
                 )
@@ -96,7 +97,7 @@ def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> 
         places = np.unique(np.linspace(0, values.shape[1] - 1, min(values.shape[1], 9)).round().astype(int))
         ax.set_xticks(places, [evolution.tick(c) for c in places])
         unit = "step within the stage" if evolution.borders else evolution.x_title
-        ax.set_xlabel(f"{unit}   (red bar: first above {RETRIEVAL_THRESHOLD:g})")
+        ax.set_xlabel(f"{unit}\nred bar: first above {evolution.above}")
         ax.set_title("The leading heads, checkpoint by checkpoint", pad=16.0 if evolution.borders else None)
         letters = (strip_size(evolution, len(heads))[0] - 2.2) / len(evolution.x) / 0.08  # above one column
         for name, first, last in evolution.trajectory.stage_spans if evolution.borders else []:
@@ -112,10 +113,12 @@ def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> 
 
 def head_curves(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> Axes:
     """Score of the leading heads over the checkpoints with 95 % intervals over needles; in grey, every other head that
-    is ever above the threshold. Triangles: first above it (up), fallen below it (down)."""
+    is ever above its level. Triangles: first above it (up), fallen below it (down)."""
     with house_style():
         ax = axes_of(ax, (8.6, 4.4))
         named = evolution.named(k)
+        if not named:
+            return nothing(ax, "No head scores above 0.")
         for head in evolution.ever_above():
             if head not in named:
                 ax.plot(evolution.x, evolution.maps[:, *head], color=PALE, linewidth=0.8, zorder=1)
@@ -127,9 +130,9 @@ def head_curves(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> 
         _crossings(ax, evolution, named)
         finish(ax, evolution, "retrieval score", "The leading heads over training")
         if len(evolution.x) > 1:
-            key = f"bands: 95 %, where needles differ; triangles: passes {RETRIEVAL_THRESHOLD:g}"
-            ax.set_xlabel(f"{evolution.x_title}   ({key})")
-        threshold(ax)
+            key = f"bands: 95 %, where needles differ; triangles: passes {evolution.above}"
+            ax.set_xlabel(f"{evolution.x_title}\n{key}")
+        level_lines(ax, evolution)
         names_at_end(ax, ends)
     return ax
 
@@ -173,9 +176,11 @@ def borders(ax: Axes, evolution: Evolution, x: np.ndarray) -> None:
         ax.annotate(name, (place, 0.98), (-3 if left else 3, 0), ha="right" if left else "left", fontsize=7, **at)
 
 
-def threshold(ax: Axes) -> None:
-    if ax.get_ylim()[1] > RETRIEVAL_THRESHOLD:
-        ax.axhline(RETRIEVAL_THRESHOLD, color=ACCENT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1.5)
+def level_lines(ax: Axes, evolution: Evolution) -> None:
+    """Where heads begin to count, as dashed lines."""
+    for level in lines(evolution.levels):
+        if level < ax.get_ylim()[1]:
+            ax.axhline(level, color=ACCENT, linewidth=1.1, linestyle=(0, (4, 3)), zorder=1.5)
 
 
 def names_at_end(ax: Axes, ends: list[tuple[str, float, str]]) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 
 from ..analysis.downstream import Source
 from ..analysis.trajectory import Trajectory
-from ..results import RETRIEVAL_THRESHOLD
 from ..store import write_file
 from .evolution import Evolution, evolve, model_name
 from .parts import Section
@@ -74,13 +73,16 @@ def _data(evolution: Evolution, shown: list[Section]) -> Any:
     from jinja2.utils import htmlsafe_json_dumps
 
     seen = np.isfinite(evolution.maps)
+    levels = evolution.levels
+    if np.array_equal(levels, np.broadcast_to(levels[:1], levels.shape), equal_nan=True):
+        levels = levels[:1]  # the same at all checkpoints: once is enough
     figures = [figure for section in shown for figure in section.figures]
     return htmlsafe_json_dumps(
         {
             "steps": evolution.trajectory.steps.tolist(),
             "labels": evolution.slider_labels,
             "shape": [evolution.maps.shape[2], evolution.maps.shape[1]],
-            "threshold": RETRIEVAL_THRESHOLD,
+            "levels": _packed(levels.transpose(0, 2, 1)),
             "observed": seen.sum(axis=(1, 2)).tolist(),
             "ringed": RINGED,
             "scores": _packed(evolution.maps.transpose(0, 2, 1)),

@@ -9,7 +9,7 @@ import numpy as np
 
 from .evolution import NLL_NAMES, Evolution, head_name, human_count
 from .figures import LINES, MUTED, VALUES, axes_of, house_style, scale_of, written_cells
-from .head_figures import MARKS, borders, curve, finish, names_at_end, nothing, threshold
+from .head_figures import MARKS, borders, curve, finish, level_lines, names_at_end, nothing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,7 +24,11 @@ def head_count(evolution: Evolution, ax: Axes | None = None) -> Axes:
     with house_style():
         ax = axes_of(ax, (5.4, 3.4))
         curve(ax, evolution, evolution.panel.n_heads, LINES[0], "o")
-        finish(ax, evolution, f"heads above {evolution.panel.threshold:g}", "Number of retrieval heads")
+        if evolution.trajectory.chance_known:
+            words = f"above {evolution.panel.threshold:g}, as the paper counts"
+            ax.plot(evolution.x, evolution.panel.n_plain, color=MUTED, linewidth=1.1, linestyle=":", label=words)
+            ax.legend(frameon=False)
+        finish(ax, evolution, "heads", f"Heads above {evolution.above}")
         ax.yaxis.set_major_locator(MaxNLocator(integer=True))
     return ax
 
@@ -38,7 +42,7 @@ def initial_heads(evolution: Evolution, ax: Axes | None = None) -> Axes:
             return nothing(ax, "No head was a retrieval head at the first checkpoint.")
         curve(ax, evolution, evolution.panel.initial_mean, LINES[0], "o")
         finish(ax, evolution, "mean score", f"The {count} initial retrieval head{'s' if count > 1 else ''}")
-        threshold(ax)
+        level_lines(ax, evolution)
     return ax
 
 

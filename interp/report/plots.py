@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..analysis.evolution import by_depth
-from ..results import RETRIEVAL_THRESHOLD
+from ..levels import lines
 from .evolution import Evolution, head_name, human_count
 from .figures import (
     ACCENT,
@@ -66,9 +66,9 @@ def head_map(evolution: Evolution) -> go.Figure:
 
 
 def trajectories(evolution: Evolution, most: int = 8) -> go.Figure:
-    """Score of the leading heads with intervals and names; every other head that is ever above the threshold in grey.
+    """Score of the leading heads with intervals and names; every other head that is ever above its level in grey.
 
-    Triangles: where a head rose above the threshold (up) or fell below it (down).
+    Triangles: where a head rose above its level (up) or fell below it (down).
     """
     figure = _over_checkpoints(evolution, yaxis={"title": {"text": "score"}, "rangemode": "tozero"})
     named, labels = evolution.named(most), evolution.labels
@@ -85,7 +85,7 @@ def trajectories(evolution: Evolution, most: int = 8) -> go.Figure:
             marker = {"symbol": symbol, "size": 13, "color": "white", "line": {"color": LINES[number], "width": 2}}
             figure.add_scatter(x=evolution.x[at], y=evolution.maps[at][:, *head], mode="markers", marker=marker)
             words = "rises above" if born else "falls below"
-            about = [f"{words} {RETRIEVAL_THRESHOLD:g} at {evolution.labels[c]}" for c in at]
+            about = [f"{words} {evolution.levels[c][head]:.3g} at {evolution.labels[c]}" for c in at]
             figure.data[-1].update(customdata=about, hovertemplate=_hover(head_name(head), "%{y:.3f}", "%{customdata}"))
     tops = [evolution.maps, *(interval.high for interval in curves)]
     top = 1.04 * max((float(np.nanmax(values)) for values in tops if np.isfinite(values).any()), default=1.0)
@@ -97,7 +97,7 @@ def trajectories(evolution: Evolution, most: int = 8) -> go.Figure:
         0.05 * top,
         range(most),
     )
-    _threshold(figure)
+    _level_lines(figure, evolution)
     return figure
 
 
@@ -243,7 +243,7 @@ def cell_map(values: np.ndarray, rows: list[str], columns: list[str], titles: tu
 
 
 def curve(evolution: Evolution, curves: dict[str, Interval], *, unit: str, digits: int = 3, top: float | None = None,
-          threshold: bool = False) -> go.Figure:  # fmt: skip
+          levels: bool = False) -> go.Figure:  # fmt: skip
     """One or more quantities over the checkpoints, each with its interval as a band."""
     figure = _over_checkpoints(evolution, yaxis={"title": {"text": unit}, "rangemode": "tozero"})
     if top is not None:
@@ -252,8 +252,8 @@ def curve(evolution: Evolution, curves: dict[str, Interval], *, unit: str, digit
         colour = LINES[number % len(LINES)]
         _band(figure, evolution.x, interval, colour)
         _line(figure, evolution.x, interval, name, colour, MARKS[number % len(MARKS)], digits, evolution.labels)
-    if threshold:
-        _threshold(figure)
+    if levels:
+        _level_lines(figure, evolution)
     if digits == 0 and max(np.nanmax(interval.estimate) for interval in curves.values()) <= 8:
         figure.update_yaxes(dtick=1)  # no half heads
     if len(curves) > 1:
@@ -349,8 +349,9 @@ def _hover(name: str, value: str, checkpoint: str) -> str:
     return f"<b>{escape(name)}</b>  {value}<br>{checkpoint}<extra></extra>"
 
 
-def _threshold(figure: go.Figure) -> None:
-    figure.add_hline(RETRIEVAL_THRESHOLD, line={"color": ACCENT, "width": 1.3, "dash": "dash"})
+def _level_lines(figure: go.Figure, evolution: Evolution) -> None:
+    for level in lines(evolution.levels):
+        figure.add_hline(level, line={"color": ACCENT, "width": 1.3, "dash": "dash"})
 
 
 def _ticks(count: int, letter: str) -> dict[str, Any]:

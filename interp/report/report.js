@@ -21,6 +21,7 @@
   const scores = typed(data.scores, Float32Array);
   const stderrs = typed(data.stderrs, Float32Array);
   const ranks = typed(data.ranks, Float32Array);
+  const levels = typed(data.levels, Float32Array); // of all checkpoints, or once for all of them
   const rows = (values, at, n, width) =>
     Array.from({ length: n }, (_, row) => values.subarray(at + row * width, at + (row + 1) * width));
   const digits = (value) => (Number.isNaN(value) ? "-" : value.toFixed(3));
@@ -33,7 +34,7 @@
       if (score > 0) found.push({ layer: i % nLayers, head: Math.floor(i / nLayers), score, at: c * size + i });
     }
     found.sort((a, b) => b.score - a.score || a.layer - b.layer || a.head - b.head);
-    const above = found.filter((head) => head.score > data.threshold);
+    const above = found.filter((head) => head.score > levels[head.at % levels.length]);
     return above.length ? above.slice(0, most) : found.slice(0, 3);
   };
 
@@ -43,7 +44,7 @@
         const at = c * size + head * nLayers + layer;
         if (Number.isNaN(scores[at])) return `<b>L${layer}H${head}</b><br>not observable`;
         const error = Number.isNaN(stderrs[at]) ? "" : ` ± ${digits(stderrs[at])} standard error`;
-        return `<b>L${layer}H${head}</b><br>score ${digits(scores[at])}${error}<br>rank ${ranks[at]} of ${data.observed[c]}`;
+        return `<b>L${layer}H${head}</b><br>score ${digits(scores[at])}${error}<br>counts above ${digits(levels[at % levels.length])}<br>rank ${ranks[at]} of ${data.observed[c]}`;
       }),
     );
 

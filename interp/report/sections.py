@@ -62,7 +62,7 @@ def tiles(evolution: Evolution) -> list[Tile]:
     """The run in a few numbers: the last checkpoint, its interval, and the first."""
     panel, total = evolution.panel, evolution.maps[0].size
     found = [
-        _tile(evolution, f"Retrieval heads of {total:,}", panel.n_heads, ".0f"),
+        _tile(evolution, f"Retrieval heads of {total:,}", panel.n_heads, ".0f", evolution.plain_words(-1)),
         _tile(evolution, "Mean score of the initial heads", panel.initial_mean, ".2f"),
         _tile(evolution, f"NLL in nats, {NLL_NAMES[evolution.nll_name]}", evolution.mean(evolution.nll_name), ".2f"),
         _tile(evolution, "Answered exactly", panel.niah_score, ".0%"),
@@ -70,23 +70,24 @@ def tiles(evolution: Evolution) -> list[Tile]:
     return [tile for tile in found if tile.value != "-"]
 
 
-def _tile(evolution: Evolution, name: str, interval: Interval, digits: str) -> Tile:
+def _tile(evolution: Evolution, name: str, interval: Interval, digits: str, more: str = "") -> Tile:
     first, last = (float(interval.estimate[at]) for at in (0, -1))
     detail = [f"95% interval {span(interval, -1, digits)}"] if np.isfinite(interval.low[-1]) else []
     if len(evolution.labels) > 1 and np.isfinite(first):
         detail.append(f"{first:{digits}} at {evolution.step_names[0]}")
+    detail += [more.rstrip(".")] if more else []
     return Tile(name, f"{last:{digits}}" if np.isfinite(last) else "-", "; ".join(detail))
 
 
 def _heads(evolution: Evolution) -> Section:
     _, n_layers, n_heads = evolution.maps.shape
-    above = int((evolution.maps[-1] > RETRIEVAL_THRESHOLD).sum())
+    above = int(evolution.alive[-1].sum())
     hatched = ", hatched: the needle lay outside the layer's window" if np.isnan(evolution.maps).any() else ""
     figure = Figure(
         "heads",
         "Score of every head",
         plots.head_map(evolution),
-        unit=f"ringed: heads above {RETRIEVAL_THRESHOLD:g}, at most {RINGED}{hatched}",
+        unit=f"ringed: heads above {evolution.above}, at most {RINGED}{hatched}",
         height=int(np.clip(940 * n_heads / n_layers, 200, max(300, min(36 * n_heads, 640)))) + 64,
     )
     move = (
@@ -94,19 +95,29 @@ def _heads(evolution: Evolution) -> Section:
     )
     return Section(
         "map",
-        f"{above} of {n_layers * n_heads:,} heads score above {RETRIEVAL_THRESHOLD:g} at {evolution.step_names[-1]}",
-        "How much of the answer each head copied out of the context, mean over all probes. Point at a head for its "
-        f"numbers.{move}",
+        f"{above} of {n_layers * n_heads:,} heads score above {evolution.above} at {evolution.step_names[-1]}",
+        "How much of the answer each head copied out of the context, mean over all probes. "
+        f"{_chance_words(evolution)} Point at a head for its numbers.{move}",
         [figure],
         slider=True,
         leading=True,
     )
 
 
+def _chance_words(evolution: Evolution) -> str:
+    """What a count of heads means here."""
+    if not evolution.trajectory.chance_known:
+        words = "The file does not tell what a head would score by chance (it was begun by an older version)"
+        return f"{words}, so heads count as in the paper, above {RETRIEVAL_THRESHOLD:g}."
+    mean = float(evolution.trajectory.probes["chance"].mean())
+    words = f"A head that looks at random needle positions scores {mean:.2f} on average; heads count above"
+    return f"{words} {evolution.above}. {evolution.plain_words(-1)}"
+
+
 def _curves(evolution: Evolution) -> Section:
     named, ever = evolution.named(8), evolution.ever_above()
     births, deaths = (sum(map(len, places)) for places in (evolution.life.births, evolution.life.deaths))
-    words = f"{plural(births, 'birth')} and {plural(deaths, 'death')} (a head crossing {RETRIEVAL_THRESHOLD:g})."
+    words = f"{plural(births, 'birth')} and {plural(deaths, 'death')} (a head crossing {evolution.above})."
     if len(ever) > len(named):
         words += f" Grey: the other {plural(len(ever) - len(named), 'head')} ever above it."
     curves = Figure(
@@ -176,7 +187,7 @@ def _growth(evolution: Evolution) -> Section:
         Figure(
             "count",
             "Number of retrieval heads",
-            plots.curve(evolution, {"retrieval heads": panel.n_heads}, unit="heads", digits=0),
+            plots.curve(evolution, {f"above {evolution.above}": panel.n_heads}, unit="heads", digits=0),
             height=320,
             half=True,
         )
@@ -184,7 +195,7 @@ def _growth(evolution: Evolution) -> Section:
     initial = plural(len(panel.initial_heads), "initial retrieval head")
     words = no_interval(panel.n_heads)
     if panel.initial_heads:
-        plot = plots.curve(evolution, {"initial heads": panel.initial_mean}, unit="mean score", threshold=True)
+        plot = plots.curve(evolution, {"initial heads": panel.initial_mean}, unit="mean score", levels=True)
         figures.append(Figure("initial", f"Mean score of the {initial}", plot, height=320, half=True))
     else:
         words = (

@@ -17,6 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from ..levels import chance_known, in_words
 from ..results import RETRIEVAL_THRESHOLD
 from .lengths import group_lengths
 
@@ -46,10 +47,11 @@ class Bar:
 
 
 class LayerStrip:
-    """One character a layer, as high as the layer's best head; a dot where no head of the layer was observable."""
+    """One character a layer, as high as the layer's best head, bold where that is a retrieval head; a dot where no head
+    of the layer was observable."""
 
-    def __init__(self, best: np.ndarray) -> None:
-        self.best = best
+    def __init__(self, best: np.ndarray, counted: np.ndarray) -> None:
+        self.best, self.counted = best, counted
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
         steps = " .:-=+*#" if options.ascii_only else "▁▂▃▄▅▆▇█"
@@ -57,11 +59,11 @@ class LayerStrip:
         per_row = max(options.max_width - label, 10) // 10 * 10
         for start in range(0, len(self.best), per_row):
             row = Text().append(f"L{start}".ljust(label), "dim")
-            for value in self.best[start : start + per_row]:
+            shown = slice(start, start + per_row)
+            for value, strong in zip(self.best[shown], self.counted[shown], strict=True):
                 if np.isnan(value):
                     row.append("." if options.ascii_only else "·", "dim")
                 else:
-                    strong = value > RETRIEVAL_THRESHOLD
                     row.append(steps[min(int(value * 8), 7)], "bold cyan" if strong else "blue")
             yield row
 
@@ -80,13 +82,13 @@ def head_table(scores: HeadScores, k: int = 10) -> Table:
     table.add_column("", ratio=1)
     if with_mass:
         table.add_column("on needle", justify="right", min_width=6)
-    mass = scores["needle_mass"] if with_mass else None
+    mass, level = scores["needle_mass"] if with_mass else None, scores.counting_level()
     for head in scores.top(k):
         error = f"{head.stderr:.3f}" if np.isfinite(head.stderr) else "-"
         row: list[RenderableType] = [str(head), f"{head.score:.3f}", error, Bar(head.score)]
         if mass is not None:
             row.append(f"{mass[head.layer, head.head]:.3f}")
-        table.add_row(*row, style="" if head.score > RETRIEVAL_THRESHOLD else "dim")
+        table.add_row(*row, style="" if head.score > level[head.layer, head.head] else "dim")
     return table
 
 
@@ -111,13 +113,16 @@ def length_table(scores: HeadScores) -> Table:
 def summary(scores: HeadScores, k: int = 10) -> RenderableType:
     """All of it, as `headscope score` prints it."""
     best = np.where(np.isnan(scores.retrieval), -np.inf, scores.retrieval).max(axis=1)
-    heads = len(scores.retrieval_heads())
+    level = scores.counting_level()
+    heads, plain = len(scores.retrieval_heads()), len(scores.retrieval_heads(plain=True))
     unseen = int(np.isnan(scores.retrieval).sum())
     count = Text.assemble((f"{heads}", "bold"), f" of {scores.retrieval.size} heads are retrieval heads")
-    count.append(f" (mean score above {RETRIEVAL_THRESHOLD:g})")
+    count.append(f": mean score above {in_words(level, scores.probes, RETRIEVAL_THRESHOLD)}")
+    if chance_known(scores.probes):
+        count.append(f"; by the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {plain}")
     if unseen:
         count.append(f"; {unseen} could not be observed: the needle lay outside their window")
-    strip = LayerStrip(np.where(np.isinf(best), np.nan, best))
+    strip = LayerStrip(np.where(np.isinf(best), np.nan, best), np.any(scores.retrieval > level, axis=1))
     blank = Text()
     return Group(
         head_table(scores, k), blank, count, blank, Text("Best head of every layer"), strip, blank, length_table(scores)

@@ -13,7 +13,7 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from .. import schema
-from ..results import HeadScores
+from ..results import CHANCE_COLUMNS, HeadScores
 from ..schema import StoreError
 from ..store import append, read_scores, read_steps, reading, target_path, write
 
@@ -177,7 +177,8 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
     steps = read_steps(path)
     with reading(path) as file:
         columns = hashlib.sha256()
-        for name in sorted(schema.columns_of(file)):
+        # what chance is follows from the probes; shards of schema 1.0 do not tell it, and belong with the others
+        for name in sorted(schema.columns_of(file).keys() - {*CHANCE_COLUMNS}):
             item = file[f"probes/{name}"]
             columns.update(f"{name}|{item[:].tolist()}|".encode())
         rows = [

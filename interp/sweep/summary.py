@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..levels import in_words
+from ..results import RETRIEVAL_THRESHOLD
 from ..store import reading
 
 if TYPE_CHECKING:
@@ -18,28 +20,32 @@ MOST = 30  # rows; of a longer run, the first and the last
 
 
 def outcome_line(scores: HeadScores) -> str:
-    """ "37 retrieval heads, top L18H6 .91, exact match 100 %, NLL 0.12"."""
+    """ "37 heads above chance (level 0.23 with 2 needles), top L18H6 .91, exact match 100 %, NLL 0.12"."""
     best = next(iter(scores.top(1)), None)
     leader = f"top {best} {best.score:.2f}, " if best is not None else ""
     heads, match = len(scores.retrieval_heads()), scores.exact_match.mean()
-    noun = "retrieval head" if heads == 1 else "retrieval heads"
-    return f"{heads} {noun}, {leader}exact match {match:.0%}, NLL {_mean(scores.nll):.3f}"
+    words = in_words(scores.counting_level(), scores.probes, RETRIEVAL_THRESHOLD)
+    counted = f"{heads} head{'' if heads == 1 else 's'} above {words}"
+    return f"{counted}, {leader}exact match {match:.0%}, NLL {_mean(scores.nll):.3f}"
 
 
 def table(path: str | PathLike[str]) -> Table:
-    """Step, tokens, number of retrieval heads, top head, exact match and NLL of every checkpoint of a file.
+    """Step, training tokens, numbers of heads, top head, exact match and NLL of every checkpoint of a file.
 
-    Where there are several stages, the stage and the step within it.
+    Heads are counted above chance ("-" where the file does not tell it), and as the paper does, above 0.1. Where there
+    are several stages, the stage and the step within it.
     """
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
     with reading(path) as file:
         steps, tokens, counted = file["checkpoint"][:], file["tokens_seen"][:], file["n_retrieval_heads"][:]
+        told = file["n_heads_above_chance"][:] if "n_heads_above_chance" in file else np.full(len(steps), -1)
         stages = file["stage"].asstr()[:] if "step_in_stage" in file else None
         own = file["step_in_stage"][:] if stages is not None else steps
         maps, matched, nll = file["retrieval"][:], file["probes/exact_match"][:], file["probes/nll"][:]
-    names = ["step", "tokens", "retrieval heads", "top head", "score", "exact match", "NLL"]
+    counts = ("heads above chance", f"above {RETRIEVAL_THRESHOLD:g}")
+    names = ["step", "tokens", *counts, "top head", "score", "exact match", "NLL"]
     for name in names if stages is None else ["stage", *names]:
         made.add_column(name, justify="left" if name == "stage" else "right", overflow="fold")
     n = len(steps)
@@ -52,9 +58,10 @@ def table(path: str | PathLike[str]) -> Table:
         if np.isfinite(maps[row]).any():
             layer, number = np.unravel_index(np.nanargmax(maps[row]), maps[row].shape)
             head, score = f"L{layer}H{number}", f"{maps[row][layer, number]:.2f}"
+        above = "-" if told[row] < 0 else str(told[row])
         exact = f"{(matched[row] == 1).mean():.0%}"
         place = (f"{own[row]:,}",) if stages is None else (stages[row], f"{own[row]:,}")
-        made.add_row(*place, seen, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
+        made.add_row(*place, seen, above, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
     return made
 
 

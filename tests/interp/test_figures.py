@@ -1,5 +1,7 @@
 """The pictures say what the scores say, stay legible at every shape, and come out the same every time."""
 
+from dataclasses import replace
+from io import StringIO
 from itertools import combinations
 from xml.etree import ElementTree
 
@@ -40,7 +42,7 @@ def test_the_heatmap_shows_the_scores_and_marks_the_heads_above_the_threshold(ax
     assert ax.images[0].get_clim() == (0, 1)
     assert ringed(ax) == {(layer, head) for layer, head, _ in SMOLLM2}
     assert names(ax) == sorted(f"L{layer}H{head}" for layer, head, _ in SMOLLM2)
-    assert ax.get_title(loc="left") == "7 of 270 heads score above 0.1"
+    assert ax.get_title(loc="left") == "7 of 270 heads score above 0.1 (chance unknown)"
 
 
 def test_small_scores_get_a_smaller_scale_that_says_so(ax):
@@ -275,3 +277,36 @@ def test_many_lengths_are_gathered_by_doublings():
     labels, group = group_lengths(np.arange(1000, 3000, 100))
     assert labels == ["512-1K", "1K-2K", "2K-4K"]
     assert [group.tolist().count(i) for i in range(3)] == [1, 10, 9]
+
+
+def with_chance(mean: float = 0.05, sd: float = 0.048):
+    scores = make_scores()
+    told = {"chance": np.full(scores.n_probes, mean), "chance_sd": np.full(scores.n_probes, sd)}
+    return replace(scores, probes={**scores.probes, **told})
+
+
+def test_heads_are_counted_above_chance_and_the_level_is_drawn(ax):
+    scores = with_chance()
+    level = float(np.nanmax(scores.counting_level()))
+    assert 0.22 < level < 0.26
+    head_heatmap(scores, ax)
+    assert (
+        ax.get_title(loc="left")
+        == f"6 of 270 heads score above chance (level {level:.2f} with 2 needles); above 0.1: 7"
+    )
+    assert ringed(ax) == {(layer, head) for layer, head, score in SMOLLM2 if score > 0.3}
+    bars = top_heads(scores, Figure().add_subplot())
+    assert [line.get_xdata()[0] for line in bars.lines if line.get_linestyle() == "--"] == pytest.approx([level])
+    assert bars.get_xlabel().endswith(f"dashed: heads count above chance (level {level:.2f} with 2 needles)")
+
+
+def test_the_summary_tells_chance_and_the_papers_count():
+    def printed(scores) -> str:
+        console = Console(width=200, record=True, file=StringIO())
+        console.print(summary(scores))
+        return console.export_text()
+
+    shown = printed(with_chance())
+    assert "6 of 270 heads are retrieval heads: mean score above chance (level 0.2" in shown
+    assert "with 2 needles); by the paper's plain count, above 0.1: 7" in shown
+    assert "above 0.1 (chance unknown)" in printed(make_scores())

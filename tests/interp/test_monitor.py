@@ -116,7 +116,8 @@ class Tracker(TrainerCallback):
 def test_scalars_reach_the_trackers(tmp_path: Path) -> None:
     tracker = Tracker()
     trainer = train(tmp_path, [tracker, hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=3)], logging_steps=3)
-    names = {f"heads/{name}" for name in ("retrieval_heads", "leading", "nll", "nll_novel", "exact_match", "seconds")}
+    counts = ("retrieval_heads", "retrieval_heads_plain", "counting_level")
+    names = {f"heads/{name}" for name in (*counts, "leading", "nll", "nll_novel", "exact_match", "seconds")}
     for step in (0, 3, 6):
         assert names <= tracker.seen[step].keys()
         assert all(isinstance(tracker.seen[step][name], float) for name in names)

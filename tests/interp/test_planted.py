@@ -10,7 +10,9 @@ import pytest
 import headscope as hs
 from headscope.interp.analysis.heads import changes, life
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
-from planted import HEADS, LAYERS, WORDS, build_planted, expected, planted_probes, save_checkpoint
+from headscope.interp.analysis.verdicts import judge
+from headscope.interp.export import qrhead_string
+from planted import HEADS, LAYERS, WORDS, build_planted, expected, number_probes, planted_probes, save_checkpoint
 
 PROBES = planted_probes(depths=(0.0, 0.7), lengths=(120,))
 STEPS = (0, 100, 200, 300, 400, 500)
@@ -110,3 +112,40 @@ def test_sharing_does_not_matter(run: Path, sharing: str) -> None:
         np.testing.assert_allclose(scores.per_probe["retrieval"][:, layer, head], wanted, atol=1e-6)
     assert {(h.layer, h.head) for h in scores.top(3)} == {(1, 2), (2, 0), (3, 1)}
     assert [str(head) for head in scores.top(1)] == ["L3H1"]
+
+
+ANY_DIGIT, FIRST_DIGIT, COPIES = ((1, 0), (2, 1), (3, 1)), ((2, 2), (2, 3)), {(1, 3): 1.0}
+
+
+@pytest.fixture(scope="module")
+def with_numbers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two checkpoints on number needles: at the second, heads that find the digits are born, and one that copies."""
+    path = tmp_path_factory.mktemp("numbers") / "run.h5"
+    probes = number_probes()
+    hs.score_heads(build_planted({}), probes).save(path, checkpoint=0)
+    late = build_planted(COPIES, any_digit=ANY_DIGIT, first_digit=FIRST_DIGIT)
+    hs.score_heads(late, probes).save(path, checkpoint=100)
+    return path
+
+
+def test_a_head_that_looks_at_any_digit_is_above_the_papers_threshold_and_does_not_count(with_numbers: Path) -> None:
+    scores = hs.interp.store.read_scores(with_numbers)
+    for head in ANY_DIGIT:
+        assert 0.1 < scores.retrieval[head] < 0.3
+        assert len(set(scores.per_probe["retrieval"][:, *head])) > 2, "it looks at other digits in other probes"
+    np.testing.assert_allclose([scores.retrieval[head] for head in FIRST_DIGIT], 1 / 7, atol=1e-6)
+    assert scores.retrieval_heads() == list(COPIES)
+    assert set(scores.retrieval_heads(plain=True)) == {*COPIES, *ANY_DIGIT, *FIRST_DIGIT}
+    assert qrhead_string(scores) == "1-3"
+    found = hs.open(with_numbers)
+    assert found.n_heads_above_chance.values.tolist() == [0, 1]
+    assert found.n_retrieval_heads.values.tolist() == [0, 6]
+
+
+def test_only_the_copying_head_is_born(with_numbers: Path) -> None:
+    run = read_trajectory(with_numbers)
+    assert life(run).births == [[], list(COPIES)]
+    growth = judge(run)[0]
+    assert (growth.numbers["first"], growth.numbers["last"], growth.numbers["last_plain"]) == (0, 1, 6)
+    assert "above chance (level 0." in growth.words and "with 12 needles)" in growth.words
+    assert "By the paper's plain count, above 0.1: 0 to 6." in growth.words

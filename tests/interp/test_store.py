@@ -22,7 +22,7 @@ from full_disk import room_for
 from headscope.interp import results, schema, store
 from headscope.interp.results import HeadScores, MissingPackageError
 from headscope.interp.store import StoreError, append, checkpoints, read_scores, read_steps, validate
-from made_scores import assert_same, make_scores
+from made_scores import assert_same, make_scores, with_chance
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 COPY_PROFILES = "\n## Copy profiles"  # another kind of file, with a listing of its own
@@ -508,16 +508,28 @@ def test_the_file_of_version_1_0_is_read(tmp_path: Path) -> None:
 
 
 def test_todays_file_has_the_layout_of_version_1_0(tmp_path: Path) -> None:
-    """A change of the layout needs a new version and a new golden file beside the old one."""
+    """A change of the layout needs a new version and a new golden file beside the old one. Without chance it is 1.0."""
     golden_scores(0).save(tmp_path / "today.h5", tokens_seen=0)
     golden_scores(1000).save(tmp_path / "today.h5", checkpoint=1000, tokens_seen=4.2e9)
     assert described(tmp_path / "today.h5") == described(GOLDEN / "store-1.0.h5")
 
 
+def test_the_file_of_version_1_1_is_read_and_has_todays_layout(tmp_path: Path) -> None:
+    path = tmp_path / "store-1.1.h5"
+    shutil.copy(GOLDEN / "store-1.1.h5", path)
+    scores = [with_chance(step, n_probes=4, n_layers=2) for step in (0, 1000)]
+    for step, expected in zip((0, 1000), scores, strict=True):
+        assert_same(read_scores(path, step), expected)
+    assert validate(path) == []
+    scores[0].save(tmp_path / "today.h5", tokens_seen=0)
+    scores[1].save(tmp_path / "today.h5", checkpoint=1000, tokens_seen=4.2e9)
+    assert described(tmp_path / "today.h5") == described(path)
+
+
 def test_schema_md_lists_every_variable() -> None:
     page = (Path(__file__).parents[2] / "SCHEMA.md").read_text(encoding="utf-8").partition(COPY_PROFILES)[0]
     names = {"f4": "float", "f8": "double", "i1": "byte", "i4": "int", "i8": "int64", "string": "string"}
-    with h5py.File(GOLDEN / "store-1.0.h5") as file:
+    with h5py.File(GOLDEN / "store-1.1.h5") as file:
         items = schema.datasets(file)
         for path, item in items.items():
             name, axes = path.rsplit("/", 1)[-1], ", ".join(map(str, schema.dims(item)))

@@ -17,7 +17,7 @@ from headscope.interp.analysis.downstream import DownstreamError
 from headscope.interp.report import evolution_figures
 from headscope.interp.report.evolution import evolve, human_count, model_name
 from headscope.interp.report.html import render, write_report
-from headscope.interp.report.sections import cards, sections
+from headscope.interp.report.sections import cards, sections, tiles
 from headscope.interp.store import StoreError
 from made_up_scores import make_scores
 from made_up_trajectory import BORN, DYING, GROWING, STEADY, make_trajectory
@@ -81,7 +81,7 @@ def test_verdicts_come_first_with_their_numbers(run):
 
 def test_headings_say_what_is_seen(run):
     found = {section.id: section for section in sections(evolve(run))}
-    assert found["map"].heading == "3 of 48 heads score above 0.1 at step 3,500"
+    assert found["map"].heading == "3 of 48 heads score above 0.1 (chance unknown) at step 3,500"
     assert found["leading"].heading.startswith("L2H1 leads at the end")
     assert found["leading"].words.startswith("1 birth and 1 death")
     assert found["growth"].heading == "3 retrieval heads at the first checkpoint, 3 at the last"
@@ -188,3 +188,38 @@ def test_checkpoints_with_names_of_their_own_are_the_first_to_the_last(tmp_path,
         make_scores(model_id=f"/home/me/run/checkpoint-{step}").save(path, checkpoint=step)
     assert model_name(evolve(path)) == "checkpoint-100 to checkpoint-300"
     assert model_name(evolve(file)) == "org/model"
+
+
+def with_chance(run, mean=0.2, sd=0.1):
+    told = {"chance": np.full(run.scores.shape[1], mean), "chance_sd": np.full(run.scores.shape[1], sd)}
+    return replace(run, probes={**run.probes, **told})
+
+
+def test_chance_stands_beside_every_count(run):
+    found = evolve(with_chance(run))
+    (level,) = set(found.levels.ravel().tolist())
+    assert 0.25 < level < 0.45
+    words = f"chance (level {level:.2f} with 12 needles)"
+    shown = {section.id: section for section in sections(found)}
+    assert shown["map"].heading == f"3 of 48 heads score above {words} at step 3,500"
+    assert "random needle positions scores 0.20" in shown["map"].words
+    assert "By the paper's plain count, above 0.1: 3." in shown["map"].words
+    assert words in shown["leading"].words and words in shown["map"].figures[0].unit
+    assert shown["growth"].heading == "2 retrieval heads at the first checkpoint, 3 at the last"
+    assert any("By the paper's plain count, above 0.1: 3" in tile.detail for tile in tiles(found))
+    assert all(words in label for label in found.slider_labels)
+    data = data_of(render(found))
+    np.testing.assert_array_equal(unpacked(data["levels"], (1, 8, 6)), np.float32(level))
+    dashed = [shape for shape in data["figures"]["curves"]["layout"]["shapes"] if shape["line"]["dash"] == "dash"]
+    assert [shape["y0"] for shape in dashed] == pytest.approx([level])
+    assert "chance unknown" not in render(found)
+
+
+def test_levels_are_packed_by_checkpoint_where_they_differ(run):
+    scores = run.scores.copy()
+    scores[:4, 6:, 2] = np.nan  # layer 2 sees few probes at first
+    found = evolve(with_chance(replace(run, scores=scores)))
+    levels = unpacked(data_of(render(found))["levels"], (8, 8, 6))
+    np.testing.assert_array_equal(levels, found.levels.transpose(0, 2, 1))
+    assert (levels[0, :, 2] > levels[-1, :, 2]).all()
+    assert " to " in found.above
