@@ -17,7 +17,7 @@ from .errors import (
     SpanNotFound,
     TokenizerMismatch,
 )
-from .layout import MAX_SHIFT
+from .layout import depth_tolerance
 from .probe import Probe, ProbeSet
 from .tokens import Codec, squash
 
@@ -107,9 +107,12 @@ def _check_leak(probe: Probe, codec: Codec) -> None:
 
 
 def _check_depth(probe: Probe) -> None:
-    shift = abs(probe.depth - probe.depth_nominal) * probe.question_start
-    if shift > max(MAX_SHIFT, probe.question_start / 10) + 1:
-        raise SpanNotFound(f"{probe.id}: the needle lies at depth {probe.depth:.3f}, not near {probe.depth_nominal}.")
+    start, end = probe.graft or (0, 0)
+    tolerance = depth_tolerance(probe.question_start - (end - start))
+    if abs(probe.depth - probe.depth_nominal) > tolerance + 1e-9:
+        raise SpanNotFound(
+            f"{probe.id}: the needle lies at depth {probe.depth:.3f}, more than {tolerance:.3f} from {probe.depth_nominal}."
+        )
 
 
 def _check_trunks(probes: ProbeSet) -> None:

@@ -104,9 +104,9 @@ def test_starts_are_starts(llama3_like: Any) -> None:
     own = Haystack("own", lambda seed: [ESSAY])
     n = len(codec.piece(" " + ESSAY))
     stream = tokenise(codec, own, n, 0)
-    following = [codec.decode(stream.ids[at:]).split()[0] for at in stream.sentences]
+    following = [codec.decode(stream.ids[at:]).split()[0] for at in stream.places["sentence"]]
     assert following == ["The", "Nobody", "We", "A"]
-    assert [codec.decode(stream.ids[at:]).split()[0] for at in stream.lines] == ["The", "Then"]
+    assert [codec.decode(stream.ids[at:]).split()[0] for at in stream.places["line"]] == ["The", "Then"]
 
 
 def test_a_short_haystack_says_how_short(gpt2_like: Any) -> None:
