@@ -92,6 +92,7 @@ def probe(
         depth_nominal=depth,
         answer_text=codec.decode(block[1:]).strip(),
         tokenizer_fp=codec.fingerprint,
+        vocabulary_fp=codec.vocabulary_fp(ids),
         graft=(start, start + len(block)),
         haystack_id=short_hash(head.tobytes(), filler.astype("<i4").tobytes()),
     )

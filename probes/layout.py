@@ -189,6 +189,7 @@ class Layout:
             depth_nominal=depth_nominal,
             answer_text=item.answer.strip(),
             tokenizer_fp=self.codec.fingerprint,
+            vocabulary_fp=self.codec.vocabulary_fp(ids),
             graft=graft,
             haystack_id=self.haystack_id if graft else "",
             needle_text=item.needle,

@@ -68,13 +68,25 @@ class Codec:
         return fingerprint(self.tokenizer)
 
     @cached_property
+    def entries(self) -> dict[int, str]:
+        """The vocabulary: id -> token, as the tokenizer writes it."""
+        return {id: str(token) for token, id in self.tokenizer.get_vocab().items()}
+
+    def vocabulary_fp(self, ids: Ids) -> str:
+        """A hash of what the ids in use stand for: the same where a tokenizer only gained or renamed other tokens."""
+        digest = blake2b(digest_size=6)
+        for id in np.unique(np.asarray(ids)).tolist():
+            digest.update(f"{id}\t{self.entries.get(id)}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+    @cached_property
     def name(self) -> str:
         return f"{type(self.tokenizer).__name__} {getattr(self.tokenizer, 'name_or_path', '')}".strip()
 
     @cached_property
     def size(self) -> int:
         """One more than the highest id."""
-        return max(self.tokenizer.get_vocab().values()) + 1
+        return max(self.entries) + 1
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -182,6 +194,10 @@ class Codec:
         torn = first == len(window) and stop < len(ids)
         keep_to = len(run) - min(SLACK, len(run) - here - 1) if torn else len(run)
         return _holds(self.encode(self.decode(run)), run[keep_from:keep_to])
+
+    def cuts_alike(self, ids: Ids, start: int, stop: int) -> bool:
+        """Whether encoding the text of `ids[start:stop]` (and of some tokens around it) gives the same ids again."""
+        return all(self.is_canonical(ids, at) for at in (*range(start, stop, WINDOW), stop))
 
 
 def _holds(ids: list[int], part: list[int]) -> bool:
