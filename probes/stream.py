@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,44 +40,46 @@ def tokenise(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> Stre
 
     Raises HaystackTooShort, which says how many tokens there are.
     """
-    ids = _encode(codec, haystack, n_tokens, seed)
+    ids, dropped = _encode(codec, haystack, n_tokens, seed)
     if len(ids) < n_tokens:
+        lines = f" ({dropped} lines with special tokens or unknown characters are left out)" if dropped else ""
         raise HaystackTooShort(
-            f"The haystack {haystack.name!r} holds {len(ids)} tokens with this tokenizer, and {n_tokens} are needed. "
-            "Give more text or shorter lengths, or let it repeat: Haystack(..., repeat=True) in Python."
+            f"The haystack {haystack.name!r} holds {len(ids)} tokens with this tokenizer{lines}, and {n_tokens} are "
+            "needed. Give more text or shorter lengths, or let it repeat: Haystack(..., repeat=True) in Python."
         )
     ids = ids[:n_tokens]
     places, solid = _places(codec.characters(ids))
     return Stream(haystack.name, np.asarray(ids, dtype=np.int32), codec.decode(ids), places, solid)
 
 
-def _encode(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> list[int]:
-    source = haystack.documents(seed)
+def _encode(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> tuple[list[int], int]:
+    """Ids of enough lines, and how many lines were left out."""
+    source = (line for document in haystack.documents(seed) for line in document.splitlines(keepends=True))
     lines: list[str] = []
-    n_chars, wanted = 0, 5 * n_tokens + 4000
+    n_chars, wanted, dropped = 0, 5 * n_tokens + 4000, 0
     while True:
         exhausted = True
-        for document in source:
-            lines += _ordinary_lines(codec, document)
-            n_chars += len(document)
+        for line in source:
+            n_chars += len(line)
+            if _ordinary(codec, line):
+                lines.append(line)
+            else:
+                dropped += 1
             if n_chars >= wanted:
                 exhausted = False
                 break
         ids = codec.piece(" " + "".join(lines))
         if len(ids) >= n_tokens + MARGIN or exhausted:
-            return ids
+            return ids, dropped
         wanted = 2 * n_chars
 
 
-def _ordinary_lines(codec: Codec, document: str) -> Iterator[str]:
-    """Lines without special tokens, written out or standing for characters the vocabulary lacks."""
+def _ordinary(codec: Codec, line: str) -> bool:
+    """Whether a line holds no special token, written out or standing for characters the vocabulary lacks."""
+    if any(special in line for special in codec.special_texts):
+        return False
     unknown = codec.tokenizer.unk_token_id
-    for line in document.splitlines(keepends=True):
-        if any(special in line for special in codec.special_texts):
-            continue
-        if unknown is not None and unknown in codec.encode(line):
-            continue
-        yield line
+    return unknown is None or unknown not in codec.encode(line)
 
 
 def _places(characters: Sequence[tuple[int, str]]) -> tuple[dict[str, Positions], frozenset[int]]:

@@ -67,7 +67,7 @@ def test_a_folder_is_read_in_seeded_order_and_one_file_will_do(tmp_path: Path) -
 
 
 def test_folders_without_text_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ProbeError, match="holds no .txt or .md file"):
+    with pytest.raises(ProbeError, match=r"holds no text file \(\.txt, \.md, \.json, \.jsonl, \.ndjson\)"):
         folder(tmp_path)
     with pytest.raises(ProbeError, match="does not exist"):
         folder(tmp_path / "nowhere")
