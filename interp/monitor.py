@@ -246,7 +246,8 @@ class HeadMonitor(TrainerCallback):
         if held != self.probes.hash:
             raise store.StoreError(
                 f"{self.path} holds scores of the probe set {held[:12]}, and these probes are {self.probes.hash[:12]}; "
-                "give the probes that the run began with, or another file"
+                "give the probes that the run began with (keep them with ProbeSet.save; another tokenizer or chat "
+                "template makes other probes), or another file"
             )
 
     def _begin(self) -> None:

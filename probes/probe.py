@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from os import PathLike
@@ -252,16 +252,29 @@ class Probe:
         depth: float = 0.5,
         id: str = "probe",
         chat: bool = False,
+        system: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Probe:
-        """A probe from your own text, framed as `context` / `Question: ...` / `Answer: ...`.
+        """A probe from your own text, in any language, framed as `context` / `Question: ...` / `Answer: ...`.
 
         A needle that `context` already holds (once) stays where it is and `depth` says nothing; otherwise the needle is
-        inserted at the sentence start nearest to `depth` (0: before the context, 1: after it).
+        inserted at the sentence start nearest to `depth` (0: before the context, 1: after it). Where none is within
+        two hundredths of the context (or 20 tokens, if that is more), a clause or a word that starts nearer is taken;
+        `Probe.depth` is where the needle really lies. `chat`, `system` and `template_args` are those of `build`.
         """
         from .from_text import from_text
 
         return from_text(
-            tokenizer, context=context, needle=needle, question=question, answer=answer, depth=depth, id=id, chat=chat
+            tokenizer,
+            context=context,
+            needle=needle,
+            question=question,
+            answer=answer,
+            depth=depth,
+            id=id,
+            chat=chat,
+            system=system,
+            template_args=template_args,
         )
 
 

@@ -113,6 +113,11 @@ def between(before: str, after: str) -> str:
     return "" if all(solid) or alone else " "
 
 
+def places(text: str, words: str) -> list[tuple[int, int]]:
+    """Where `words` stand in `text`, character by character, but for white space: a line may be broken inside them."""
+    return [match.span() for match in regex.finditer(_spelled(words.strip()), text, _V1, overlapped=True)]
+
+
 def mentions(text: str, words: str) -> int:
     """How often `text` says `words`: whatever the case, compatibility forms and white space, and as whole words.
 
@@ -122,19 +127,20 @@ def mentions(text: str, words: str) -> int:
     sought = _plain(words).strip()
     if not sought:
         return 0
-    parts: list[str] = []
-    for left, right in zip(sought, sought[1:] + " ", strict=True):
-        if left == " ":
-            continue
-        # A line may be broken between any two characters of a script without spaces.
-        loose = without_spaces(left) and without_spaces(right)
-        gap = r"\s+" if right == " " else r"\s*" if loose else ""
-        parts.append(regex.escape(left) + gap)
-    body = "".join(parts).removesuffix(r"\s+")
     left = rf"(?<!{_WORD})" if regex.match(_WORD, sought[0], _V1) else ""
     right = rf"(?!{_WORD})" if regex.match(_WORD, sought[-1], _V1) else ""
-    pattern = rf"{left}{body}(?!{_EXTENDS}){right}"
+    pattern = rf"{left}{_spelled(sought)}(?!{_EXTENDS}){right}"
     return len(regex.findall(pattern, _plain(text), _V1))
+
+
+def _spelled(words: str) -> str:
+    """A pattern for `words` with any white space, also between characters of scripts that have none."""
+    pattern = ""
+    for left, right in zip(words, words[1:] + " ", strict=True):
+        if not left.isspace():
+            loose = without_spaces(left) and without_spaces(right)
+            pattern += regex.escape(left) + (r"\s+" if right.isspace() else r"\s*" if loose else "")
+    return pattern.removesuffix(r"\s+")
 
 
 def _plain(text: str) -> str:

@@ -38,6 +38,8 @@ def score(
     kind: options.Kinds = None,
     haystack: options.Haystack = None,
     chat: options.Chat = False,
+    system: options.System = None,
+    template_arg: options.TemplateArgs = None,
     sharing: options.SharingOption = options.Sharing.auto,
     check_sharing: Annotated[
         int,
@@ -74,7 +76,16 @@ def score(
     options.a_step("--checkpoint", checkpoint)
     options.at_least("--tokens-seen", tokens_seen, 0)
     source = options.probe_source(
-        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+        probes,
+        lengths=lengths,
+        depths=depths,
+        needles=needles,
+        seed=seed,
+        kind=kind,
+        haystack=haystack,
+        chat=chat,
+        system=system,
+        template_args=template_arg,
     )
     check_output(output, checkpoint, force)
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -197,7 +208,8 @@ def check_same_probes(path: Path, probes: ProbeSet) -> None:
         other = f"{there.probe_set_name!r} ({there.probe_set_hash[:12]})"
         raise UsageError(
             f"-o: {path} holds scores on the probe set {other}, and this one is {probes.name!r} ({probes.hash[:12]}); "
-            "build it with the same options and seed, or choose another file"
+            "build it with the same options, seed, tokenizer and chat template (or once: headscope probes build, then "
+            "--probes FILE.npz), or choose another file"
         )
 
 

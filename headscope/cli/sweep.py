@@ -60,6 +60,8 @@ def sweep(
     kind: options.Kinds = None,
     haystack: options.Haystack = None,
     chat: options.Chat = False,
+    system: options.System = None,
+    template_arg: options.TemplateArgs = None,
     sharing: options.SharingOption = options.Sharing.auto,
     generate: options.Generate = False,
     ray: Annotated[
@@ -103,7 +105,16 @@ def sweep(
     Exit code 0: all checkpoints are in the file; 1: some failed, with their reasons; 2: nothing was begun.
     """
     source = options.probe_source(
-        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+        probes,
+        lengths=lengths,
+        depths=depths,
+        needles=needles,
+        seed=seed,
+        kind=kind,
+        haystack=haystack,
+        chat=chat,
+        system=system,
+        template_args=template_arg,
     )
     share = read_part(only)
     if ray is not None and not _ADDRESS.fullmatch(ray):
@@ -115,6 +126,8 @@ def sweep(
     saved = Path(probes).suffix == ".npz" or Path(probes).is_file()
     asked = {"set": probes, "lengths": lengths, "depths": depths, "needles": needles, "seed": seed}
     asked |= {"kind": kind and kind.value, "haystack": haystack, "chat": chat}
+    if system is not None or template_arg:
+        asked |= {"system": system, "template_args": template_arg}
     found = find_checkpoints(checkpoints, table)
     typer.echo(headline(found))
     chosen = Options(sharing.value, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
