@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TEXT_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
+_TOKENIZER_FILES = ("tokenizer*", "tekken.json", "vocab.*", "*.model", "*.tiktoken")
 
 
 @dataclass(frozen=True, eq=False)

@@ -116,6 +116,7 @@ def from_text(
         depth_nominal=min(1.0, realised) if found else depth,
         answer_text=answer,
         tokenizer_fp=codec.fingerprint,
+        vocabulary_fp=codec.vocabulary_fp(all_ids),
         needle_text=needle,
         value=answer if squash(context).count(squash(answer)) == 1 and squash(answer) not in squash(question) else "",
     )

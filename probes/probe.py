@@ -70,6 +70,8 @@ class Probe:
             that haystack. None when there is no single inserted piece.
         haystack_id: hash of the haystack's token stream; probes that share it share their context up to the graft.
         needle_text, value: the needle as text, and the part of it that appears nowhere else. "" when unknown.
+        vocabulary_fp: fingerprint of what the ids in use stand for (`Codec.vocabulary_fp`), "" when unknown; no part of
+            the hash, because the ids and the tokenizer decide it.
 
     Raises:
         ProbeError: fields that do not fit together; the message names the probe.
@@ -96,6 +98,7 @@ class Probe:
     haystack_id: str = ""
     needle_text: str = ""
     value: str = ""
+    vocabulary_fp: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id:
@@ -162,9 +165,10 @@ class Probe:
 
     @property
     def hash(self) -> str:
-        """blake2b over every field, 32 hex digits; the same in every process and on every machine."""
+        """blake2b over every field but `vocabulary_fp`, 32 hex digits; the same in every process, on every machine."""
         digest = blake2b(b"headscope probe 1\n", digest_size=16)
-        digest.update(json.dumps(self.scalars(), sort_keys=True, ensure_ascii=True).encode())
+        values = {name: value for name, value in self.scalars().items() if name != "vocabulary_fp"}
+        digest.update(json.dumps(values, sort_keys=True, ensure_ascii=True).encode())
         for array in (self.input_ids, self.sources):
             digest.update(f"\n{array.shape}\n".encode())
             digest.update(array.astype("<i4").tobytes())

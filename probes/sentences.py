@@ -39,7 +39,7 @@ _BLANKS = r"[^\S\n\r\x85\u2028\u2029]"  # white space within a line
 # These are also written inside numbers, names, code and addresses: they end a sentence before a space (or before a
 # script that has none), and what begins there does not begin in lower case.
 _COMMON_END = r"[.!?…‥․‼⁇⁈⁉‽]"
-_OWN_END = r"(?:[\p{SB=STerm}．།༎༏༐༑༒;--[!?‼⁇⁈⁉‽]]|(?<=\p{Greek});|፡፡)"
+_OWN_END = r"(?:[\p{SB=STerm}．།༎༏༐༑༒\u037e--[!?‼⁇⁈⁉‽]]|(?<=\p{Greek});|፡፡)"
 
 _V1 = regex.V1
 _SENTENCE = regex.compile(
