@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 
 _ADDED = 64  # bytes that we and filelock put around a name: .NAME.lock, .NAME.softlock.break.PID.(32 digits)
 _SHOWN = 40  # bytes of a name that is too long for that
+_warned: set[int] = set()  # devices without locks that were told of
 
 
 class Busy(Exception):
@@ -64,8 +65,10 @@ def has_flock(folder: Path) -> bool:
         os.unlink(name)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        words = "the file system of %s has no locks (flock: %s); lock files are used instead (.NAME.softlock)"
-        log.warning(words, folder, error.strerror)
+        if (device := os.stat(folder).st_dev) not in _warned:
+            _warned.add(device)
+            words = "the file system of %s has no locks (flock: %s); lock files are used instead (.NAME.softlock)"
+            log.warning(words, folder, error.strerror)
         return False
     finally:
         os.close(descriptor)

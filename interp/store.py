@@ -185,7 +185,8 @@ def _alone(path: str | PathLike[str], timeout: float | None = None) -> Iterator[
     except Busy as error:
         raise StoreError(f"another process has held {path} for {wait:.0f} s; {error}") from error
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {one_line(error)}; it is left as it was") from error
+        held = f" ({error.filename})" if str(error.filename).endswith("lock") else ""
+        raise StoreError(f"cannot write {path}: {one_line(error)}{held}; it is left as it was") from error
 
 
 def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:

@@ -60,9 +60,11 @@ def copy_profile(
     with progress_bar() as progress:
         profile = run.copy_profile(loaded, ids, progress=progress)
     unsaved = save(profile, output)
-    show(profile)
-    if unsaved is not None:
-        raise unsaved
+    try:
+        show(profile)
+    finally:
+        if unsaved is not None:
+            raise unsaved
     lines = [f"Profile  {output}"]
     if figures is not None:
         from ..interp.report.copy_figures import save_copy_figures

@@ -121,9 +121,11 @@ def score(
         )
     seconds = time.monotonic() - start
     unsaved = save(scores, output, checkpoint, tokens_seen, force)
-    show(scores, seconds)
-    if unsaved is not None:
-        raise unsaved
+    try:
+        show(scores, seconds)
+    finally:
+        if unsaved is not None:
+            raise unsaved
     lines = [f"Scores   {output}, checkpoint {checkpoint}"]
     if figures is not None:
         from ..interp.report.figures import save_figures

@@ -331,10 +331,12 @@ class _Keeper:
 
     def try_refresh(self) -> None:
         """A results file that cannot be written now is no reason to stop: every shard is there."""
+        start = time.monotonic()
         try:
             self.refresh()
         except StoreError as error:
             self._last = time.monotonic()
+            self._cost = self._last - start  # it may have waited long for a lock
             log.warning("%s", self._unwritten(error))
 
     def finish(self) -> dict[int, str]:
