@@ -78,6 +78,7 @@ setup(
         "numpy>=2.0",
         "pandas>=2.2",
         "plotly>=6.0",
+        "regex>=2025.10.22",
         "rich>=13.9",
         "safetensors>=0.5",
         "scipy>=1.14",

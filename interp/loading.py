@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _TEXT_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
-_TOKENIZER_FILES = ("tokenizer*", "vocab.*", "*.model", "*.tiktoken")
+_TOKENIZER_FILES = ("tokenizer*", "tekken.json", "vocab.*", "*.model", "*.tiktoken")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +118,14 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def _check_model_object(model: Any) -> None:
-    if not callable(getattr(model, "forward", None)):
-        kind = type(model).__name__
-        raise ModelError(f"name: got {kind}; give a folder, a .gguf file, a hub id or a Hugging Face causal LM")
+    from torch import nn
+
+    from .adapters import described, unwrapped
+
+    model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        what = described(model).removeprefix("a builtins.")
+        raise ModelError(f"name: got {what}; give a folder, a .gguf file, a hub id or a Hugging Face causal LM")
 
 
 def _device(device: str | torch.device) -> torch.device:

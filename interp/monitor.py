@@ -8,6 +8,7 @@ import os
 import sys
 from dataclasses import replace
 from os import PathLike
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,11 +19,12 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..probes import ProbeSet
 from . import schema, store
-from .adapters import unwrapped
+from .adapters import check_kind, unwrapped
 from .analysis.regression import LEADING, MARGIN, RATE, Regression, Watch
 from .analysis.trajectory import read_trajectory
 from .estimators.chance import chance
 from .levels import counting_level
+from .rescue import rescue
 from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
 from .training_state import undisturbed
@@ -57,10 +59,13 @@ class HeadMonitor(TrainerCallback):
     The training goes on as if nothing had happened: see `training_state.undisturbed`.
 
     A failure never ends a training run: whatever goes wrong in a measurement (scores that are not finite, an attention
-    that cannot be followed, a full disk) is logged as a warning, once for each reason, and the next measurement is
-    tried again. Arguments that cannot work are refused at once, when the monitor is made.
+    that cannot be followed) is logged as a warning, once for each reason, and the next measurement is tried again.
+    Scores that the file does not take (a full disk, a lock that is held) are saved in another, which the warning names.
+    Arguments that cannot work are refused at once, when the monitor is made.
 
-    A file that already holds the step, or a later one, keeps it: a resumed run measures on from there, and says so.
+    A file that already ends with the step keeps it: a resumed run measures on from there, and says so. Where it holds
+    later steps, training went back, and what was measured from that step on is of a branch that was given up: the file
+    as it was is kept beside (`store.set_aside`), with a warning, and goes on from before the step.
 
     With several processes every one runs the same forwards (sharded models need that), and only rank zero writes,
     logs and decides. Tested with two gloo processes on CPUs: DDP in a Trainer, and FSDP2 in a plain loop. FSDP1's
@@ -104,6 +109,8 @@ class HeadMonitor(TrainerCallback):
             raise ValueError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
             raise ValueError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
+        if model is not None:
+            check_kind(model)
         self.probes, self.path, self.every, self.model = probes, path, int(every), model
         self.on_regression = on_regression
         self.regression: Regression | None = None
@@ -113,7 +120,8 @@ class HeadMonitor(TrainerCallback):
         self._chance = np.array([chance(probe) for probe in probes])
         self._watch = Watch(self._needles, planned=planned_now, chance=self._chance, rate=rate, margin=margin)
         self._planned = planned
-        self._last: int | None = None  # latest step in the file
+        self._last: int | None = None  # latest step that was measured
+        self._rescued: Path | None = None  # where measurements are that the file did not take
         self._initial: np.ndarray | None = None  # bool [L, H]
         self._began: float | None = None
         self._spent = 0.0
@@ -130,7 +138,7 @@ class HeadMonitor(TrainerCallback):
         """Measure now.
 
         Args:
-            step: the optimizer step; a step that the file already holds, or one before, is skipped.
+            step: the optimizer step; the step that the file ends with is skipped. An earlier one: training went back.
             model: the model; default: that of the constructor.
             tokens_seen: training tokens so far, for the file.
             tokenizer: checked against the probes' tokenizer when given.
@@ -140,13 +148,16 @@ class HeadMonitor(TrainerCallback):
         """
         if self._began is None:
             self._begin()
+        if self._last is not None and step < self._last:
+            if _rank() == 0:
+                self._try(f"setting aside what {self.path} holds from step {step} on", self._go_back, step)
+            self._agree()
         if self._last is not None and step <= self._last:
-            held = f"{self.path} already holds step {self._last}; steps up to it are not measured again"
-            self._say(logging.INFO, held)
+            self._say(logging.INFO, f"{self.path} already holds step {self._last}; it is not measured again")
             return None
         scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer)
         if scores is not None and _rank() == 0:
-            self._try(f"writing {self.path}", self._write, scores, step, tokens_seen)
+            self._write(scores, step, tokens_seen)
             self._try("watching for a regression", self._judge, scores, step)
         self._agree()
         return scores
@@ -190,11 +201,12 @@ class HeadMonitor(TrainerCallback):
     def _score(self, model: nn.Module | None, tokenizer: Any) -> HeadScores:
         if model is None:
             raise ValueError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
+        check_kind(model)
+        model = unwrapped(model)
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
         began = perf_counter()
-        model = unwrapped(model)
         accelerator = getattr(self._trainer, "accelerator", None)
         with undisturbed(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
             scores = score_heads(model, self.probes, tokenizer=tokenizer)
@@ -207,7 +219,14 @@ class HeadMonitor(TrainerCallback):
         return replace(scores, provenance={**scores.provenance, "monitor": cost})
 
     def _write(self, scores: HeadScores, step: int, tokens_seen: float | None) -> None:
-        store.append(self.path, scores, checkpoint=step, tokens_seen=tokens_seen)
+        # Who has waited long for the lock once does not hold up the training at every measurement.
+        timeout = None if self._rescued is None else 10.0
+        try:
+            store.append(self.path, scores, checkpoint=step, tokens_seen=tokens_seen, timeout=timeout)
+        except Exception as error:
+            unsaved = rescue(scores, self.path, step, tokens_seen, error, into=self._rescued)
+            self._rescued = unsaved.rescued
+            self._say(logging.WARNING, f"writing failed: {unsaved}; training goes on")
         self._last = step
 
     def _judge(self, scores: HeadScores, step: int) -> None:
@@ -246,6 +265,7 @@ class HeadMonitor(TrainerCallback):
     # State of the run
 
     def _check_file(self) -> None:
+        store.check_writable(self.path)
         if not store.target_path(self.path).exists():
             return
         with store.reading(self.path) as file:
@@ -253,17 +273,21 @@ class HeadMonitor(TrainerCallback):
         if held != self.probes.hash:
             raise store.StoreError(
                 f"{self.path} holds scores of the probe set {held[:12]}, and these probes are {self.probes.hash[:12]}; "
-                "give the probes that the run began with, or another file"
+                "give the probes that the run began with (keep them with ProbeSet.save; another tokenizer or chat "
+                "template makes other probes), or another file"
             )
 
     def _begin(self) -> None:
         self._began, self._spent, self.should_stop = perf_counter(), 0.0, False
-        watch = self._watch
-        planned = UNKNOWN_LENGTH if self._planned is None else self._planned
-        self._watch = Watch(self._needles, planned=planned, chance=self._chance, rate=watch.rate, margin=watch.margin)
+        self._start_watch()
         if _rank() == 0:
             self._try(f"reading {self.path}", self._read_history)
         self._agree()
+
+    def _start_watch(self) -> None:
+        watch = self._watch
+        planned = UNKNOWN_LENGTH if self._planned is None else self._planned
+        self._watch = Watch(self._needles, planned=planned, chance=self._chance, rate=watch.rate, margin=watch.margin)
 
     def _read_history(self) -> None:
         """What the file already holds is part of the run: as reference, and in the count of looks."""
@@ -275,6 +299,22 @@ class HeadMonitor(TrainerCallback):
         probes = {"needle_id": self._needles, **dict(zip(CHANCE_COLUMNS, self._chance.T, strict=True))}
         level = counting_level(~np.isnan(run.scores[0]), probes, RETRIEVAL_THRESHOLD)
         self._last, self._initial = int(run.steps[-1]), run.maps[0] > level
+
+    def _go_back(self, step: int) -> None:
+        last = self._last
+        beside = store.set_aside(self.path, step)
+        self._last = self._initial = self.regression = None
+        self._start_watch()
+        self._read_history()
+        log.warning(
+            "training goes on at step %d, but %s held measurements up to step %s, of a branch that was given up: the "
+            "file as it was is kept as %s, and step %d is measured anew",
+            step,
+            self.path,
+            last,
+            beside,
+            step,
+        )
 
     def _agree(self) -> None:
         """Every rank skips and stops when rank zero does; one that did otherwise would wait for the others forever."""

@@ -64,7 +64,7 @@ def create(file: h5py.File, scores: HeadScores) -> None:
 
     sizes = {"checkpoint": 0, "probe": scores.n_probes, "layer": scores.n_layers, "head": scores.n_heads}
     scales: dict[str, h5py.Dataset] = {}
-    for variable in layout(scores.estimators, columns):
+    for variable in layout(scores.estimators, columns, stages="stage" in _swept(scores)):
         if variable.group and variable.group not in file:
             file.create_group(variable.group, track_order=True)
         dataset = create_variable(file, variable, sizes)
@@ -117,9 +117,15 @@ def row(scores: HeadScores, step: int, tokens_seen: float) -> dict[str, Any]:
     new["probes/exact_match"] = scores.exact_match.astype(np.int8)
     known = {name: scores.provenance.get(name) for name in PROVENANCE_COLUMNS}
     new |= {f"provenance/{name}": "" if value is None else str(value) for name, value in known.items()}
+    new |= {name: _swept(scores)[name] for name in ("stage", "step_in_stage") if name in _swept(scores)}
     new["provenance/model_id"] = scores.model_id
     new["provenance/json"] = json.dumps(scores.provenance, ensure_ascii=False)
     return new
+
+
+def _swept(scores: HeadScores) -> Mapping[str, Any]:
+    """What a sweep says of the checkpoint (SCHEMA.md, Sweeps): among others its stage, where there are several."""
+    return scores.provenance.get("sweep") or {}
 
 
 def write_row(file: h5py.File, new: Mapping[str, Any]) -> None:

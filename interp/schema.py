@@ -80,7 +80,14 @@ def column_type(name: str, kind: str) -> str:
     return "f8" if kind == "f" else STRING
 
 
-def layout(estimators: tuple[str, ...], columns: Mapping[str, str]) -> list[Variable]:
+# Only in a file whose checkpoints are of several stages of training.
+STAGES = [
+    Variable("", "stage", ("checkpoint",), STRING, {"long_name": "stage of training, or run"}),
+    Variable("", "step_in_stage", ("checkpoint",), "i4", {"long_name": "step within the stage", "units": "1"}),
+]
+
+
+def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: bool = False) -> list[Variable]:
     """Every variable of a file with these estimators and these probe columns (name -> type on disk), in file order."""
     one = {"units": "1"}
     found = [
@@ -90,6 +97,7 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str]) -> list[Vari
         Variable("", "kv_head", ("head",), "i4", {"long_name": "key-value head that the query head reads"} | one),
         Variable("", "tokens_seen", ("checkpoint",), "f8", {"long_name": "training tokens seen"} | one),
     ]
+    found += STAGES if stages else []
     for name in estimators:
         beside = {"coordinates": "tokens_seen kv_head"}
         error = {"ancillary_variables": f"{name}_stderr"}

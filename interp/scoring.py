@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..kernels.choices import recording
-from ..probes import ProbeSet, fingerprint
-from ..probes.errors import TokenizerMismatch
+from ..probes import ProbeSet
+from ..probes.tokens import Codec
+from ..probes.verify import check_tokenizer
 from .adapters import HuggingFaceModel, adapt
 from .engine import CHUNK, Engine, Progress
 from .environment import describe
@@ -78,12 +79,13 @@ def score_heads(
         )
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 token, got {chunk}")
-    if tokenizer is not None:
-        _check_tokenizer(probes, tokenizer)
+    codec = Codec(tokenizer) if tokenizer is not None else None
+    if codec is not None:
+        check_tokenizer(probes, codec)
     if check_sharing < 0:
         raise ValueError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     adapted = adapt(model)
-    _check_fit(adapted, probes)
+    _check_fit(adapted, probes, codec)
 
     planned = plan(probes, sharing)
     alone = preflight(adapted, probes[0])
@@ -115,6 +117,8 @@ def score_heads(
         provenance={
             **describe(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "tokenizer_fp": codec.fingerprint if codec else None,
+            "probes_tokenizer_fp": sorted({probe.tokenizer_fp for probe in probes}),
             "sharing": "alone" if alone else sharing,
             "alone_because": alone,
             "check_sharing": checked,
@@ -129,17 +133,7 @@ def score_heads(
     )
 
 
-def _check_tokenizer(probes: ProbeSet, tokenizer: Any) -> None:
-    given = fingerprint(tokenizer)
-    for probe in probes:
-        if probe.tokenizer_fp not in ("", given):
-            raise TokenizerMismatch(
-                f"probe {probe.id!r} was built with tokenizer {probe.tokenizer_fp} and the model's is {given}; "
-                "build the probes with this model's tokenizer"
-            )
-
-
-def _check_fit(model: HuggingFaceModel, probes: ProbeSet) -> None:
+def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -> None:
     longest = max(probes, key=lambda probe: probe.length)
     if model.context is not None and longest.length > model.context:
         raise ValueError(
@@ -147,12 +141,21 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet) -> None:
             "(max_position_embeddings); build shorter probes, or raise the model's limit if its RoPE allows more"
         )
     vocabulary = model.model.get_input_embeddings().weight.shape[0]
-    largest = max(int(probe.input_ids.max()) for probe in probes)
-    if largest >= vocabulary:
+    holder = max(probes, key=lambda probe: int(probe.input_ids.max()))
+    largest = int(holder.input_ids.max())
+    if largest < vocabulary:
+        return
+    held = f"probe {holder.id!r} holds token id {largest}"
+    if codec is None:
         raise ValueError(
-            f"the probes hold token id {largest} and {model.name} has a vocabulary of {vocabulary}: they were built "
-            "with another tokenizer; build them with this model's"
+            f"{held} and the embedding of {model.name} has {vocabulary} rows; build the probes with this model's tokenizer"
         )
+    raise ValueError(
+        f"{held} ({codec.entries.get(largest)!r}) and the embedding of {model.name} has only {vocabulary} rows: its "
+        f"tokenizer ({codec.size} tokens) is larger than the model; if tokens were added to it later, give the tokenizer "
+        "from before (--tokenizer BASE, or tokenizer=... in Python) or probes without them (no --chat); otherwise the two "
+        "do not belong together"
+    )
 
 
 def _columns(probes: ProbeSet, grafted: np.ndarray) -> dict[str, np.ndarray]:

@@ -15,15 +15,16 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as changed
+from itertools import chain, count
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-from filelock import FileLock, Timeout
 
 from . import schema
+from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
 from .results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores, need
 from .schema import StoreError
@@ -52,22 +53,32 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
         if group is not None and group not in groups:
             raise StoreError(f"{path} has no group {group!r}; it has {', '.join(sorted(groups))}")
         found: xr.Dataset
+        unlocked = not file.id.get_access_plist().get_file_locking()[0]
+        how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
         if group is None:
-            found = xarray.load_dataset(path, engine="h5netcdf")
+            found = xarray.load_dataset(path, **how)
         else:
-            found = xarray.open_datatree(path, engine="h5netcdf")[group].to_dataset()
+            found = xarray.open_datatree(path, **how)[group].to_dataset()
         return found
 
 
-def append(path: str | PathLike[str], scores: HeadScores, checkpoint: int, tokens_seen: float | None = None) -> None:
+def append(
+    path: str | PathLike[str],
+    scores: HeadScores,
+    checkpoint: int,
+    tokens_seen: float | None = None,
+    *,
+    timeout: float | None = None,
+) -> None:
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
 
-    Waits while another process writes to the same file. Raises StoreError, and leaves the file as it was, when the
-    checkpoint is there already or is not after the last one, when model shape, probe set or estimators are others, and
-    when the file cannot be read or written. A file of schema 1.0 stays one: what chance is, it does not tell.
+    Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and
+    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape,
+    probe set or estimators are others, and when the file cannot be read or written. A file of schema 1.0 stays one:
+    what chance is, it does not tell.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
-    with _in_one_step(path) as (target, partial):
+    with _in_one_step(path, timeout) as (target, partial):
         if target.exists():
             with reading(target) as file:
                 _refuse_misfit(file, path, scores, step)
@@ -98,6 +109,42 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
 
 
+def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
+    """Take what was measured from `checkpoint` on out of a file, for training that went back; nothing is lost.
+
+    The file as it was is kept beside it under a name of its own, run.abandoned-1000.h5, whole: what led up to that
+    branch is in it too. The file goes on with the checkpoints before; where there are none, it is gone. Returns the
+    path of the one beside. Raises StoreError, and leaves the file as it was, when it cannot be read or written, or
+    holds no such checkpoint.
+    """
+    step = _step(checkpoint)
+    with _in_one_step(path) as (target, partial):
+        with reading(target) as file:
+            steps = checkpoints_of(file)
+        kept = [held for held in steps if held < step]
+        if len(kept) == len(steps):
+            raise StoreError(f"{path} holds no checkpoint from {step} on; it has {_list(steps)}")
+        apart = _apart(target, step)
+        shutil.copy(target, partial)
+        replace(partial, apart)
+        if not kept:
+            target.unlink()
+            return apart
+        shutil.copy(target, partial)
+        with _in_memory(partial, "r+") as file:
+            for dataset in schema.datasets(file).values():
+                if schema.dims(dataset)[:1] == ("checkpoint",):
+                    dataset.resize(len(kept), axis=0)
+    return apart
+
+
+def _apart(target: Path, step: int) -> Path:
+    """A name that is free, for what was measured from `step` on."""
+    again = chain([""], (f"-{n}" for n in count(2)))
+    paths = (beside(target.with_suffix(""), f"{{}}.abandoned-{step}{number}") for number in again)
+    return next(path for each in paths if not (path := each.with_name(each.name + target.suffix)).exists())
+
+
 @contextmanager
 def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     """The HDF5 file at `path` ("r+"), or a new one ("w"), in memory; it is written there when the block ends well.
@@ -105,7 +152,8 @@ def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     The library itself is kept from writing: on a full disk it may crash the process, a training run for instance.
     """
     order = {"track_order": True} if mode == "w" else {}
-    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, **order) as file:
+    # Nobody else knows of the file, so it needs no lock of HDF5's.
+    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
         yield file
         file.flush()
         image = file.id.get_file_image()
@@ -113,21 +161,51 @@ def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
 
 
 @contextmanager
-def _in_one_step(path: str | PathLike[str]) -> Iterator[tuple[Path, Path]]:
+def _in_one_step(path: str | PathLike[str], timeout: float | None = None) -> Iterator[tuple[Path, Path]]:
     """The file to write and, under its lock, the partial one that takes its place when the block ends well."""
-    target = target_path(path)
-    partial = target.with_name(f".{target.name}.tmp")
-    try:
-        with FileLock(target.with_name(f".{target.name}.lock"), timeout=LOCK_TIMEOUT):
-            try:
-                yield target, partial
+    with _alone(path, timeout) as target:
+        partial = beside(target, ".{}.tmp")
+        partial.unlink(missing_ok=True)  # half a file of a writer that was killed
+        try:
+            yield target, partial
+            if partial.exists():
                 replace(partial, target)
-            finally:
-                partial.unlink(missing_ok=True)
-    except Timeout as error:
-        raise StoreError(f"another process has held {path} for {LOCK_TIMEOUT:.0f} s; try again later") from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(path: str | PathLike[str], timeout: float | None = None) -> Iterator[Path]:
+    """The file to write, under its lock."""
+    target = target_path(path)
+    wait = LOCK_TIMEOUT if timeout is None else timeout
+    try:
+        with locked(beside(target, ".{}.lock"), wait):
+            yield target
+    except Busy as error:
+        raise StoreError(f"another process has held {path} for {wait:.0f} s; {error}") from error
     except OSError as error:
         raise StoreError(f"cannot write {path}: {one_line(error)}; it is left as it was") from error
+
+
+def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
+    """Raise StoreError, before any work is done, when a file could not be written to `path` afterwards.
+
+    Its name, its folder and, where it is to be appended to, its lock are tried; the file itself is not touched.
+    """
+    target = target_path(path)
+    tried = beside(target, f".{{}}.{os.getpid()}.tmp")
+    try:
+        try:
+            tried.write_bytes(b"tried")
+        finally:
+            tried.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {one_line(error)}; choose another place") from error
+    # A lock file that is not there is held by nobody, and need not be made for trying.
+    if appends and (beside(target, ".{}.lock").exists() or not has_flock(target.parent)):
+        with _alone(path):
+            pass
 
 
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
@@ -190,7 +268,7 @@ def validate(path: str | PathLike[str]) -> list[str]:
 def write_file(path: str | PathLike[str], content: bytes) -> None:
     """Write a whole file or nothing. Raises StoreError when it cannot be written."""
     target = target_path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    partial = beside(target, f".{{}}.{os.getpid()}.tmp")
     try:
         try:
             partial.write_bytes(content)
@@ -231,9 +309,7 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     try:
         if not h5py.is_hdf5(path):
             raise StoreError(f"{path} is not an HDF5 file")
-        file = h5py.File(path, "r")
-    except BlockingIOError as error:
-        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
+        file = open_hdf5(path)
     except OSError as error:
         raise StoreError(f"cannot open {path}: {one_line(error)}; restore it or write to another file") from error
     try:
@@ -245,6 +321,26 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
         remedy = f"`headscope validate {path}` says what is wrong"
         raise StoreError(f"{path} is damaged or incomplete: {one_line(error)}; {remedy}") from error
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, also where its file system has no locks.
+
+    A file of ours is only ever replaced as a whole, so a reader needs none; but HDF5's own tell that another program
+    writes into it. Raises StoreError for that and for locks that cannot be done without, OSError for anything else.
+    """
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
+    except OSError as error:
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError as again:
+            if "unable to lock" not in str(again):
+                raise error from None
+            why = f"{one_line(again)}, and the variable HDF5_USE_FILE_LOCKING insists on them"
+            raise StoreError(f"cannot lock {path}: {why}; set HDF5_USE_FILE_LOCKING=FALSE") from again
 
 
 def _check_ours(file: h5py.File, path: Path) -> None:
@@ -269,6 +365,12 @@ def _check_ours(file: h5py.File, path: Path) -> None:
 def target_path(path: str | PathLike[str]) -> Path:
     """Where to write: links are followed, so that the file behind a link grows and the link stays."""
     target = Path(path).resolve()
+    try:
+        target.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a file system that is gone, a file where a folder should be
+        raise StoreError(f"cannot write {path}: {one_line(error)}; choose another name or place") from error
     if target.is_dir():
         raise StoreError(f"{path} is a folder; give the name of a file in it, such as {Path(path) / 'run.h5'}")
     if not target.parent.is_dir():
@@ -304,7 +406,8 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
         remedy = "give another checkpoint, or write to another file"
         raise StoreError(f"checkpoint {step} is already in {path} (it has {_list(steps)}); {remedy}")
     if steps and step < steps[-1]:
-        remedy = "append in increasing order, or write it to another file"
+        remedy = "write it to another file, and `headscope merge` puts the two in order; or, if training went back to "
+        remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
         raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
 
     there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))

@@ -67,7 +67,7 @@ def _structure(file: h5py.File) -> Iterator[str]:
     required = {name: column_type(name, kind) for name, kind in KINDS.items() if name != "id"}
     if any(name in columns_of(file) for name in CHANCE_COLUMNS):
         required |= dict.fromkeys(CHANCE_COLUMNS, "f8")
-    expected = layout(estimators_of(file), columns_of(file) | required)
+    expected = layout(estimators_of(file), columns_of(file) | required, stages="step_in_stage" in file)
     if "retrieval" not in estimators_of(file):
         yield "the attribute 'estimators' does not name 'retrieval'"
     for variable in expected:

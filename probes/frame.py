@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .errors import NoChatTemplate
+from .errors import ProbeError
+from .template import Template
 from .tokens import Codec
-
-SENTINEL = "\ue000"  # private use: marks where the user's message goes in a rendered chat
 
 
 @dataclass(frozen=True)
@@ -27,27 +28,29 @@ class Frame:
         return f"Question: {question}{self.turn}Answer:{answer_prefix}"
 
 
+def frame_for(codec: Codec, as_chat: bool, system: str | None, template_args: Mapping[str, Any] | None) -> Frame:
+    """`chat` or `plain`. Raises ProbeError for what belongs to a chat and is given without one."""
+    if as_chat:
+        return chat(codec, system, template_args)
+    for name, value in (("system", system), ("template_args", template_args)):
+        if value is not None:
+            raise ProbeError(f"{name} is for chat=True; add it, or leave {name} out.")
+    return plain(codec)
+
+
 def plain(codec: Codec) -> Frame:
     """Completion without any markup."""
     return Frame(codec.head)
 
 
-def chat(codec: Codec) -> Frame:
-    """The tokenizer's own chat template with one user message, and the assistant's turn opened.
+def chat(codec: Codec, system: str | None = None, template_args: Mapping[str, Any] | None = None) -> Frame:
+    """The tokenizer's own chat template with one user message (after `system`), and the assistant's turn opened.
 
-    Raises NoChatTemplate when there is none, or when it does not render the message once.
+    Raises NoChatTemplate when there is none, or when it cannot be used: see `Template`.
     """
-    if not getattr(codec.tokenizer, "chat_template", None):
-        raise NoChatTemplate(f"{codec.name} has no chat template; use chat=False for plain completion.")
-    message = [{"role": "user", "content": SENTINEL}]
-    rendered = codec.tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
-    before, found, after = rendered.partition(SENTINEL)
-    if not found or SENTINEL in after:
-        raise NoChatTemplate(
-            f"The chat template of {codec.name} does not render the user's message exactly once; use chat=False."
-        )
+    before, turn = Template(codec, system, template_args).around()
     # The context brings its own leading space, and the template often writes BOS itself: exactly one stays.
     head = tuple(codec.encode(before.rstrip(" ")))
     if codec.head and head[: len(codec.head)] != codec.head:
         head = codec.head + head
-    return Frame(head, turn=after, chat=True)
+    return Frame(head, turn=turn, chat=True)

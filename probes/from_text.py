@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import sentences
 from .errors import DepthOutOfRange, EmptyAnswer, JoinNotCanonical, NeedleLeak, ProbeError, SpanNotFound
-from .frame import chat as chat_frame
-from .frame import plain
+from .frame import Frame, frame_for
 from .probe import Probe, Span, align, classify, short_hash
 from .tokens import Codec, squash
 
-SENTENCE_START = re.compile(r"(?<=[.!?])\s+(?=\S)|(?<=[。！？\n])(?=\S)")
+SHIFT = 0.02  # of the context: how far from the depth asked for a sentence may start before one is cut in two
+SHIFT_TOKENS = 20  # or so many tokens, if that is more: half a long sentence
+BORDERS: tuple[Callable[[str], list[int]], ...] = (  # the best first; lines count as sentences
+    sentences.sentence_starts,
+    sentences.clause_starts,
+    sentences.space_starts,
+    sentences.word_starts,
+)
 
 
 def from_text(
-    tokenizer: Any, *, context: str, needle: str, question: str, answer: str, depth: float, id: str, chat: bool
+    tokenizer: Any,
+    *,
+    context: str,
+    needle: str,
+    question: str,
+    answer: str,
+    depth: float,
+    id: str,
+    chat: bool,
+    system: str | None,
+    template_args: Mapping[str, Any] | None,
 ) -> Probe:
     """See `Probe.from_text`.
 
     Raises:
-        EmptyAnswer, SpanNotFound (empty needle, or its tokens cannot be located), DepthOutOfRange, NeedleLeak (the
-        needle is in the context twice, or the answer also stands outside the needle), JoinNotCanonical (question or
-        answer do not begin at a token), NoChatTemplate.
+        EmptyAnswer, SpanNotFound (empty needle, or its tokens cannot be located), DepthOutOfRange (also where no word
+        begins near the depth), NeedleLeak (the needle is in the context twice, or the answer also stands outside the
+        needle), JoinNotCanonical (question or answer do not begin at a token), NoChatTemplate.
     """
     codec = Codec(tokenizer)
     needle, answer = needle.strip(), answer.strip()
@@ -38,25 +55,37 @@ def from_text(
     for special in codec.special_texts:
         if special in f"{context}{needle}{question}{answer}":
             raise ProbeError(f"{id}: the text holds the special token {special!r}; remove it (chat=True adds markup).")
-    found = context.count(needle)
-    if found > 1:
-        raise NeedleLeak(f"{id}: the needle is in the context {found} times; give a context that holds it once or not.")
-    if not found:
-        context = _insert(context, needle, depth)
-    rest = f"{context.replace(needle, ' ')} {question}"
-    if answer in needle and re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", rest):
-        raise NeedleLeak(f"{id}: the answer {answer!r} is also outside the needle; make it unique to the needle.")
+    frame = frame_for(codec, chat, system, template_args)
+    found = sentences.places(context, needle)
+    if len(found) > 1:
+        raise NeedleLeak(
+            f"{id}: the needle is in the context {len(found)} times; give a context that holds it once or not."
+        )
+    if found:
+        at, end = found[0]
+        needle = context[at:end]
+    else:
+        context, at = _insert(context, needle, _place(codec, context, depth, id))
+        end = at + len(needle)
+    _check_leak(id, needle, answer, (context[:at], context[end:], question, *_markup(codec, frame)))
 
-    frame = chat_frame(codec) if chat else plain(codec)
     prompt = f"{context}\n{frame.ask(question)}"
-    ids, starts, ends = _encode(codec, f"{prompt} {answer}", id)
-    at = context.index(needle)
-    inside = np.flatnonzero((starts < at + len(needle)) & (ends > at))
-    prompt_end = int(np.argmax(ends > len(prompt)))
-    question_start = int(np.argmax(starts >= len(context)))
-    if starts[prompt_end] < len(prompt):
+    best = None
+    for join in _joins(context, at, end, answer):
+        ids, starts, ends = _encode(codec, f"{prompt}{join}{answer}", id)
+        prompt_end = int(np.argmax(ends > len(prompt)))
+        inside = np.flatnonzero((starts < end) & (ends > at))
+        if not len(inside):
+            raise SpanNotFound(f"{id}: {codec.name} has no token where the needle stands; use Probe.from_ids.")
+        first, last = int(inside[0]), int(inside[-1]) + 1
+        _, alignment = align(ids, ids[prompt_end:], [(first, last)])
+        if starts[prompt_end] >= len(prompt) and (best is None or alignment == "exact"):
+            best = ids, first, last, int(np.argmax(starts >= len(context))), prompt_end
+            if alignment == "exact":
+                break
+    if best is None:
         raise JoinNotCanonical(f"{id}: {codec.name} fuses the end of the prompt with the answer {answer!r}.")
-    first, last = int(inside[0]), int(inside[-1]) + 1
+    ids, first, last, question_start, prompt_end = best
     span_text = codec.decode(ids[first:last])
     if squash(needle) not in squash(span_text) or len(squash(span_text)) > len(squash(needle)) + 2:
         raise SpanNotFound(
@@ -64,7 +93,7 @@ def from_text(
             "so use Probe.from_ids."
         )
     shift = len(frame.head)
-    all_ids = np.concatenate([np.asarray(frame.head, dtype=np.int32), np.asarray(ids, dtype=np.int32)])
+    all_ids = np.concatenate([np.asarray(frame.head, dtype=np.int32), ids])
     prompt_len, branch = prompt_end + shift, question_start + shift
     answer_ids = all_ids[prompt_len:]
     sources, alignment = align(all_ids, answer_ids, [(first + shift, last + shift)])
@@ -87,22 +116,76 @@ def from_text(
         depth_nominal=min(1.0, realised) if found else depth,
         answer_text=answer,
         tokenizer_fp=codec.fingerprint,
+        vocabulary_fp=codec.vocabulary_fp(all_ids),
         needle_text=needle,
         value=answer if squash(context).count(squash(answer)) == 1 and squash(answer) not in squash(question) else "",
     )
 
 
-def _insert(context: str, needle: str, depth: float) -> str:
-    """The needle at the sentence start nearest to `depth` (in characters), or at either end."""
-    places = [0, *(match.end() for match in SENTENCE_START.finditer(context)), len(context)]
-    at = min(places, key=lambda place: abs(place - depth * len(context)))
+def _check_leak(id: str, needle: str, answer: str, outside: Iterable[str]) -> None:
+    rest = "\0".join(outside)
+    if sentences.mentions(rest, needle):
+        raise NeedleLeak(f"{id}: the needle also stands outside itself, in another spelling; take it out there.")
+    if squash(answer) in squash(needle) and sentences.mentions(rest, answer):
+        raise NeedleLeak(f"{id}: the answer {answer!r} is also outside the needle; make it unique to the needle.")
+
+
+def _markup(codec: Codec, frame: Frame) -> Iterator[str]:
+    """The words that a chat template writes, a system prompt among them, without special tokens."""
+    for text in (codec.decode(frame.head), frame.turn):
+        for special in codec.special_texts:
+            text = text.replace(special, "\0")
+        yield text
+
+
+def _place(codec: Codec, context: str, depth: float, id: str) -> int:
+    """The character nearest to `depth` (counted in tokens) where a sentence starts; else a clause, else a word."""
+    if not context:
+        return 0
+    _, starts, ends = _encode(codec, context, id)
+    starts, reach = np.maximum.accumulate(starts), np.maximum.accumulate(ends)
+    nearest = 0.0
+    for borders in BORDERS:
+        places = np.asarray([0, *borders(context), len(context)])
+        if borders is sentences.word_starts:
+            places = places[[_is_border(context, at, starts, reach) for at in places.tolist()]]
+        depths = np.searchsorted(starts, places) / len(starts)
+        best = int(np.argmin(np.abs(depths - depth)))
+        if abs(depths[best] - depth) <= max(SHIFT, SHIFT_TOKENS / len(starts)):
+            return int(places[best])
+        nearest = min(nearest, float(depths[best]), key=lambda found: abs(found - depth))
+    raise DepthOutOfRange(
+        f"{id}: no sentence, line, clause or word starts near depth {depth}; the nearest that can be had is "
+        f"{nearest:.4f}: give that, or a context with spaces or line breaks."
+    )
+
+
+def _is_border(context: str, at: int, starts: NDArray[np.int64], reach: NDArray[np.int64]) -> bool:
+    """Where a script does not tell words apart, the tokenizer's own cuts come nearest to it."""
+    if not 0 < at < len(context) or not all(map(sentences.without_spaces, context[at - 1 : at + 1])):
+        return True
+    token = int(np.searchsorted(starts, at))
+    return token < len(starts) and starts[token] == at and reach[token - 1] <= at
+
+
+def _insert(context: str, needle: str, at: int) -> tuple[str, int]:
+    """The context with the needle at `at`, on a line of its own where a line starts; and where the needle is."""
     before, after = context[:at], context[at:]
-    left = "" if not before or before[-1].isspace() else " "
-    right = "" if not after or after[0].isspace() else "\n" if before.endswith("\n") else " "
-    return f"{before}{left}{needle}{right}{after}"
+    left = sentences.between(before, needle)
+    right = "\n" if before.endswith(("\n", "\r")) and after.strip() else sentences.between(needle, after)
+    return f"{before}{left}{needle}{right}{after}", at + len(left)
 
 
-def _encode(codec: Codec, text: str, id: str) -> tuple[list[int], NDArray[np.int64], NDArray[np.int64]]:
+def _joins(context: str, at: int, end: int, answer: str) -> tuple[str, ...]:
+    """What stands between prompt and answer, the best first: no space where the needle's language has none."""
+    if not any(map(sentences.without_spaces, f"{context[at:end]}{answer}")):
+        return (" ",)
+    found = sentences.places(context[at:end], answer)
+    before = context[: at + found[0][0]][-1:] if found else ""
+    return (" ", "") if before in (" ", "\u00a0", "\u3000") else ("", " ")
+
+
+def _encode(codec: Codec, text: str, id: str) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
     """Ids of the whole text, and the characters `[start, end)` of each token (a character can span several tokens)."""
     if getattr(codec.tokenizer, "is_fast", False):
         encoded = codec.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
@@ -122,4 +205,4 @@ def _encode(codec: Codec, text: str, id: str) -> tuple[list[int], NDArray[np.int
     for i in np.flatnonzero(ends <= starts):
         later = starts[i + 1 :][starts[i + 1 :] > starts[i]]
         ends[i] = later[0] if len(later) else len(text)
-    return ids, starts, ends
+    return np.asarray(ids, dtype=np.int32), starts, ends

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import re
 import sysconfig
 import warnings
@@ -17,6 +18,7 @@ from functools import cache
 from os import PathLike
 from pathlib import Path
 
+from .documents import SUFFIXES, NoText, suffix, texts
 from .errors import ProbeError
 from .seeds import rng
 
@@ -24,7 +26,8 @@ from .seeds import rng
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 
 NOT_LIBRARY = {"site-packages", "dist-packages", "pydoc_data", "test", "tests"}
-TEXT_SUFFIXES = (".txt", ".md")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -67,19 +70,29 @@ def standard_library(*, repeat: bool = False) -> Haystack:
 
 
 def folder(path: str | PathLike[str], *, repeat: bool = False) -> Haystack:
-    """The .txt and .md files (UTF-8) under a folder, or one such file."""
+    """The texts under a folder, or one file: .txt and .md, and the texts that JSON files hold (`.documents.texts`).
+
+    All are UTF-8 and may be gzipped (.gz). In a folder a JSON file without text is left out with a warning.
+    """
     root = Path(path)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES)
+    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if suffix(file) in SUFFIXES)
     if not files:
-        state = "holds no .txt or .md file" if root.is_dir() else "does not exist"
-        raise ProbeError(f"haystack {str(path)!r} {state}; give a folder with .txt or .md files, or one such file.")
+        kinds = ", ".join(SUFFIXES)
+        state = f"holds no text file ({kinds})" if root.is_dir() else "does not exist"
+        raise ProbeError(f"haystack {str(path)!r} {state}; give a folder with such files, or one file.")
 
     def read(seed: int) -> Iterator[str]:
+        refused: list[NoText] = []
         for index in rng(seed, "haystack files").permutation(len(files)):
             try:
-                yield files[index].read_text(encoding="utf-8")
-            except UnicodeDecodeError as error:
-                raise ProbeError(f"{files[index]} is not UTF-8 text ({error}); convert it or leave it out.") from error
+                yield from texts(files[index])
+            except NoText as error:
+                if files == [root]:
+                    raise
+                log.warning("left out of the haystack: %s", error)
+                refused.append(error)
+        if len(refused) == len(files):
+            raise refused[0]
 
     return Haystack(str(root), read, repeat)
 

@@ -3,10 +3,11 @@
     head | haystack[:cut]  needle  haystack[cut:room] | "\\nQuestion: ... Answer:" | answer
                            graft                        question_start              prompt_len
 
-The needle is inserted where a sentence starts, with the leading space of a sentence: its ids are the same at every
-depth, and the same as those of an answer that repeats it. Taking the graft out leaves a prefix of the haystack's
-stream, so all probes of a set can share one prefill. Ids are joined first; then the tokenizer is asked whether it would
-cut the joined text the same way, and if not, the next place is tried.
+The needle is inserted where a sentence starts, or else a line, a clause or a word: the first of these that is near the
+depth asked for (`depth_tolerance`). It has the leading space of a sentence: its ids are the same at every depth, and the
+same as those of an answer that repeats it. Taking the graft out leaves a prefix of the haystack's stream, so all probes of
+a set can share one prefill. Ids are joined first; then the tokenizer is asked whether it would cut the joined text the
+same way, and if not, the next place is tried.
 """
 
 from __future__ import annotations
@@ -26,9 +27,16 @@ from .tokens import Codec, Ids, squash
 
 BREAKS = ("\n", " ...\n")  # between context and question; the second where a tokenizer fuses "." and newline
 MIN_CONTEXT = 32  # haystack tokens
-MAX_TRIES = 64  # places for a needle, nearest first
+MAX_TRIES = 64  # places of a kind for a needle, nearest first
 MAX_SHORTER = 8  # tokens given up when no exact length can be had
-MAX_SHIFT = 64  # tokens (or a tenth of the context, if more) from the depth asked for
+NEAR = 0.02  # depth
+NEAR_TOKENS = 8  # in a short context, where .02 is less than a word
+
+
+def depth_tolerance(n_context: int) -> float:
+    """How far the depth of a needle may be from the nominal one; `n_context` tokens stand before the question, the
+    insert not counted. What `place` keeps and `verify` demands."""
+    return max(NEAR, NEAR_TOKENS / n_context)
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,13 @@ def joined(*parts: Ids) -> NDArray[np.int32]:
     return np.concatenate([np.asarray(part, dtype=np.int32) for part in parts])
 
 
+def nearest(places: NDArray[np.int64], target: float, shift: float) -> list[int]:
+    """The places within `shift` of the target, nearest first."""
+    near = places[np.abs(places - target) <= shift]
+    found: list[int] = near[np.argsort(np.abs(near - target), kind="stable")[:MAX_TRIES]].tolist()
+    return found
+
+
 class Layout:
     """Everything the probes of a set have in common: tokenizer, frame, haystack stream, seed."""
 
@@ -60,7 +75,7 @@ class Layout:
         self._text = squash(stream.text)
 
     def place(self, item: Item, *, length: int, depth: float) -> Probe:
-        """The probe of exactly `length` tokens with the needle as near to `depth` as sentences allow.
+        """The probe of exactly `length` tokens with the needle near `depth`: within `depth_tolerance`.
 
         Where no exact length is canonical the probe is up to 8 tokens shorter; `Probe.length` is always the true one.
 
@@ -70,7 +85,9 @@ class Layout:
         if not 0.0 <= depth <= 1.0:
             raise DepthOutOfRange(f"depth is {depth}; give a number from 0 (start of the context) to 1 (end).")
         self.check_leak(item)
+        tried = False
         for insert, cut, room, question, answer in self._attempts(item, length, depth):
+            tried = True
             haystack = self.stream.ids
             ids = joined(self.head, haystack[:cut], insert.ids, haystack[cut:room], question, answer)
             start = len(self.head) + cut
@@ -90,9 +107,10 @@ class Layout:
                     graft=(start, end),
                 )
         raise JoinNotCanonical(
-            f"{item.key}: found no place within {MAX_TRIES} sentence or line starts near depth {depth} of a context of "
-            f"{length} tokens where {self.codec.name} would cut needle, haystack and question at their seams. Use a "
-            "haystack with sentences or lines near that depth, or another depth or length."
+            f"{item.key}: near depth {depth} of a context of {length} tokens, {self.codec.name} "
+            + ("would cut needle, haystack and question differently where they meet" if tried else "begins no token")
+            + f", at every sentence, line, clause and word of the haystack {self.stream.name!r}. Use another haystack, "
+            "another depth or a longer length."
         )
 
     def check_leak(self, item: Item) -> None:
@@ -110,20 +128,13 @@ class Layout:
                     f"{item.key}: {item.value!r} is in {place}, not only in the needle. Use another seed or text."
                 )
 
-    def insert(self, item: Item, at: str) -> Insert:
-        """Ids of the item's sentences for a place where a sentence starts in a line, or where a line starts."""
-        sentences = [*item.before, item.needle, *item.after]
-        if at == "sentence":
-            pieces = [self.codec.piece(" " + sentence) for sentence in sentences]
-        else:
-            texts = [" " + sentence for sentence in sentences]
-            texts[-1] += "\n"
-            pieces = [self.codec.piece(texts[0].lstrip(" "), after="a\n"), *map(self.codec.piece, texts[1:])]
-        ends = np.cumsum([len(piece) for piece in pieces]).tolist()
-        ids = tuple(token for piece in pieces for token in piece)
-        ranges = [self._without_blanks(ids, end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
-        rivals = tuple(span for span, sentence in zip(ranges, sentences, strict=True) if sentence in item.rivals)
-        return Insert(ids, tuple(ends[:-1]), ranges[len(item.before)], rivals)
+    def inserts(self, item: Item, at: str) -> list[Insert]:
+        """Ids of the item's sentences for a place of that kind (`Stream.places`), the usual form first.
+
+        The second is for places where no white space follows (`Stream.solid`).
+        """
+        forms = ((" ", "\n"), ("", "\n")) if at == "line" else ((" ", ""), (" ", " "))
+        return [self._insert(item, before, after) for before, after in forms]
 
     def ask(self, item: Item, between: str) -> list[int]:
         """Ids from the end of the context to the answer."""
@@ -178,30 +189,43 @@ class Layout:
             depth_nominal=depth_nominal,
             answer_text=item.answer.strip(),
             tokenizer_fp=self.codec.fingerprint,
+            vocabulary_fp=self.codec.vocabulary_fp(ids),
             graft=graft,
             haystack_id=self.haystack_id if graft else "",
             needle_text=item.needle,
             value=item.value,
         )
 
+    def _insert(self, item: Item, before: str, after: str) -> Insert:
+        sentences = [*item.before, item.needle, *item.after]
+        texts = [before + sentences[0], *(f" {sentence}" for sentence in sentences[1:])]
+        texts[-1] += after
+        pieces = [self.codec.piece(texts[0], **({} if before else {"after": "a\n"})), *map(self.codec.piece, texts[1:])]
+        ends = np.cumsum([len(piece) for piece in pieces]).tolist()
+        ids = tuple(token for piece in pieces for token in piece)
+        ranges = [self._without_blanks(ids, end - len(piece), end) for piece, end in zip(pieces, ends, strict=True)]
+        rivals = tuple(span for span, sentence in zip(ranges, sentences, strict=True) if sentence in item.rivals)
+        return Insert(ids, tuple(ends[:-1]), ranges[len(item.before)], rivals)
+
     def _without_blanks(self, ids: tuple[int, ...], start: int, end: int) -> tuple[int, int]:
-        blank = [not surface.strip() for surface in self.codec.surfaces(ids[start:end])]
-        while end > start + 1 and blank[end - start - 1]:
-            end -= 1
+        for first, text in reversed(self.codec.characters(ids[start:end])):
+            if text.strip() or not first:
+                break
+            end = start + first
         return start, end
 
     def _attempts(
         self, item: Item, length: int, depth: float
     ) -> Iterator[tuple[Insert, int, int, list[int], list[int]]]:
-        """(insert, cut, room, question, answer), the best first: exact length, then nearest place, then plain break."""
+        """(insert, cut, room, question, answer), the best first: exact length, kind of place, nearest, plain break."""
         answer, questions = self.answer(item), [self.ask(item, between) for between in BREAKS]
-        for at in ("sentence", "line"):
-            insert = self.insert(item, at)
-            fixed = len(self.head) + len(insert.ids) + len(answer)
-            for shorter in range(MAX_SHORTER + 1):
+        inserts = {at: self.inserts(item, at) for at in self.stream.places}
+        for shorter in range(MAX_SHORTER + 1):
+            for at, (usual, _) in inserts.items():
+                fixed = len(self.head) + len(usual.ids) + len(answer)
                 rooms = [length - shorter - fixed - len(question) for question in questions]
-                if min(rooms) < MIN_CONTEXT and shorter:
-                    break
+                if min(rooms) < MIN_CONTEXT and (shorter or at != "sentence"):
+                    continue
                 if min(rooms) < MIN_CONTEXT:
                     needed = length - min(rooms) + MIN_CONTEXT
                     raise LengthTooShort(
@@ -209,15 +233,19 @@ class Layout:
                         f"question and answer; with {self.codec.name} it takes at least {needed}."
                     )
                 for cut in self._cuts(at, depth, min(rooms)):
-                    for question, room in zip(questions, rooms, strict=True):
-                        yield insert, room if cut is None else cut, room, question, answer
+                    for insert in inserts[at] if cut in self.stream.solid else (usual,):
+                        for question, widest in zip(questions, rooms, strict=True):
+                            room = widest + len(usual.ids) - len(insert.ids)
+                            place = room if cut is None else cut
+                            if abs(place - depth * room) <= self._shift(room):
+                                yield insert, place, room, question, answer
 
     def _cuts(self, at: str, depth: float, room: int) -> list[int | None]:
         """Places for the needle, nearest first; None is the very end of the context."""
-        starts = self.stream.sentences if at == "sentence" else self.stream.lines
-        target = depth * room
-        starts = starts[: np.searchsorted(starts, room, side="right")]
-        shift = np.abs(starts - target)
-        near = np.argsort(shift, kind="stable")[:MAX_TRIES]
-        cuts: list[int | None] = [int(starts[i]) for i in near if shift[i] <= max(MAX_SHIFT, room / 10)]
+        places = self.stream.places[at]
+        cuts: list[int | None] = [*nearest(places[places <= room], depth * room, self._shift(room))]
         return [None, *cuts] if depth == 1.0 and at == "sentence" else cuts
+
+    def _shift(self, room: int) -> float:
+        """Tokens by which a needle may be moved in a haystack of `room` tokens."""
+        return depth_tolerance(len(self.head) + room) * room

@@ -6,7 +6,7 @@ each other here: it is a harder task than one needle a probe, and the two must n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import JoinNotCanonical, LengthTooShort, NeedleLeak
 from .item import Item
-from .layout import BREAKS, MAX_SHORTER, MIN_CONTEXT, Insert, Layout, joined
+from .layout import BREAKS, MAX_SHORTER, MIN_CONTEXT, NEAR, Insert, Layout, joined, nearest
 from .probe import Probe
 
 
@@ -64,9 +64,8 @@ def _long_context(
     layout: Layout, items: Sequence[Item], depths: Sequence[float], ends: Sequence[tuple[int, int]]
 ) -> tuple[NDArray[np.int32], list[Placed]]:
     """Head, haystack and all needles, up to where the longest probe's question may begin."""
-    inserts = [layout.insert(item, "sentence") for item in items]
     limit = max(first for first, _ in ends)
-    room = limit - len(layout.head) - sum(len(insert.ids) for insert in inserts)
+    room = limit - len(layout.head) - sum(len(layout.inserts(item, "sentence")[0].ids) for item in items)
     if room < MIN_CONTEXT * (len(items) + 1):
         raise LengthTooShort(
             f"{len(items)} needles need {limit - room} of {limit} context tokens and {MIN_CONTEXT} tokens of haystack "
@@ -74,13 +73,11 @@ def _long_context(
         )
     context, used = layout.head, 0
     placed: list[Placed] = []
-    for index, (item, insert) in enumerate(zip(items, inserts, strict=True)):
+    for index, item in enumerate(items):
         target = depths[index * len(depths) // len(items)] * room
-        sentences = layout.stream.sentences[layout.stream.sentences <= room]
-        starts = sentences[sentences > used] if placed else sentences
-        starts = starts[: len(starts) - (len(items) - 1 - index)]  # leave a place for each needle to come
-        for cut in starts[np.argsort(np.abs(starts - target), kind="stable")]:
-            start = len(context) + int(cut) - used
+        span = (used + 1 if placed else 0, room)
+        for cut, insert in _choices(layout, item, target, span, spare=len(items) - 1 - index):
+            start = len(context) + cut - used
             end = start + len(insert.ids)
             if end > limit or any(start < last and end > first for first, last in ends):
                 continue  # no needle may be cut in two where a shorter probe's context ends
@@ -88,15 +85,32 @@ def _long_context(
             attempt = joined(context, layout.stream.ids[used:cut], insert.ids, following)
             seams = (start, end, *(start + seam for seam in insert.seams))
             if all(layout.codec.is_canonical(attempt, seam) for seam in seams):
-                context, used = attempt[:end], int(cut)
+                context, used = attempt[:end], cut
                 placed.append(Placed(item, insert, start, end))
                 break
         else:
             raise JoinNotCanonical(
-                f"{item.key}: found no sentence start left for needle {index + 1} of {len(items)}; use longer lengths, "
-                "fewer needles, or a haystack with more sentences."
+                f"{item.key}: found no place left for needle {index + 1} of {len(items)}; use longer lengths, fewer "
+                "needles, or a haystack with more sentences."
             )
     return joined(context, layout.stream.ids[used : used + limit + MAX_SHORTER + 64]), placed
+
+
+def _choices(
+    layout: Layout, item: Item, target: float, span: tuple[int, int], spare: int
+) -> Iterator[tuple[int, Insert]]:
+    """Places for a needle in haystack tokens `[first, last]`, the best first: near its depth, then wherever one is.
+
+    `spare` places of each kind are left at the end for the needles to come.
+    """
+    first, last = span
+    for shift in (NEAR * last, last):
+        for at, places in layout.stream.places.items():
+            inserts = layout.inserts(item, at)
+            free = places[(places >= first) & (places <= last)]
+            for cut in nearest(free[: max(0, len(free) - spare)], target, shift):
+                for insert in inserts if cut in layout.stream.solid else inserts[:1]:
+                    yield cut, insert
 
 
 def _ask(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from os import PathLike
@@ -70,6 +70,8 @@ class Probe:
             that haystack. None when there is no single inserted piece.
         haystack_id: hash of the haystack's token stream; probes that share it share their context up to the graft.
         needle_text, value: the needle as text, and the part of it that appears nowhere else. "" when unknown.
+        vocabulary_fp: fingerprint of what the ids in use stand for (`Codec.vocabulary_fp`), "" when unknown; no part of
+            the hash, because the ids and the tokenizer decide it.
 
     Raises:
         ProbeError: fields that do not fit together; the message names the probe.
@@ -96,6 +98,7 @@ class Probe:
     haystack_id: str = ""
     needle_text: str = ""
     value: str = ""
+    vocabulary_fp: str = ""
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id:
@@ -162,9 +165,10 @@ class Probe:
 
     @property
     def hash(self) -> str:
-        """blake2b over every field, 32 hex digits; the same in every process and on every machine."""
+        """blake2b over every field but `vocabulary_fp`, 32 hex digits; the same in every process, on every machine."""
         digest = blake2b(b"headscope probe 1\n", digest_size=16)
-        digest.update(json.dumps(self.scalars(), sort_keys=True, ensure_ascii=True).encode())
+        values = {name: value for name, value in self.scalars().items() if name != "vocabulary_fp"}
+        digest.update(json.dumps(values, sort_keys=True, ensure_ascii=True).encode())
         for array in (self.input_ids, self.sources):
             digest.update(f"\n{array.shape}\n".encode())
             digest.update(array.astype("<i4").tobytes())
@@ -248,16 +252,29 @@ class Probe:
         depth: float = 0.5,
         id: str = "probe",
         chat: bool = False,
+        system: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
     ) -> Probe:
-        """A probe from your own text, framed as `context` / `Question: ...` / `Answer: ...`.
+        """A probe from your own text, in any language, framed as `context` / `Question: ...` / `Answer: ...`.
 
         A needle that `context` already holds (once) stays where it is and `depth` says nothing; otherwise the needle is
-        inserted at the sentence start nearest to `depth` (0: before the context, 1: after it).
+        inserted at the sentence start nearest to `depth` (0: before the context, 1: after it). Where none is within
+        two hundredths of the context (or 20 tokens, if that is more), a clause or a word that starts nearer is taken;
+        `Probe.depth` is where the needle really lies. `chat`, `system` and `template_args` are those of `build`.
         """
         from .from_text import from_text
 
         return from_text(
-            tokenizer, context=context, needle=needle, question=question, answer=answer, depth=depth, id=id, chat=chat
+            tokenizer,
+            context=context,
+            needle=needle,
+            question=question,
+            answer=answer,
+            depth=depth,
+            id=id,
+            chat=chat,
+            system=system,
+            template_args=template_args,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Literal
@@ -12,8 +12,7 @@ import numpy as np
 
 from . import biography, induction, keyvalue, needle, nested
 from .errors import DepthOutOfRange, LengthTooShort, ProbeError, UnknownSet
-from .frame import chat as chat_frame
-from .frame import plain
+from .frame import frame_for
 from .haystack import Haystack, as_haystack
 from .item import Item
 from .layout import Layout
@@ -138,6 +137,8 @@ def build(
     seed: int = 0,
     haystack: Haystack | str | PathLike[str] | None = None,
     chat: bool = False,
+    system: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
     kind: Kind | None = None,
     answer: Answer | None = None,
 ) -> ProbeSet:
@@ -153,7 +154,10 @@ def build(
         seed: chooses needles, values and the order of the haystack's texts.
         haystack: None or "stdlib" (the standard library's documentation), "noise", a folder or file of yours, or a
             `Haystack`.
-        chat: use the tokenizer's chat template instead of plain completion. Induction probes have no chat form.
+        chat: use the tokenizer's chat template instead of plain completion. Induction probes have no chat form. A
+            template that writes today's date is told 1 January 2025, and one that can switch thinking off does.
+        system: with `chat`, a system prompt.
+        template_args: with `chat`, variables that the template reads, for example {"enable_thinking": True}.
         kind: what the needles of the grids are: "sentence" (default), "number", "uuid" or "biography".
         answer: for numbers and UUIDs in the grids: the "value" alone (default), or the needle "sentence".
 
@@ -178,7 +182,7 @@ def build(
         raise ProbeError(f"seed is {seed!r}; give a whole number.")
     seed = int(seed)
     codec = Codec(tokenizer)
-    frame = chat_frame(codec) if chat else plain(codec)
+    frame = frame_for(codec, chat, system, template_args)
     stream = tokenise(codec, as_haystack(haystack), max(sizes), seed)
     order = _Order(
         codec,

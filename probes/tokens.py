@@ -23,22 +23,24 @@ Ids = Sequence[int] | NDArray[np.int32]
 ANCHOR = "a"
 WINDOW = 32  # tokens on either side of a join that are encoded again
 SLACK = 8  # tokens at a window's torn edges that may come out differently
+LONGEST = 8  # tokens that may share a character; what is torn after so many stays torn
 SAMPLE = "Questions: 1,234,567 naïve cafés?\n\tIt's 9:05 — 日本語, Ελλάδα, हिन्दी 🙂.  def f(x): return x**2\r\n\n"
 
 
-def fingerprint(tokenizer: Any) -> str:
+def fingerprint(tokenizer: Any, first: int | None = None) -> str:
     """Vocabulary size and a hash of vocabulary and behaviour, for example "49152-8c2f06a1b3d4".
 
     Tokenizers with the same fingerprint give the same ids; it does not depend on the library's version or on settings
-    such as padding.
+    such as padding. With `first`, only the first so many entries of the vocabulary count, in the order of their ids:
+    what the fingerprint was before tokens were added behind them.
     """
-    vocabulary = tokenizer.get_vocab()
+    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], str(entry[0])))[:first]
     digest = blake2b(digest_size=6)
-    for token, id in sorted(vocabulary.items(), key=lambda entry: (entry[1], str(entry[0]))):
+    for token, id in entries:
         digest.update(f"{id}\t{token}\n".encode("utf-8", "surrogatepass"))
     for special in (False, True):
         digest.update(str(list(tokenizer.encode(SAMPLE, add_special_tokens=special))).encode())
-    return f"{len(vocabulary)}-{digest.hexdigest()}"
+    return f"{len(entries)}-{digest.hexdigest()}"
 
 
 def squash(text: str) -> str:
@@ -59,10 +61,23 @@ class Codec:
             )
         self.tokenizer = tokenizer
         self._surfaces: dict[int, str] = {}
+        self._spelled: dict[tuple[int, ...], str] = {}
 
     @cached_property
     def fingerprint(self) -> str:
         return fingerprint(self.tokenizer)
+
+    @cached_property
+    def entries(self) -> dict[int, str]:
+        """The vocabulary: id -> token, as the tokenizer writes it."""
+        return {id: str(token) for token, id in self.tokenizer.get_vocab().items()}
+
+    def vocabulary_fp(self, ids: Ids) -> str:
+        """A hash of what the ids in use stand for: the same where a tokenizer only gained or renamed other tokens."""
+        digest = blake2b(digest_size=6)
+        for id in np.unique(np.asarray(ids)).tolist():
+            digest.update(f"{id}\t{self.entries.get(id)}\n".encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
 
     @cached_property
     def name(self) -> str:
@@ -71,7 +86,7 @@ class Codec:
     @cached_property
     def size(self) -> int:
         """One more than the highest id."""
-        return max(self.tokenizer.get_vocab().values()) + 1
+        return max(self.entries) + 1
 
     @cached_property
     def special_ids(self) -> frozenset[int]:
@@ -85,7 +100,8 @@ class Codec:
     @cached_property
     def _barriers(self) -> frozenset[int]:
         # Added tokens are split off before anything else, so no merge reaches across them.
-        return self.special_ids | frozenset(getattr(self.tokenizer, "added_tokens_decoder", ()))
+        added = getattr(self.tokenizer, "added_tokens_decoder", ())
+        return self.special_ids | frozenset(() if callable(added) else added)  # mistral-common has a method, and none
 
     @cached_property
     def head(self) -> tuple[int, ...]:
@@ -132,9 +148,34 @@ class Codec:
             found.append(self._surfaces[id])
         return found
 
-    def mute(self, ids: Iterable[int]) -> list[bool]:
-        """Per token: it holds no letter or digit, nor a part of one."""
-        return [not any(c.isalnum() or c == "\ufffd" for c in surface) for surface in self.surfaces(ids)]
+    def characters(self, ids: Sequence[int]) -> list[tuple[int, str]]:
+        """The ids cut where characters end: (first position, text) of each token, or of tokens that share a character.
+
+        Byte-level tokenizers spell most characters in several tokens, and some show no text for a part of one.
+        """
+        found: list[tuple[int, str]] = []
+        start, anchor = 0, self.encode(ANCHOR)
+        for at, surface in enumerate(self.surfaces(ids)):
+            text = surface
+            if at > start or not surface or "\ufffd" in surface:
+                group = tuple(ids[start : at + 1])
+                if group not in self._spelled:
+                    self._spelled[group] = self.text_after(anchor, group)
+                text = self._spelled[group]
+                if (not text or "\ufffd" in text) and len(group) < LONGEST and at + 1 < len(ids):
+                    continue
+            found.append((start, text))
+            start = at + 1
+        return found
+
+    def mute(self, ids: Sequence[int]) -> list[bool]:
+        """Per token: it holds no letter, mark or digit, nor a part of one."""
+        groups = self.characters(ids)
+        mutes: list[bool] = []
+        for (start, text), end in zip(groups, [*(start for start, _ in groups[1:]), len(ids)], strict=True):
+            told = any(unicodedata.category(c)[0] in "LMN" or c == "\ufffd" for c in text)
+            mutes += [not told] * (end - start)
+        return mutes
 
     def is_canonical(self, ids: Ids, at: int) -> bool:
         """Whether encoding the text around position `at` gives the same ids again."""
@@ -153,6 +194,10 @@ class Codec:
         torn = first == len(window) and stop < len(ids)
         keep_to = len(run) - min(SLACK, len(run) - here - 1) if torn else len(run)
         return _holds(self.encode(self.decode(run)), run[keep_from:keep_to])
+
+    def cuts_alike(self, ids: Ids, start: int, stop: int) -> bool:
+        """Whether encoding the text of `ids[start:stop]` (and of some tokens around it) gives the same ids again."""
+        return all(self.is_canonical(ids, at) for at in (*range(start, stop, WINDOW), stop))
 
 
 def _holds(ids: list[int], part: list[int]) -> bool:

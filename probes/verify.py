@@ -17,16 +17,20 @@ from .errors import (
     SpanNotFound,
     TokenizerMismatch,
 )
-from .layout import MAX_SHIFT
+from .layout import depth_tolerance
 from .probe import Probe, ProbeSet
-from .tokens import Codec, squash
+from .tokens import WINDOW, Codec, fingerprint, squash
 
 
 def verify(probes: ProbeSet, tokenizer: Any) -> None:
     """Raise the first thing that is wrong. A probe without texts (`from_ids`, induction) is checked by ids."""
     codec = Codec(tokenizer)
+    check_tokenizer(probes, codec)
     for probe in probes:
-        _check_tokenizer(probe, codec)
+        if probe.input_ids.max() >= codec.size:
+            raise TokenizerMismatch(
+                f"{probe.id} holds token id {probe.input_ids.max()}, but {codec.name} has only {codec.size} tokens."
+            )
         _check_head(probe, codec)
         _check_sources(probe)
         if probe.needle_text:
@@ -39,16 +43,50 @@ def verify(probes: ProbeSet, tokenizer: Any) -> None:
     _check_trunks(probes)
 
 
-def _check_tokenizer(probe: Probe, codec: Codec) -> None:
-    if probe.tokenizer_fp and probe.tokenizer_fp != codec.fingerprint:
-        raise TokenizerMismatch(
-            f"{probe.id} was built with tokenizer {probe.tokenizer_fp}, but the one given is {codec.fingerprint} "
-            f"({codec.name}); build the set with this tokenizer, or use the one it was built with."
-        )
-    if probe.input_ids.max() >= codec.size:
-        raise TokenizerMismatch(
-            f"{probe.id} holds token id {probe.input_ids.max()}, but {codec.name} has only {codec.size} tokens."
-        )
+def check_tokenizer(probes: ProbeSet, codec: Codec) -> None:
+    """Raise TokenizerMismatch unless this tokenizer gives the probes' ids for their texts.
+
+    That of another fingerprint does where it differs in tokens that the probes do not use: chat tokens were added, or
+    given to reserved ids, when a base model was trained on.
+    """
+    others = [probe for probe in probes if probe.tokenizer_fp not in ("", codec.fingerprint)]
+    extended = {fp: _extends(codec, fp) for fp in {probe.tokenizer_fp for probe in others if not probe.vocabulary_fp}}
+    longest: dict[str, Probe] = {}
+    for probe in others:
+        known = codec.vocabulary_fp(probe.input_ids) if probe.vocabulary_fp else ""
+        why = "" if known == probe.vocabulary_fp and extended.get(probe.tokenizer_fp, True) else "the ids stand for other tokens"
+        if not why and probe.needle_text and not _cut_alike(probe, codec):
+            why = "it cuts the text differently"
+        if why:
+            raise _mismatch(probe, codec, why)
+        if probe.needle_text and probe.haystack_id:
+            longest[probe.haystack_id] = max(probe, longest.get(probe.haystack_id, probe), key=lambda one: one.length)
+    for probe in longest.values():
+        trunk = _trunk(probe)
+        if not codec.cuts_alike(trunk, 0, max(0, len(trunk) - 2 * WINDOW)):
+            raise _mismatch(probe, codec, "it cuts the text differently")
+
+
+def _extends(codec: Codec, fp: str) -> bool:
+    """Whether the tokenizer is that of the fingerprint with more tokens behind."""
+    n = fp.partition("-")[0]
+    return n.isdigit() and fingerprint(codec.tokenizer, int(n)) == fp
+
+
+def _cut_alike(probe: Probe, codec: Codec) -> bool:
+    """The same ids for what is the probe's own: all but the haystack, which it shares with others."""
+    ids, head = probe.input_ids, codec.head
+    if tuple(ids[: len(head)].tolist()) != head:
+        return False
+    start, end = probe.graft or (0, probe.question_start)
+    return codec.cuts_alike(ids, start, end) and codec.cuts_alike(ids, probe.question_start, probe.length)
+
+
+def _mismatch(probe: Probe, codec: Codec, why: str) -> TokenizerMismatch:
+    return TokenizerMismatch(
+        f"{probe.id} was built with tokenizer {probe.tokenizer_fp}, and {codec.name} is {codec.fingerprint}: {why}; build "
+        "the probes with this tokenizer, or give the one that built them (--tokenizer BASE, or tokenizer=... in Python)"
+    )
 
 
 def _check_head(probe: Probe, codec: Codec) -> None:
@@ -107,9 +145,12 @@ def _check_leak(probe: Probe, codec: Codec) -> None:
 
 
 def _check_depth(probe: Probe) -> None:
-    shift = abs(probe.depth - probe.depth_nominal) * probe.question_start
-    if shift > max(MAX_SHIFT, probe.question_start / 10) + 1:
-        raise SpanNotFound(f"{probe.id}: the needle lies at depth {probe.depth:.3f}, not near {probe.depth_nominal}.")
+    start, end = probe.graft or (0, 0)
+    tolerance = depth_tolerance(probe.question_start - (end - start))
+    if abs(probe.depth - probe.depth_nominal) > tolerance + 1e-9:
+        raise SpanNotFound(
+            f"{probe.id}: the needle lies at depth {probe.depth:.3f}, more than {tolerance:.3f} from {probe.depth_nominal}."
+        )
 
 
 def _check_trunks(probes: ProbeSet) -> None:

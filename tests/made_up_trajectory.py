@@ -1,5 +1,7 @@
 """A made-up run of checkpoints, for tests without a model: heads that grow, one that is born, one that dies."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from headscope.interp.analysis.trajectory import Trajectory
@@ -54,3 +56,11 @@ def make_trajectory(
         },
         about={"estimator": "retrieval", "model_id": "org/m", "probe_set_name": "grid", "probe_set_hash": "ab" * 8},
     )
+
+
+def in_stages(run: Trajectory, **stages: int) -> Trajectory:
+    """The same run as stages that each count from 0: name -> number of checkpoints."""
+    names = np.repeat(list(stages), list(stages.values()))
+    begins = np.cumsum([0, *stages.values()])[:-1] - 1
+    own = run.steps - np.repeat(np.maximum(begins, 0) * int(run.steps[1]), list(stages.values()))
+    return replace(run, stages=names, own_steps=own)

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from filelock import FileLock
 
 import headscope as hs
 from command_line import fail, run, succeed
+from headscope.interp.store import read_scores
 from made_up_scores import make_scores
 from tiny_models import build
 
@@ -102,8 +105,6 @@ def test_score_prints_saves_and_draws(scored, model):
 
 
 def test_the_file_says_where_the_weights_came_from(scored):
-    from headscope.interp.store import read_scores
-
     provenance = read_scores(scored[0]).provenance
     assert provenance["sharing"] in {"auto", "exact", "grafted"}
     assert provenance["weights_sha256"].startswith("safetensors:")
@@ -132,6 +133,58 @@ def test_force_replaces_a_file_with_one_checkpoint(scored, model, tmp_path):
     succeed("score", model, *GRID, "--seed", 1, "--checkpoint", 7, "--force", "-o", file)
     assert hs.open(file).checkpoint.values.tolist() == [7]
     assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["run.h5"]
+
+
+def meanwhile(monkeypatch, happens):
+    """Something happens between scoring and saving."""
+    from headscope.interp import scoring
+
+    def score_heads(*arguments, **options):
+        found = scored_as_ever(*arguments, **options)
+        happens()
+        return found
+
+    scored_as_ever = scoring.score_heads
+    monkeypatch.setattr(scoring, "score_heads", score_heads)
+
+
+def unsaved(*arguments):
+    """The error line of a command that computed and could not save; the numbers are shown all the same."""
+    result = run(*arguments)
+    assert result.exit_code == 2 and "retrieval heads" in result.stdout, (result.stderr, result.exception)
+    return result.stderr.strip()
+
+
+def test_scores_are_not_lost_when_another_writer_comes_in_between(scored, model, tmp_path, monkeypatch):
+    file = tmp_path / "run.h5"
+    later = "score", model, *GRID, "--checkpoint", 5, "-o", file
+    meanwhile(monkeypatch, lambda: read_scores(scored[0]).save(file, checkpoint=9))
+    message = unsaved(*later)
+    assert f"could not write {file} (checkpoint 5 comes before the last one" in message
+    command = message.split(": headscope ")[1].split()
+    assert command[:2] == ["merge", str(file)] and command[3:] == ["-o", str(file)]
+    succeed(*command)
+    assert hs.open(file).checkpoint.values.tolist() == [5, 9]
+
+
+@pytest.mark.parametrize("force", [(), ("--force",)], ids=["append", "force"])
+def test_scores_are_not_lost_with_their_folder(scored, model, tmp_path, monkeypatch, force):
+    folder, here = tmp_path / "mount", tmp_path / "here"
+    folder.mkdir(), here.mkdir()
+    monkeypatch.chdir(here)
+    meanwhile(monkeypatch, lambda: shutil.rmtree(folder))
+    message = unsaved("score", model, *GRID, "-o", folder / "run.h5", *force)
+    (kept,) = here.glob("run.unsaved-*.h5")
+    assert f"the scores are in {kept}: headscope merge {kept} -o {folder / 'run.h5'}" in message
+    np.testing.assert_array_equal(hs.open(kept).retrieval, hs.open(scored[0]).retrieval)
+
+
+def test_a_held_lock_is_noticed_before_the_model_is_loaded(tmp_path, monkeypatch):
+    from headscope.interp import store
+
+    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
+    with FileLock(tmp_path / ".run.h5.lock"):
+        assert "another process has held" in fail("score", tmp_path / "no-model", "-o", tmp_path / "run.h5")
 
 
 def test_a_saved_probe_set_scores_like_the_set_it_was_built_from(scored, model, tmp_path):

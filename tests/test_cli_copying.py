@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import h5py
@@ -56,6 +57,24 @@ def test_it_prints_saves_and_draws(model, text, tmp_path):
     loaded = hs.load_model(str(model))
     again = hs.copy_profile(loaded, loaded.tokenizer(TEXT)["input_ids"])
     np.testing.assert_array_equal(again.copies, profile.copies)
+
+
+def test_a_profile_is_not_lost_with_its_folder(model, text, tmp_path, monkeypatch):
+    from headscope.interp.copying import run as copying
+
+    def copy_profile(*arguments, **options):
+        found = as_ever(*arguments, **options)
+        shutil.rmtree(folder)
+        return found
+
+    as_ever, folder, here = copying.copy_profile, tmp_path / "mount", tmp_path / "here"
+    folder.mkdir(), here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(copying, "copy_profile", copy_profile)
+    result = run("copy-profile", model, "--text", text, "-o", folder / "profile.h5")
+    (kept,) = here.glob("profile.unsaved-*.h5")
+    assert result.exit_code == 2 and f"the profile is in {kept}: mv {kept} {folder / 'profile.h5'}" in result.stderr
+    assert hs.CopyProfile.load(kept).n_tokens == len(TEXT)
 
 
 def test_mistakes_cost_one_line_and_touch_nothing(model, text, tmp_path):

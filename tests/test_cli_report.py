@@ -49,6 +49,23 @@ def test_downstream_scores_are_set_against_the_heads(file, tmp_path):
     assert "RULER" in file.with_suffix(".html").read_text(encoding="utf-8")
 
 
+def test_what_evaluation_tools_write_is_taken(file, tmp_path):
+    for step in (0, 500):
+        folder = tmp_path / "eval" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "summary.csv").write_text(f"0,1,2\nTasks,niah_single_1,vt\nScore,{50 + step},7\nNulls,0/9,0/9\n")
+    unnamed = [tmp_path / "results_a.json", tmp_path / "results_b.json"]
+    for path in unnamed:
+        path.write_text('{"results": {"piqa": {"alias": "piqa", "acc,none": 0.5}}}')
+    given = ["--downstream", tmp_path / "eval", "--downstream", f"0={unnamed[0]}", "--downstream", f"500={unnamed[1]}"]
+    result = run("report", file, *given)
+    assert result.exit_code == 0 and "niah_single_1 (n = 2)" in result.stdout, (result.stderr, result.exception)
+    page = file.with_suffix(".html").read_text(encoding="utf-8")
+    assert "niah_single_1" in page and "piqa" in page
+    file.with_suffix(".html").unlink()
+    assert f"--downstream 2000={unnamed[0]}" in fail("report", file, "--downstream", unnamed[0])
+
+
 def test_mistakes_cost_one_line_and_touch_nothing(file, tmp_path):
     before = file.read_bytes()
     assert "does not exist" in fail("report", tmp_path / "none.h5")

@@ -46,6 +46,30 @@ def test_a_sweep_and_the_same_again(here: Path, tmp_path: Path):
     assert succeed("validate", output).startswith(f"{output} is in order: 3 checkpoints")
 
 
+def test_stages_are_told_in_their_order_before_anything_is_scored(here: Path, tmp_path: Path):
+    for name, old in (("phase2-step4", 10), ("phase1-step50", 20), ("phase1-step70", 30)):
+        shutil.copytree(here / "run" / f"checkpoint-{old}", tmp_path / "all" / name)
+    probes, output = here / "probes.npz", tmp_path / "run.h5"
+    out = succeed("sweep", tmp_path / "all", "--probes", probes, "-o", output).splitlines()
+    assert out[:3] == [
+        "3 checkpoints of 2 stages, in this order:",
+        "  phase1: 2 checkpoints, steps 50 to 70",
+        "  phase2: 1 checkpoint, step 4, on top of 70",
+    ]
+    assert out[5].startswith("[3/3] phase2 step 4: ")
+    assert [line.split()[:2] for line in out[8:11]] == [["phase1", "50"], ["phase1", "70"], ["phase2", "4"]]
+    assert checkpoints(output) == [50, 70, 74]
+    report = " ".join(succeed("report", output, "-o", tmp_path / "run.html").split())
+    assert "3 checkpoints of 2 stages, phase1 step 50 to 70; phase2 step 4" in report
+    assert "From phase1 step 50 to phase2 step 4" in report
+    assert "phase1 | phase2" in (tmp_path / "run.html").read_text()
+    assert "at phase2 step 4" in (tmp_path / "run.html").read_text()
+    (tmp_path / "all" / "phase1-step50").rename(tmp_path / "all" / "warmup-step50")
+    message = fail("sweep", tmp_path / "all", "--probes", probes, "-o", tmp_path / "no.h5")
+    assert "nothing tells which came first: phase1 (step 70), phase2 (step 4), warmup (step 50)" in message
+    assert "--table steps.csv" in message and not (tmp_path / "no.h5").exists()
+
+
 def test_parts_and_merge(here: Path, tmp_path: Path):
     output = tmp_path / "parts.h5"
     out = succeed(*arguments(here, "-o", output, "--only", "1/2"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from .score import progress_bar, working
 
 if TYPE_CHECKING:
     from ..interp.copying.profile import CopyProfile
+    from ..interp.rescue import Unsaved
 
 
 def copy_profile(
@@ -57,8 +59,10 @@ def copy_profile(
         raise UsageError(f"--text: {text} is {len(ids)} tokens; give a longer text")
     with progress_bar() as progress:
         profile = run.copy_profile(loaded, ids, progress=progress)
-    profile.save(output)
+    unsaved = save(profile, output)
     show(profile)
+    if unsaved is not None:
+        raise unsaved
     lines = [f"Profile  {output}"]
     if figures is not None:
         from ..interp.report.copy_figures import save_copy_figures
@@ -68,6 +72,21 @@ def copy_profile(
         lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
         lines.append(f"         and as .svg in {figures}")
     typer.echo("\n" + "\n".join(lines))
+
+
+def save(profile: CopyProfile, path: Path) -> Unsaved | None:
+    """Write the file; where that fails or is interrupted, the profile goes elsewhere, and the error says where."""
+    from ..interp.rescue import Unsaved, somewhere, words
+
+    try:
+        profile.save(path)
+    except (Exception, KeyboardInterrupt) as error:
+        rescued = somewhere(path, profile.save)
+        then = f"mv {shlex.quote(str(rescued))} {shlex.quote(str(path))}"
+        unsaved = Unsaved(words(path, error, rescued, "profile is", then), rescued)
+        unsaved.__cause__ = error
+        return unsaved
+    return None
 
 
 def read_text(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from difflib import get_close_matches
 from enum import StrEnum
@@ -58,6 +59,18 @@ Haystack = Annotated[
 ]
 Chat = Annotated[
     bool, typer.Option("--chat", help="Wrap probes in the tokenizer's chat template.", rich_help_panel=BUILD)
+]
+System = Annotated[
+    str | None, typer.Option("--system", metavar="TEXT", help="With --chat, a system prompt.", rich_help_panel=BUILD)
+]
+TemplateArgs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--template-arg",
+        metavar="NAME=VALUE",
+        help="With --chat, a variable for the template, such as reasoning_effort=low; the value as JSON or text.",
+        rich_help_panel=BUILD,
+    ),
 ]
 TokenizerOption = Annotated[
     str | None,
@@ -132,6 +145,21 @@ def read_depths(text: str | None) -> int | list[float] | None:
     return depths
 
 
+def read_template_args(given: list[str] | None) -> dict[str, Any] | None:
+    """["enable_thinking=false", "effort=low"] -> {"enable_thinking": False, "effort": "low"}."""
+    read: dict[str, Any] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise bad("--template-arg", f"cannot read {text!r}; give NAME=VALUE, such as enable_thinking=false")
+        constant = value.strip().lower() in ("true", "false", "null")  # True and False as Python writes them, too
+        try:
+            read[name.strip()] = json.loads(value.lower() if constant else value)
+        except ValueError:
+            read[name.strip()] = value
+    return read or None
+
+
 def probe_source(
     name: str,
     *,
@@ -142,6 +170,8 @@ def probe_source(
     kind: Kind | None,
     haystack: str | None,
     chat: bool,
+    system: str | None,
+    template_args: list[str] | None,
 ) -> Callable[[Any], ProbeSet]:
     """What --probes and its options mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
     at_least("--needles", needles, 1)
@@ -152,8 +182,12 @@ def probe_source(
         "kind": kind.value if kind else None,
         "haystack": haystack,
         "chat": chat or None,
+        "system": system,
+        "template_args": read_template_args(template_args),
     }
     given = {option: value for option, value in given.items() if value is not None}
+    if not chat and (system is not None or template_args):
+        raise bad("--system" if system is not None else "--template-arg", "is for chat templates; add --chat")
     if Path(name).suffix == ".npz" or Path(name).is_file():
         return _saved(Path(name), given)
 
@@ -174,7 +208,8 @@ def _saved(path: Path, given: dict[str, Any]) -> Callable[[Any], ProbeSet]:
     from ..probes import ProbeSet
 
     if given:
-        given_options = ", ".join(f"--{option}" for option in given)
+        names = {"template_args": "template-arg"}
+        given_options = ", ".join(f"--{names.get(option, option)}" for option in given)
         raise UsageError(f"{given_options}: {path} holds probes that are built already; leave it out, or name a set")
     saved = ProbeSet.load(path)
     return lambda tokenizer: saved

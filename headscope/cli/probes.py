@@ -59,6 +59,8 @@ def show(
     kind: options.Kinds = None,
     haystack: options.Haystack = None,
     chat: options.Chat = False,
+    system: options.System = None,
+    template_arg: options.TemplateArgs = None,
     trust_remote_code: options.RemoteCode = False,
 ) -> None:
     """One probe as the model reads it: the needle highlighted, the long haystack left out."""
@@ -68,7 +70,16 @@ def show(
     from ..probes import show as marked
 
     source = options.probe_source(
-        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+        probes,
+        lengths=lengths,
+        depths=depths,
+        needles=needles,
+        seed=seed,
+        kind=kind,
+        haystack=haystack,
+        chat=chat,
+        system=system,
+        template_args=template_arg,
     )
     with working("building probes"):
         chosen = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
@@ -101,13 +112,24 @@ def build(
     kind: options.Kinds = None,
     haystack: options.Haystack = None,
     chat: options.Chat = False,
+    system: options.System = None,
+    template_arg: options.TemplateArgs = None,
     trust_remote_code: options.RemoteCode = False,
 ) -> None:
     """Build a set for a tokenizer and save it, to score every checkpoint on the same probes."""
     from ..interp.loading import load_tokenizer
 
     source = options.probe_source(
-        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+        probes,
+        lengths=lengths,
+        depths=depths,
+        needles=needles,
+        seed=seed,
+        kind=kind,
+        haystack=haystack,
+        chat=chat,
+        system=system,
+        template_args=template_arg,
     )
     if output.is_dir():
         raise UsageError(f"-o: {output} is a folder; give a file in it, such as {output / 'probes.npz'}")

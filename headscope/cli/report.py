@@ -25,9 +25,11 @@ def report(
         Path | None, typer.Option(metavar="DIR", help="Draw every figure, as PNG, SVG and PDF, into this folder.")
     ] = None,
     downstream: Annotated[
-        Path | None,
+        list[str] | None,
         typer.Option(
-            metavar="FILE.csv", help="Scores of benchmarks by checkpoint: a column `step`, one per benchmark."
+            metavar="[STEP=]FILE",
+            help="Scores of benchmarks: a CSV with a column `step`; or RULER's summary.csv or lm-eval's "
+            "results_*.json of every checkpoint, or a folder or glob of them. May be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -38,6 +40,8 @@ def report(
     \b
     headscope report run.h5
     headscope report run.h5 -o report.html --downstream ruler.csv
+    headscope report run.h5 --downstream lm-eval/                  results_*.json in folders named after checkpoints
+    headscope report run.h5 --downstream 1000=a/summary.csv --downstream 2000=b/summary.csv
     headscope report run.h5 --figures figures
     """
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -48,7 +52,7 @@ def report(
     from ..interp.report.evolution import evolve
 
     with working(f"reading {file.name}"):
-        evolution = evolve(file, downstream=downstream)
+        evolution = evolve(file, downstream=downstream or None)
     lines = []
     if page is not None:
         from ..interp.report.html import write_report

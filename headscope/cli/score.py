@@ -17,6 +17,7 @@ from .errors import UsageError
 
 if TYPE_CHECKING:
     from ..interp.loading import LoadedModel
+    from ..interp.rescue import Unsaved
     from ..interp.results import HeadScores
     from ..probes import ProbeSet
 
@@ -38,6 +39,8 @@ def score(
     kind: options.Kinds = None,
     haystack: options.Haystack = None,
     chat: options.Chat = False,
+    system: options.System = None,
+    template_arg: options.TemplateArgs = None,
     sharing: options.SharingOption = options.Sharing.auto,
     check_sharing: Annotated[
         int,
@@ -74,7 +77,16 @@ def score(
     options.a_step("--checkpoint", checkpoint)
     options.at_least("--tokens-seen", tokens_seen, 0)
     source = options.probe_source(
-        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+        probes,
+        lengths=lengths,
+        depths=depths,
+        needles=needles,
+        seed=seed,
+        kind=kind,
+        haystack=haystack,
+        chat=chat,
+        system=system,
+        template_args=template_arg,
     )
     check_output(output, checkpoint, force)
     if figures is not None and figures.exists() and not figures.is_dir():
@@ -108,11 +120,10 @@ def score(
             progress=progress,
         )
     seconds = time.monotonic() - start
-    try:
-        save(scores, output, checkpoint, tokens_seen, force)
-    finally:
-        # The numbers are shown even where they could not be saved.
-        show(scores, seconds)
+    unsaved = save(scores, output, checkpoint, tokens_seen, force)
+    show(scores, seconds)
+    if unsaved is not None:
+        raise unsaved
     lines = [f"Scores   {output}, checkpoint {checkpoint}"]
     if figures is not None:
         from ..interp.report.figures import save_figures
@@ -165,28 +176,32 @@ def load(
 
 def check_output(path: Path, checkpoint: int, force: bool) -> None:
     """Raise, before any work is done, when the scores could not be written to `path` afterwards."""
-    folder = path.resolve().parent
     if path.is_dir():
         raise UsageError(f"-o: {path} is a folder; give a file in it, such as {path / 'run.h5'}")
+    folder = path.resolve().parent
     if not folder.is_dir():
         raise UsageError(f"-o: the folder {path.parent} does not exist; create it: mkdir -p {path.parent}")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"-o: the folder {path.parent} is not writable; choose another place for {path.name}")
-    if not path.exists():
-        return
-    if not os.access(path, os.W_OK):
+    if path.exists() and not os.access(path, os.W_OK):
         raise UsageError(f"-o: {path} is read-only; make it writable, or choose another file")
 
-    from ..interp.store import checkpoints
+    from ..interp.store import check_writable, checkpoints
 
-    steps = checkpoints(path)  # a foreign or damaged file ends here, and is not touched
+    steps = checkpoints(path) if path.exists() else []  # a foreign or damaged file ends here, and is not touched
     if force and len(steps) > 1:
         raise UsageError(f"--force: {path} holds {len(steps)} checkpoints; delete it yourself if you mean it")
     if not force and steps and checkpoint <= steps[-1]:
+        merge = "" if checkpoint in steps else " (`headscope merge` puts the two in order)"
+        back = "" if checkpoint == steps[-1] else (
+            f"; if training went back: python -c \"from headscope.interp.store import set_aside; "
+            f"set_aside('{path}', {checkpoint})\" keeps the file as it was beside, and this one up to there"
+        )  # fmt: skip
         raise UsageError(
             f"-o: {path} already holds checkpoint {steps[-1]}; append with --checkpoint {steps[-1] + 1} or later, "
-            "replace the file with --force, or choose another"
+            f"replace the file with --force, or choose another{merge}{back}"
         )
+    check_writable(path)
 
 
 def check_same_probes(path: Path, probes: ProbeSet) -> None:
@@ -197,21 +212,26 @@ def check_same_probes(path: Path, probes: ProbeSet) -> None:
         other = f"{there.probe_set_name!r} ({there.probe_set_hash[:12]})"
         raise UsageError(
             f"-o: {path} holds scores on the probe set {other}, and this one is {probes.name!r} ({probes.hash[:12]}); "
-            "build it with the same options and seed, or choose another file"
+            "build it with the same options, seed, tokenizer and chat template (or once: headscope probes build, then "
+            "--probes FILE.npz), or choose another file"
         )
 
 
-def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | None, force: bool) -> None:
-    if not (force and path.exists()):
-        scores.save(path, checkpoint=checkpoint, tokens_seen=tokens_seen)
-        return
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
+def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | None, force: bool) -> Unsaved | None:
+    """Write the file; where that fails or is interrupted, the scores go elsewhere, and the error says where."""
+    from ..interp import store
+    from ..interp.rescue import rescue
+
     try:
-        scores.save(fresh, checkpoint=checkpoint, tokens_seen=tokens_seen)
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)
+        if force and path.exists():
+            store.write(path, [(checkpoint, tokens_seen, scores)])
+        else:
+            store.append(path, scores, checkpoint, tokens_seen)
+    except (Exception, KeyboardInterrupt) as error:
+        unsaved = rescue(scores, path, checkpoint, tokens_seen, error)
+        unsaved.__cause__ = error
+        return unsaved
+    return None
 
 
 def show(scores: HeadScores, seconds: float) -> None:

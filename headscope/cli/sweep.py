@@ -51,7 +51,7 @@ def sweep(
     probes: options.ProbesOption = "heads",
     table: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="Columns checkpoint,step,tokens_seen, where names do not tell."),
+        typer.Option(metavar="FILE.csv", help="Columns checkpoint,step,tokens_seen,stage, where names do not tell."),
     ] = None,
     lengths: options.Lengths = None,
     depths: options.Depths = None,
@@ -60,6 +60,8 @@ def sweep(
     kind: options.Kinds = None,
     haystack: options.Haystack = None,
     chat: options.Chat = False,
+    system: options.System = None,
+    template_arg: options.TemplateArgs = None,
     sharing: options.SharingOption = options.Sharing.auto,
     generate: options.Generate = False,
     ray: Annotated[
@@ -96,6 +98,7 @@ def sweep(
     headscope sweep run/checkpoint-* -o run.h5
     headscope sweep run/ --probes grid --lengths 1k,2k,4k --depths 11 -o run.h5
     headscope sweep run/ --table steps.csv -o run.h5      steps from a CSV
+    headscope sweep run-8k/ run-32k/ -o run.h5            runs that follow each other, in this order
     headscope sweep run/ --ray -o run.h5                  one worker a GPU
     headscope sweep org/model@step1000 org/model@step2000 -o run.h5
     headscope sweep 'pythia-70m@*000' -o pythia.h5        TransformerLens labels
@@ -103,7 +106,16 @@ def sweep(
     Exit code 0: all checkpoints are in the file; 1: some failed, with their reasons; 2: nothing was begun.
     """
     source = options.probe_source(
-        probes, lengths=lengths, depths=depths, needles=needles, seed=seed, kind=kind, haystack=haystack, chat=chat
+        probes,
+        lengths=lengths,
+        depths=depths,
+        needles=needles,
+        seed=seed,
+        kind=kind,
+        haystack=haystack,
+        chat=chat,
+        system=system,
+        template_args=template_arg,
     )
     share = read_part(only)
     if ray is not None and not _ADDRESS.fullmatch(ray):
@@ -111,12 +123,15 @@ def sweep(
     from ..interp.sweep.checkpoints import find_checkpoints
     from ..interp.sweep.run import Options, run
     from ..interp.sweep.shards import ProbeSource
+    from ..interp.sweep.stages import stage_lines
 
     saved = Path(probes).suffix == ".npz" or Path(probes).is_file()
     asked = {"set": probes, "lengths": lengths, "depths": depths, "needles": needles, "seed": seed}
     asked |= {"kind": kind and kind.value, "haystack": haystack, "chat": chat}
+    if system is not None or template_arg:
+        asked |= {"system": system, "template_args": template_arg}
     found = find_checkpoints(checkpoints, table)
-    typer.echo(headline(found))
+    typer.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
     chosen = Options(sharing.value, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
     try:
         with reporting() as (progress, told):
@@ -134,7 +149,7 @@ def sweep(
     except KeyboardInterrupt:
         typer.echo(f"what is done is kept in {output}; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
-    conclude(result, output, {checkpoint.step: checkpoint.name for checkpoint in found}, share)
+    conclude(result, output, share)
 
 
 def merge(
@@ -170,6 +185,8 @@ def read_part(text: str | None) -> tuple[int, int] | None:
 
 def headline(found: list[Checkpoint]) -> str:
     n, first, last = len(found), found[0].step, found[-1].step
+    if stages := len({checkpoint.stage for checkpoint in found}) - 1:
+        return f"{n} checkpoints of {stages + 1} stages, in this order:"
     if n == 1:
         return f"1 checkpoint, step {first:,} ({found[0].told_by})"
     unit = " (millions of tokens)" if all(c.told_by == "millions of tokens" for c in found) else ""
@@ -192,7 +209,7 @@ def reporting() -> Iterator[tuple[Callable[[int, int, str], None] | None, Callab
             words = f"failed: {outcome.reason}" if scores is None else outcome_line(scores)
             left = (time.monotonic() - start) / done * (total - done)
             then = f", about {duration(left)} left" if done < total else ""
-            typer.echo(f"[{done}/{total}] step {outcome.checkpoint.step}: {words} ({duration(outcome.seconds)}{then})")
+            typer.echo(f"[{done}/{total}] {outcome.checkpoint.place}: {words} ({duration(outcome.seconds)}{then})")
             sys.stdout.flush()
 
         yield None, line
@@ -204,9 +221,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def conclude(result: SweepResult, output: Path, names: dict[int, str], share: tuple[int, int] | None) -> None:
+def conclude(result: SweepResult, output: Path, share: tuple[int, int] | None) -> None:
     from rich.console import Console
 
+    from ..interp.locks import beside
     from ..interp.sweep.summary import table
 
     if share is None and output.exists():
@@ -217,11 +235,11 @@ def conclude(result: SweepResult, output: Path, names: dict[int, str], share: tu
     done, skipped = len(result.done), len(result.skipped)
     typer.echo(f"{done} scored now, {skipped} before, {len(result.failed)} failed")
     if share is not None:
-        shards = f"{output}.shards"
+        shards = beside(output, "{}.shards")
         typer.echo(f"part {share[0]} of {share[1]} is in {shards}; when all are: headscope merge {shards} -o {output}")
     elif output.exists():
         typer.echo(f"Scores   {output}")
-    tell_failures(result.failed, names)
+    tell_failures(result.failed, result.names)
 
 
 def tell_failures(failed: dict[int, str], names: dict[int, str]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from ..cache import TrunkCache
 from ..capture import CaptureError, routed
@@ -36,7 +37,8 @@ class HuggingFaceModel:
             )
         if all(parameter.is_meta for parameter in model.parameters()) and self.device.type == "meta":
             raise CaptureError(
-                f"the weights of {self.name} are on torch's meta device, so there are none; load the model with them"
+                f"the weights of {self.name} are on torch's meta device, so there are none; load the model with them "
+                "(nnsight: dispatch=True)"
             )
 
     @property
@@ -110,7 +112,7 @@ class HuggingFaceModel:
         Returns:
             Logits [A, vocabulary]; no other row's logits are computed.
         """
-        with _only_rows(self.model.get_output_embeddings(), rows):
+        with _only_rows(self.model.get_output_embeddings(), rows), self._named_outputs():
             out = self.model(
                 input_ids=ids,
                 position_ids=positions,
@@ -120,6 +122,19 @@ class HuggingFaceModel:
             )
         logits: Tensor = out.logits
         return logits.reshape(-1, logits.shape[-1])
+
+    @contextmanager
+    def _named_outputs(self) -> Iterator[None]:
+        """Inner models answer by name too, whatever their config says: the argument reaches only the outer one."""
+        configs = {id(m.config): m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)}
+        plain = [config for config in configs.values() if config.return_dict is False]
+        try:
+            for config in plain:
+                config.return_dict = True
+            yield
+        finally:
+            for config in plain:
+                config.return_dict = False
 
     def forget_length(self) -> None:
         """Reset a RoPE that remembers the longest sequence it has seen, by one forward of one token."""

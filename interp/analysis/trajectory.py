@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from os import PathLike
 from typing import Any
 
@@ -17,13 +18,15 @@ from ..results import NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD, observed_
 class Trajectory:
     """One estimator, the NLL classes and the exact matches of C checkpoints on the same P probes, L layers, H heads.
 
-    steps: int64 [C], strictly increasing optimizer steps.
+    steps: int64 [C], strictly increasing optimizer steps; over several stages of training they add up.
     tokens: float64 [C], training tokens seen; NaN where unknown.
     scores: float32 [C, P, L, H]; NaN where the head could not see the needle.
     nll: class ("nll", "nll_novel", "nll_echo", "nll_first") -> float32 [C, P] in nats per token; NaN where none.
     exact_match: float32 [C, P], 1 or 0; NaN where unknown.
     probes: columns that describe the probes, each [P] (results.PROBE_COLUMNS and perhaps more).
     about: where it came from, for titles: estimator, model_id, probe_set_name, probe_set_hash.
+    stages: str [C], the stage or run of each checkpoint; own_steps: int64 [C], the steps that each stage counts. Empty
+        where there is one stage only.
 
     Raises ValueError when shapes do not fit together, a column is missing or steps do not increase.
     """
@@ -35,6 +38,8 @@ class Trajectory:
     exact_match: np.ndarray
     probes: Mapping[str, np.ndarray]
     about: Mapping[str, Any] = field(default_factory=dict)
+    stages: np.ndarray = field(default_factory=lambda: np.empty(0, str))
+    own_steps: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
         if np.ndim(self.scores) != 4:
@@ -46,6 +51,8 @@ class Trajectory:
         wanted["exact_match"] = (self.exact_match, (c, p))
         wanted |= {f"nll[{name!r}]": (self.nll.get(name, np.empty(0)), (c, p)) for name in NLL_CLASSES}
         wanted |= {f"probes[{name!r}]": (self.probes.get(name, np.empty(0)), (p,)) for name in PROBE_COLUMNS}
+        if len(self.stages) or len(self.own_steps):
+            wanted |= {"stages": (self.stages, (c,)), "own_steps": (self.own_steps, (c,))}
         for name, (values, shape) in wanted.items():
             if np.shape(values) != shape:
                 raise ValueError(f"{name} must have the shape {shape}, got {np.shape(values)}")
@@ -55,6 +62,39 @@ class Trajectory:
     @property
     def n_checkpoints(self) -> int:
         return len(self.steps)
+
+    @property
+    def stage_spans(self) -> list[tuple[str, int, int]]:
+        """Every stage in order: its name, and the positions of its first and last checkpoint; one, "", where one is."""
+        names = self.stages if len(self.stages) else np.full(self.n_checkpoints, "")
+        begins = [0, *(np.flatnonzero(names[1:] != names[:-1]) + 1), self.n_checkpoints]
+        return [(str(names[a]), int(a), int(b) - 1) for a, b in pairwise(begins)]
+
+    def name(self, checkpoint: int) -> str:
+        """A checkpoint (a position) in words: "step 3000", or "stage2 step 500" where there are several stages."""
+        if len(self.stage_spans) == 1 or not self.stages[checkpoint]:
+            return f"step {self.steps[checkpoint]}"
+        return f"{self.stages[checkpoint]} step {self.own_steps[checkpoint]}"
+
+    def last_stage(self) -> Trajectory:
+        """The checkpoints of the last stage alone, their progress counted from where it began; all where one is."""
+        *before, (_, first, _) = self.stage_spans
+        if not before:
+            return self
+        end = before[-1][2]
+        on_top_of = int(self.steps[-1] - self.own_steps[-1])
+        begin = max(0, int(self.steps[end]) - on_top_of)  # own steps there: 0, but where the stage goes on counting
+        kept = slice(first, None)
+        return replace(
+            self,
+            steps=self.own_steps[kept] - begin,
+            tokens=self.tokens[kept] - self.tokens[end],
+            scores=self.scores[kept],
+            nll={name: values[kept] for name, values in self.nll.items()},
+            exact_match=self.exact_match[kept],
+            stages=self.stages[kept],
+            own_steps=self.own_steps[kept],
+        )
 
     @property
     def needles(self) -> np.ndarray:
@@ -122,6 +162,7 @@ def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> 
         columns = {"id": detail["probe"].asstr()[:].astype(str)}
         for name, kind in schema.columns_of(file).items():
             columns[name] = detail[name].asstr()[:].astype(str) if kind == schema.STRING else detail[name][:]
+        staged = "step_in_stage" in file
         matched = detail["exact_match"][:].astype(np.float32)
         about = {name: schema.text(file, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
         return Trajectory(
@@ -132,4 +173,6 @@ def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> 
             exact_match=np.where(matched < 0, np.nan, matched),
             probes=columns,
             about={"estimator": estimator, **about},
+            stages=file["stage"].asstr()[:].astype(str) if staged else np.empty(0, str),
+            own_steps=file["step_in_stage"][:].astype(np.int64) if staged else np.empty(0, np.int64),
         )

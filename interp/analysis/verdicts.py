@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,11 @@ def judge(
     found = panel(trajectory, threshold=threshold) if found is None else found
     moved = changes(trajectory, sum_above=threshold) if trajectory.n_checkpoints > 1 else None
     blank = np.isnan(trajectory.nll["nll_novel"]).all()
-    saturation = deceptive_saturation(trajectory, "nll" if blank else "nll_novel")
+    saturation = deceptive_saturation(trajectory.last_stage(), "nll" if blank else "nll_novel")
     verdicts = [
         _growing(trajectory, found, moved),
         _which(trajectory, moved, found),
-        _improving(saturation),
+        _improving(trajectory, saturation),
         _sure(trajectory, saturation),
     ]
     return [*verdicts, _downstream(trajectory, downstream, found)] if downstream else verdicts
@@ -81,16 +81,23 @@ def _growing(trajectory: Trajectory, found: Panel, moved: HeadChanges | None) ->
         "initial_mean_first": float(found.initial_mean.estimate[0]),
         "initial_mean_last": float(found.initial_mean.estimate[-1]),
     }
-    begin, end = moved.steps
-    words = f"From step {begin} to step {end} the heads above {above} went from {first} to {last}"
+    begin, end = trajectory.name(0), trajectory.name(-1)
+    words = f"From {begin} to {end} the heads above {above} went from {first} to {last}"
+    stage_ends = [(trajectory.name(last), int(counts[last])) for _, _, last in trajectory.stage_spans]
+    if len(stage_ends) > 1:
+        numbers["stage_ends"] = [f"{name}: {_heads(count)}" for name, count in stage_ends]
+        words += f", over {len(stage_ends)} stages; at the end of each, " + ", ".join(
+            f"{n} at {name}" for name, n in stage_ends
+        )
     if np.isnan(change.low):
         words += f". With {_needles(change.n_clusters)} there is no interval for that; {MIN_NEEDLES} are needed.{plain}"
         return Verdict(question, "insufficient", words, numbers)
-    words += f", a change of {change.estimate:+d} ({_interval(change, '+.0f')}, {_needles(change.n_clusters)}).{plain}"
+    words += ";" if len(stage_ends) > 1 else ","
+    words += f" a change of {change.estimate:+d} ({_interval(change, '+.0f')}, {_needles(change.n_clusters)}).{plain}"
     if found.initial_heads:
-        share, ends = found.initial_mean.estimate, _interval(found.initial_mean, ".2f", -1)
+        share, at_end = found.initial_mean.estimate, _interval(found.initial_mean, ".2f", -1)
         words += f" The mean score of the {_heads(len(found.initial_heads))} of the first checkpoint"
-        words += f" went from {share[0]:.2f} to {share[-1]:.2f} ({ends} at the end)."
+        words += f" went from {share[0]:.2f} to {share[-1]:.2f} ({at_end} at the end)."
     words += f" Of {_heads(moved.tested)} that could be tested, {up} rose and {down} fell."
     if change.low > 0:
         return Verdict(question, "yes", words, numbers)
@@ -154,7 +161,18 @@ def _which(trajectory: Trajectory, moved: HeadChanges | None, found: Panel) -> V
     return Verdict(question, answer, " ".join([*parts, f"Paired on the same probes; {rate}."]), numbers)
 
 
-def _improving(saturation: DeceptiveSaturation) -> Verdict:
+def _improving(trajectory: Trajectory, saturation: DeceptiveSaturation) -> Verdict:
+    """Judged on the last stage: one line over a border, where steps, data and lengths change, would say nothing."""
+    verdict = _improving_now(saturation)
+    *before, (name, first, last) = trajectory.stage_spans
+    if not before:
+        return verdict
+    words = f"Judged within the last stage, {name} ({last - first + 1} checkpoints): no slope goes over its border. "
+    words += verdict.words
+    return replace(verdict, words=words, numbers=verdict.numbers | {"stage": name})
+
+
+def _improving_now(saturation: DeceptiveSaturation) -> Verdict:
     question = "Is the run still improving, or only seeming saturated?"
     score, loss = saturation.score, saturation.nll
     numbers: dict[str, Any] = {
@@ -200,11 +218,14 @@ def _sure(trajectory: Trajectory, saturation: DeceptiveSaturation) -> Verdict:
     lacks = []
     if needles < MIN_NEEDLES:
         lacks.append(f"intervals need {MIN_NEEDLES} needles and there are {needles}")
+    stages = trajectory.stage_spans
     if judged < MIN_WINDOW:
-        lacks.append(f"a plateau needs {MIN_WINDOW} checkpoints with progress above 0 and there are {judged}")
+        within = f" in the last stage, {stages[-1][0]}," if len(stages) > 1 else ""
+        lacks.append(f"a plateau needs {MIN_WINDOW} checkpoints{within} with progress above 0 and there are {judged}")
     if c < MIN_CHECKPOINTS:
         lacks.append(f"correlations and change points need {MIN_CHECKPOINTS} checkpoints and there are {c}")
-    words = f"{c} checkpoint{'s' if c > 1 else ''}, {p} probes of {_needles(needles)}."
+    of = f" of {len(stages)} stages" if len(stages) > 1 else ""
+    words = f"{c} checkpoint{'s' if c > 1 else ''}{of}, {p} probes of {_needles(needles)}."
     words += f" Not to be had: {'; '.join(lacks)}." if lacks else " Every test here can be done."
     words += " Intervals say what other needles would give on this run, not what another run would."
     answer = "every test can be done" if not lacks else "partly" if needles >= MIN_NEEDLES and c > 1 else "insufficient"
@@ -229,7 +250,8 @@ def _downstream(trajectory: Trajectory, downstream: Downstream, found: Panel) ->
         }
         for item in compared
     }
-    parts = []
+    stages = len(trajectory.stage_spans)
+    parts = [f"The checkpoints of {stages} stages are taken together."] if stages > 1 else []
     for score in downstream:
         items = [item for item in compared if item.score == score]
         rs = [f"{item.quantity} {item.correlation.pearson:.2f}" for item in items if item.correlation.pearson**2 <= 1]

@@ -13,7 +13,7 @@ import numpy as np
 from ..netcdf import LIBVER, create_variable, set_attrs
 from ..schema import COPY_PROFILE as NAME
 from ..schema import StoreError, Variable, text
-from ..store import one_line, target_path, write_file
+from ..store import check_writable, one_line, open_hdf5, target_path, write_file
 from .profile import COUNTS, HEADS, RATES, CopyProfile
 
 VERSION = (1, 0)
@@ -66,6 +66,7 @@ def write(path: str | PathLike[str], profile: CopyProfile) -> None:
 
 def check_target(path: str | PathLike[str]) -> None:
     """Raise StoreError when a profile cannot be written to `path`, or would take the place of something else."""
+    check_writable(path, appends=False)
     target = target_path(path)
     if target.exists() and not _is_profile(target):
         raise StoreError(f"{path} is there and is no copy profile; choose another file, or delete it first")
@@ -79,7 +80,7 @@ def read(path: str | PathLike[str]) -> CopyProfile:
     if not _is_profile(Path(path)):
         raise StoreError(f"{path} is no copy profile (HDF5 with schema_name={NAME!r}); head scores open with hs.open()")
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(Path(path)) as file:
             version = text(file, "schema_version")
             if int(version.split(".")[0]) > VERSION[0]:
                 raise StoreError(f"{path} was written with schema {version}: upgrade with `pip install -U headscope`")
@@ -135,7 +136,7 @@ def _fill(file: h5py.File, profile: CopyProfile) -> None:
 
 def _is_profile(path: Path) -> bool:
     try:
-        with h5py.File(path, "r") as file:
+        with open_hdf5(path) as file:
             return "schema_name" in file.attrs and text(file, "schema_name") == NAME
     except OSError:
         return False

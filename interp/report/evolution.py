@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain, count, pairwise
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..analysis.bootstrap import Interval
-from ..analysis.downstream import Downstream, DownstreamCorrelation, correlate_downstream, read_downstream
+from ..analysis.downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from ..analysis.evolution import LogFit, Panel, distance_by_interference, grid, heads_mean, log_fit, panel
 from ..analysis.heads import HeadChanges, Life, changes, life
 from ..analysis.statistics import ALPHA
@@ -67,7 +67,27 @@ class Evolution:
     @property
     def x_title(self) -> str:
         _, unit, _ = self._unit
-        return f"{self.trajectory.progress_name}{f' ({unit})' if unit else ''}"
+        added = ", stages added up" if self.borders else ""
+        return f"{self.trajectory.progress_name}{f' ({unit})' if unit else ''}{added}"
+
+    @cached_property
+    def borders(self) -> list[int]:
+        """Where one stage of training ends: the positions of the last checkpoints of all stages but the last."""
+        return [last for _, _, last in self.trajectory.stage_spans[:-1]]
+
+    def border_names(self, x: np.ndarray) -> list[tuple[float, str, bool]]:
+        """What to draw at the borders on an axis x [C]: the place, "stage1 | stage2", and whether left of the line.
+
+        The name is empty where a border before it is so close that the two would lie on each other.
+        """
+        names = [f"{before[:24]} | {after[:24]}" for (before, *_), (after, *_) in pairwise(self.trajectory.stage_spans)]
+        width, found, taken = float(np.ptp(x)) or 1.0, [], -np.inf
+        for last, name in zip(self.borders, names, strict=True):
+            share = float(x[last] - x[0]) / width
+            room = share - taken > 0.08
+            found.append((float(x[last]), name if room else "", share > 0.5))
+            taken = share if room else taken
+        return found
 
     @cached_property
     def _unit(self) -> tuple[float, str, str]:
@@ -78,12 +98,16 @@ class Evolution:
 
     @cached_property
     def step_names(self) -> list[str]:
-        """A checkpoint in short, [C]: "step 1,500"."""
-        return [f"step {int(step):,}" for step in self.trajectory.steps]
+        """A checkpoint in short, [C]: "step 1,500", or "stage2 step 1,500" where there are several stages."""
+        trajectory = self.trajectory
+        if not self.borders:
+            return [f"step {int(step):,}" for step in trajectory.steps]
+        own = np.where(trajectory.own_steps < 0, trajectory.steps, trajectory.own_steps)
+        return [f"{stage} step {int(step):,}".strip() for stage, step in zip(trajectory.stages, own, strict=True)]
 
     @cached_property
     def labels(self) -> list[str]:
-        """A checkpoint in words, [C]: "step 1,500" or "step 1,500, 6.3B tokens"."""
+        """A checkpoint in words, [C]: its short name, and tokens where they are known: "step 1,500, 6.3B tokens"."""
         tokens, steps = self.trajectory.tokens, self.step_names
         return [
             f"{step}, {human_count(n)} tokens" if np.isfinite(n) else step
@@ -119,6 +143,8 @@ class Evolution:
 
     def tick(self, checkpoint: int) -> str:
         """The checkpoint's place on an axis of categories."""
+        if self.borders:
+            return self.step_names[checkpoint].rpartition(" ")[2]
         progress = self.trajectory.progress[checkpoint]
         return f"{self.x[checkpoint]:.3g}" if self._unit[1] else f"{progress:,.0f}"
 
@@ -235,10 +261,10 @@ class Evolution:
         return heads_mean(self.trajectory, [head])
 
 
-def evolve(source: str | PathLike[str] | Trajectory, *, downstream: str | PathLike[str] | None = None) -> Evolution:
-    """Everything the report shows of a results file or a Trajectory; downstream: a CSV (analysis.downstream).
+def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | None = None) -> Evolution:
+    """Everything the report shows of a results file or a Trajectory; downstream: files of scores (`read_downstream`).
 
-    Raises StoreError when the file cannot be read, DownstreamError when the CSV cannot be or does not fit the run.
+    Raises StoreError when the file cannot be read, DownstreamError when the scores cannot be or do not fit the run.
     """
     scores = None if downstream is None else read_downstream(downstream)
     if isinstance(source, Trajectory):

@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ..analysis.downstream import Source
 from ..analysis.trajectory import Trajectory
 from .evolution import Evolution, evolve
 from .figures import house_style, save_picture
@@ -58,7 +59,7 @@ def save_evolution_figures(
     source: str | PathLike[str] | Trajectory | Evolution,
     folder: str | PathLike[str],
     *,
-    downstream: str | PathLike[str] | None = None,
+    downstream: Source | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
     """Write every picture into `folder` (made when missing) and return the paths.

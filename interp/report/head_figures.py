@@ -13,6 +13,7 @@ from .evolution import Evolution, Head, head_name
 from .figures import (
     ACCENT,
     BLUES,
+    INK,
     LINES,
     MUTED,
     PALE,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from ..analysis.bootstrap import Interval
 
 MARKS = "osD^PXpv"
+_ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": MUTED}
 
 
 def head_map(evolution: Evolution, ax: Axes | None = None, *, checkpoint: int = -1, k: int = 10) -> Axes:
@@ -94,8 +96,16 @@ def head_strip(evolution: Evolution, ax: Axes | None = None, *, k: int = 24) -> 
         ax.set_yticks(range(len(heads)), [head_name(heads[i]) for i in order])
         places = np.unique(np.linspace(0, values.shape[1] - 1, min(values.shape[1], 9)).round().astype(int))
         ax.set_xticks(places, [evolution.tick(c) for c in places])
-        ax.set_xlabel(f"{evolution.x_title}\nred bar: first above {evolution.above}")
-        ax.set_title("The leading heads, checkpoint by checkpoint")
+        unit = "step within the stage" if evolution.borders else evolution.x_title
+        ax.set_xlabel(f"{unit}\nred bar: first above {evolution.above}")
+        ax.set_title("The leading heads, checkpoint by checkpoint", pad=16.0 if evolution.borders else None)
+        letters = (strip_size(evolution, len(heads))[0] - 2.2) / len(evolution.x) / 0.08  # above one column
+        for name, first, last in evolution.trajectory.stage_spans if evolution.borders else []:
+            room = int((last - first + 1) * letters)
+            shown, middle = name[: room if room > 2 else 0], ((first + last) / 2, 1.0)
+            ax.annotate(shown, middle, (0, 3), xycoords=ax.get_xaxis_transform(), **_ABOVE)
+            if first:
+                ax.axvline(first - 0.5, color=INK, linewidth=1.2)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.015, aspect=22, fraction=0.05, label="retrieval score")
         bar.outline.set_visible(False)
     return ax
@@ -139,7 +149,7 @@ def curve(ax: Axes, evolution: Evolution, interval: Interval, colour: str, mark:
 
 
 def finish(ax: Axes, evolution: Evolution, unit: str, title: str) -> None:
-    """Axis names, a start at zero, no frame."""
+    """Axis names, a start at zero, no frame; and where one stage of training ends and the next begins."""
     if len(evolution.x) == 1:
         ax.set_xticks(evolution.x)
     ax.set_xlabel(evolution.x_title)
@@ -150,6 +160,20 @@ def finish(ax: Axes, evolution: Evolution, unit: str, title: str) -> None:
     ax.grid(axis="y", color="#e8ebef", linewidth=0.8)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+    borders(ax, evolution, evolution.x)
+
+
+def borders(ax: Axes, evolution: Evolution, x: np.ndarray) -> None:
+    """A dotted line at the last checkpoint of every stage but the last, with its name and that of the next."""
+    for place, name, left in evolution.border_names(x) if np.isfinite(x).all() else []:
+        ax.axvline(place, color="0.5", linewidth=1, linestyle=":", zorder=1.5)
+        at: dict[str, Any] = {
+            "xycoords": ax.get_xaxis_transform(),
+            "textcoords": "offset points",
+            "va": "top",
+            "rotation": 90,
+        }
+        ax.annotate(name, (place, 0.98), (-3 if left else 3, 0), ha="right" if left else "left", fontsize=7, **at)
 
 
 def level_lines(ax: Axes, evolution: Evolution) -> None:

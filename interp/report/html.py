@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..analysis.downstream import Source
 from ..analysis.trajectory import Trajectory
 from ..store import write_file
 from .evolution import Evolution, evolve, model_name
@@ -28,13 +29,13 @@ def write_report(
     source: str | PathLike[str] | Trajectory | Evolution,
     output: str | PathLike[str],
     *,
-    downstream: str | PathLike[str] | None = None,
+    downstream: Source | None = None,
 ) -> None:
     """Write the report of a results file, a Trajectory or an Evolution to `output`, whole or not at all.
 
-    downstream: a CSV of downstream scores by checkpoint, see analysis.downstream.
+    downstream: scores of benchmarks by checkpoint, see `analysis.downstream.read_downstream`.
 
-    Raises StoreError when `source` cannot be read or `output` not be written, ValueError for a CSV that does not fit.
+    Raises StoreError when `source` cannot be read or `output` not be written, ValueError for scores that do not fit.
     """
     evolution = source if isinstance(source, Evolution) else evolve(source, downstream=downstream)
     write_file(output, render(evolution).encode())

@@ -9,7 +9,7 @@ import numpy as np
 
 from .evolution import NLL_NAMES, Evolution, head_name, human_count
 from .figures import LINES, MUTED, VALUES, axes_of, house_style, scale_of, written_cells
-from .head_figures import MARKS, curve, finish, level_lines, names_at_end, nothing
+from .head_figures import MARKS, borders, curve, finish, level_lines, names_at_end, nothing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,6 +137,7 @@ def log_curve(evolution: Evolution, ax: Axes | None = None, *, value: str = "nll
         ax.set_xlabel("tokens seen\n" + evolution.fit_words(fit).replace("; ", "\n"))
         ax.set_ylabel(VALUES[value][1])
         ax.set_title("a log(tokens) + b, fitted")
+        borders(ax, evolution, evolution.trajectory.tokens)
         ax.grid(axis="y", color="#e8ebef", linewidth=0.8)
         ax.spines[["top", "right"]].set_visible(False)
     return ax

@@ -290,7 +290,13 @@ def _over_checkpoints(evolution: Evolution, **layout: Any) -> go.Figure:
     axis = {"title": {"text": evolution.x_title}, "range": [x[0] - pad, x[-1] + pad], "showgrid": False}
     if evolution.trajectory.progress_name == "optimizer steps":
         axis["tickformat"] = ",d"
-    return _figure(xaxis=axis, hovermode="closest", hoverdistance=40, **layout)
+    figure = _figure(xaxis=axis, hovermode="closest", hoverdistance=40, **layout)
+    for place, name, left in evolution.border_names(x):
+        line = {"color": MUTED, "width": 1.2, "dash": "dot"}
+        figure.add_shape(type="line", xref="x", yref="paper", x0=place, x1=place, y0=0, y1=1, line=line)
+        about = {"text": escape(name), "textangle": -90, "xanchor": "right" if left else "left", "yanchor": "top"}
+        figure.add_annotation(x=place, y=1, yref="paper", showarrow=False, font={"size": 11, "color": MUTED}, **about)
+    return figure
 
 
 def _band(figure: go.Figure, x: np.ndarray, interval: Interval, colour: str) -> None:

@@ -39,6 +39,11 @@ def facts(evolution: Evolution) -> list[str]:
     if len(when) > 1:
         steps, tokens = trajectory.steps, trajectory.tokens
         when = [f"{len(steps)} checkpoints", f"steps {steps[0]:,} to {steps[-1]:,}"]
+        if evolution.borders:
+            spans, names = trajectory.stage_spans, evolution.step_names
+            when[0] += f" of {len(spans)} stages"
+            ends = [names[b].rpartition(" ")[2] for _, _, b in spans]
+            when[1] = "; ".join(names[a] + f" to {end}" * (b > a) for (_, a, b), end in zip(spans, ends, strict=True))
         if np.isfinite(tokens[[0, -1]]).all():
             when.append(f"{human_count(tokens[0])} to {human_count(tokens[-1])} tokens seen")
     return [
@@ -69,6 +74,8 @@ def provenance(evolution: Evolution) -> Section:
             same.append([key, values[0]])
         else:
             per_checkpoint.append((key, values))
+    if evolution.borders:
+        per_checkpoint.insert(0, ("checkpoint in the file", [f"{step:,}" for step in evolution.trajectory.steps]))
     if not told:
         same.insert(0, ["model", str(about.get("model_id", ""))])
     whole = Table(
@@ -83,7 +90,7 @@ def provenance(evolution: Evolution) -> Section:
         *(Column(name, text=True, long=name == "weights") for name, _ in per_checkpoint),
     ]
     tokens = [f"{n:,.0f}" if np.isfinite(n) else "unknown" for n in evolution.trajectory.tokens]
-    steps = [f"step {step:,}" for step in evolution.trajectory.steps.tolist()]
+    steps = evolution.step_names
     rows = [
         [step, n, *(values[c] for _, values in per_checkpoint)]
         for c, (step, n) in enumerate(zip(steps, tokens, strict=True))

@@ -300,7 +300,10 @@ def _fit(evolution: Evolution) -> Section:
     figures = [Figure("fit-plot", VALUES[evolution.nll_name][0], plot, "against tokens seen, logarithmic", 340)]
     change = fit.a.estimate * np.log(2)
     heading = f"A doubling of the tokens goes with {change:+.2f} nats per token"
-    return Section("fit", heading, evolution.fit_words(fit) + ".", figures)
+    words = evolution.fit_words(fit) + "."
+    if evolution.borders:
+        words += f" It goes over {len(evolution.borders) + 1} stages, and no law says that one line fits all of them."
+    return Section("fit", heading, words, figures)
 
 
 def span(interval: Interval, at: int, digits: str) -> str:

@@ -1,4 +1,4 @@
-"""What a user points at -> checkpoints in step order, before any weight is read.
+"""What a user points at -> checkpoints in the order of training, before any weight is read.
 
 Paths, globs, folders of checkpoints, GGUF files, hub_id@revision and TransformerLens labels all end as something that
 `load_model` takes, with the step and the training tokens that belong to it.
@@ -10,12 +10,14 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from os import PathLike
 from pathlib import Path
 
 from .lens_labels import revisions
-from .names import LARGEST_STEP, step_of_tokens, steps_in, tokens_in, trainer_state
+from .names import LARGEST_STEP, STAGE_WORDS, numbered, stage_in, step_of_tokens, steps_in, tokens_in, trainer_state
+from .stages import Checkpoint, Named, add_up, by_stage, in_order
 from .table import CheckpointError, Table
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
@@ -24,26 +26,12 @@ _REMEDY = 'name the step of each in a CSV with the columns checkpoint,step,token
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """One checkpoint to score.
-
-    name: how it is called in messages: the end of its path, or hub_id@revision. source: what `load_model` takes.
-    told_by: where the step was found. tokens_seen is None where nothing tells it.
-    """
-
-    name: str
-    source: str
-    step: int
-    tokens_seen: float | None
-    told_by: str
-
-
-@dataclass(frozen=True)
 class _Found:
     name: str
     source: str
     aliases: tuple[str, ...]  # what a table may call it
     path: Path | None  # None: on the hub
+    place: Path | None = None  # where the user sees it, which may be a link
 
     @property
     def parts(self) -> list[str]:
@@ -52,23 +40,39 @@ class _Found:
             return [self.source.partition("@")[2], self.source.partition("@")[0].rpartition("/")[2]]
         return [self.path.name.removesuffix(".gguf"), self.path.parent.name]
 
+    def run(self, part: str) -> str:
+        """What holds the checkpoints of a run, where `part` is the one of `parts` that tells the step."""
+        if self.path is None or self.place is None:
+            hub_id, _, revision = self.source.partition("@")
+            return hub_id if part == revision else hub_id.rpartition("/")[0]
+        above = self.place.parent
+        return str(above if part == self.parts[0] or self.place.is_symlink() else above.parent)
+
 
 def find_checkpoints(
     given: str | PathLike[str] | Iterable[str | PathLike[str]], table: str | PathLike[str] | None = None
 ) -> list[Checkpoint]:
-    """The checkpoints that `given` means, in step order; a checkpoint that is meant twice comes once.
+    """The checkpoints that `given` means, in the order of training; a checkpoint that is meant twice comes once.
 
     Step and tokens come from the table, else from trainer_state.json, else from the name. Where only tokens are told
-    ("20B"), the step is their number in millions.
+    ("20B"), the step is their number in millions. Where they are of several stages or runs, see stages.py; a table
+    that tells every step tells one count for all, unless it has a column `stage`.
 
-    Raises CheckpointError when something means no checkpoint, when a step is told twice differently or not at all, and
-    when two checkpoints have the same step; the message lists what was found.
+    Raises CheckpointError when something means no checkpoint, when a step is told twice differently or not at all,
+    when two checkpoints of a stage have the same step, and when nothing tells which stage came first; the message
+    lists what was found.
     """
     given = [given] if isinstance(given, (str, PathLike)) else list(given)
     if not given:
         raise CheckpointError("checkpoints: none given; name folders, a glob, .gguf files or hub_id@revision")
     rows = Table(table) if table is not None else None
-    found = {each.source: each for text in given for each in _expand(os.fspath(text))}
+    found: dict[str, _Found] = {}
+    named: Named = {}
+    for number, argument in enumerate(given):
+        text = os.fspath(argument)
+        for each in _expand(text):
+            found.setdefault(each.source, each)
+            named.setdefault(each.source, (number, text in each.aliases))
     placed: list[Checkpoint] = []
     uncertain: list[str] = []
     for each in found.values():
@@ -79,9 +83,36 @@ def find_checkpoints(
     if uncertain:
         of = f"{len(uncertain)} of {len(found)} checkpoints" if len(found) > 1 else "the checkpoint"
         raise CheckpointError(f"the step of {of} is not clear: {_few(uncertain)}; {_REMEDY}")
-    placed.sort(key=lambda checkpoint: checkpoint.step)
-    _refuse_twins(placed)
-    return placed
+    placed = _short_runs(placed)
+    if rows is not None and rows.stages:
+        stages = _told_stages(placed, rows)
+    elif all(checkpoint.told_by == "from the table" for checkpoint in placed):
+        stages = [sorted(placed, key=lambda checkpoint: checkpoint.step)]
+    else:
+        stages = by_stage(placed)
+    for stage in stages:
+        _refuse_twins(stage)
+    return add_up(stages if rows is not None and rows.stages else in_order(stages, named))
+
+
+def _told_stages(placed: list[Checkpoint], rows: Table) -> list[list[Checkpoint]]:
+    untold = [checkpoint.name for checkpoint in placed if not checkpoint.stage]
+    if untold:
+        raise CheckpointError(f"{rows.path} tells no stage of {_few(untold)}; give one to every checkpoint, or to none")
+    order = sorted(placed, key=lambda checkpoint: (rows.stages.index(checkpoint.stage), checkpoint.step))
+    return [list(stage) for _, stage in groupby(order, key=lambda checkpoint: checkpoint.stage)]
+
+
+def _short_runs(placed: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """Every run by the end of its path, as long as it takes to tell it from the others."""
+    runs = {checkpoint.run for checkpoint in placed}
+    short = {}
+    for run in runs:
+        parts = Path(run).parts if os.path.isabs(run) else (run,)
+        ends = (str(Path(*parts[-n:])) for n in range(1, len(parts) + 1))
+        others = [str(Path("/", other)) for other in runs - {run}]
+        short[run] = next((end for end in ends if not any(other.endswith(f"/{end}") for other in others)), run)
+    return [replace(checkpoint, run=short[checkpoint.run]) for checkpoint in placed]
 
 
 def _refuse_twins(placed: Sequence[Checkpoint]) -> None:
@@ -107,12 +138,12 @@ def _few(items: Sequence[str], most: int = 6) -> str:
 
 def _expand(text: str) -> Iterator[_Found]:
     path = Path(text).expanduser()
+    matches = _matches(path) if not path.exists() and glob.has_magic(text) else []
     if path.exists():
         yield from _on_disk(path, text)
-    elif "@" in text:
+    elif "@" in text and not matches:
         yield from _on_the_hub(text)
     elif glob.has_magic(text):
-        matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         found = [match for match in matches if _is_checkpoint(match)]
         if not found:
             held = (
@@ -127,6 +158,20 @@ def _expand(text: str) -> Iterator[_Found]:
         raise CheckpointError(
             f"there is no file or folder {text!r}; give a folder, a glob, a .gguf file or hub_id@revision"
         )
+
+
+def _matches(pattern: Path) -> list[Path]:
+    """What a glob matches. Folders above that exist as they are written are no patterns: run[lr=1e-4]/checkpoint-*.
+
+    Below them too, brackets are first taken as they are written: run[lr=1e-4]*/checkpoint-*.
+    """
+    parts = pattern.parts
+    there = next((n for n in range(len(parts) - 1, 0, -1) if Path(*parts[:n]).is_dir()), 0)
+    above = [glob.escape(str(Path(*parts[:there])))] if there else []
+    below = parts[there:]
+    found = glob.glob(os.path.join(*above, *(part.replace("[", "[[]") for part in below)), recursive=True)
+    found = found or glob.glob(os.path.join(*above, *below), recursive=True)
+    return [Path(match) for match in sorted(found)]
 
 
 def _may_be_on_the_hub(text: str) -> bool:
@@ -174,7 +219,8 @@ def _holds(folder: Path, patterns: Iterable[str]) -> bool:
 def _local(path: Path, text: str) -> _Found:
     real = path.resolve()
     name = real.name if steps_in(real.name) or not steps_in(real.parent.name) else f"{real.parent.name}/{real.name}"
-    return _Found(name, str(real), (text, str(path), str(real), f"{real.parent.name}/{real.name}", real.name), real)
+    return _Found(name, str(real), (text, str(path), str(real), f"{real.parent.name}/{real.name}", real.name), real,
+                  path.parent.resolve() / path.name)  # fmt: skip
 
 
 def _on_the_hub(text: str) -> Iterator[_Found]:
@@ -210,7 +256,13 @@ def _place(found: _Found, table: Table | None) -> Checkpoint:
     step, told_by = _step(row.step if row else None, state[0], part, tokens)
     if step > LARGEST_STEP:
         raise _Unplaced(f"{told_by} says {step}, and a step is at most {LARGEST_STEP}")
-    return Checkpoint(found.name, found.source, step, tokens, told_by)
+    # without a step beside it, a name is a name; a number of a stage is one all the same
+    label = stage_in(part)
+    if not (steps_in(part) or tokens_in(part) is not None or any(word in STAGE_WORDS for word, _ in numbered(part))):
+        label = ""
+    stage = row.stage if row else ""
+    run = found.run(part)
+    return Checkpoint(found.name, found.source, step, tokens, told_by, run, label, stage, step, tokens)
 
 
 def _step(told: int | None, counted: int | None, part: str, tokens: float | None) -> tuple[int, str]:

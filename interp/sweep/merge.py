@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from os import PathLike, fspath
 from pathlib import Path
 
@@ -25,6 +27,12 @@ class _Row:
     step: int
     tokens_seen: float | None
     json: str
+
+    @property
+    def stage(self) -> tuple[str, str]:
+        """Of which run and stage a sweep took it to be; empty texts where none did."""
+        made = json.loads(self.json or "{}").get("sweep") or {}
+        return (made["stage"], "") if "stage" in made else (made.get("run", ""), made.get("label", ""))
 
 
 @dataclass(frozen=True)
@@ -49,14 +57,31 @@ def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: s
     Returns:
         step -> reason of the checkpoints that sweeps into these folders could not score.
 
-    Raises StoreError, and leaves `output` as it was, when a checkpoint is there twice, when probe sets, models or
-    estimators differ, when a file cannot be read, and when `output` holds a checkpoint that no shard has.
+    Raises StoreError, and leaves `output` as it was, when a checkpoint is there twice, when steps of several runs or
+    stages would be mixed, when probe sets, models or estimators differ, when a file cannot be read, and when `output`
+    holds a checkpoint that no shard has.
     """
-    given = [shards] if isinstance(shards, (str, PathLike)) else list(shards)
-    files = [file for path in given for file in _files(Path(path))]
+    given = [Path(shards)] if isinstance(shards, (str, PathLike)) else [Path(path) for path in shards]
+    target = target_path(output)
+    holders = _holders(given, target)
+    write(target, _rows(holders))
+    return {step: why for path in given for step, why in _failed(path).items() if step not in holders}
+
+
+def could_merge(shards: Iterable[Path], output: Path) -> bool:
+    """Whether `merge` would take these files, as far as reading them tells."""
+    try:
+        _holders(list(shards), output)
+    except StoreError:
+        return False
+    return True
+
+
+def _holders(given: list[Path], target: Path) -> dict[int, Path]:
+    """Step -> the file that holds it; StoreError where the files do not make one."""
+    files = [file for path in given for file in _files(path)]
     if not files:
         raise StoreError("no shards given; name results files, or the folder that a sweep left beside its output")
-    target = target_path(output)
     holders: dict[int, Path] = {}
     for file in dict.fromkeys(path.resolve() for path in files):
         for step in read_steps(file):
@@ -67,27 +92,42 @@ def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: s
     for file in others:
         if difference := _difference(_contents(first), _contents(file)):
             raise StoreError(f"{file} does not belong with {first}: {difference}; merge them into files of their own")
+    _refuse_mixed(holders)
     if target.exists():
         lost = [step for step in read_steps(target) if step not in holders]
         if lost:
             raise StoreError(
-                f"{output} holds checkpoint {', '.join(map(str, lost[:5]))}, which is in no shard; name {output} among "
+                f"{target} holds checkpoint {', '.join(map(str, lost[:5]))}, which is in no shard; name {target} among "
                 "the shards to keep it, or choose another output"
             )
-    write(target, _rows(holders))
-    return {step: why for path in given for step, why in _failed(Path(path)).items() if step not in holders}
+    return holders
 
 
-def refresh(shards: Mapping[int, Path], output: Path) -> dict[int, str]:
-    """Bring `output` up to date with its shards: nothing to do, an append, or a merge.
+def _refuse_mixed(holders: Mapping[int, Path]) -> None:
+    """Where files were swept apart, or one stage has grown since, their steps may lie between each other."""
+    rows = {row.step: row for path in set(holders.values()) for row in _contents(path).rows}
+    stages = [rows[step].stage for step in sorted(rows)]
+    blocks = [stage for stage, _ in groupby(stage for stage in stages if any(stage))]
+    for stage, times in Counter(blocks).items():
+        if times > 1:
+            others = dict.fromkeys(" ".join(filter(None, other)) for other in blocks if other != stage)
+            raise StoreError(
+                f"the checkpoints of {' '.join(filter(None, stage))} and of {', '.join(others)} would be mixed: their "
+                "steps are counted apart; sweep them together, named in the order of training"
+            )
+
+
+def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
+    """Bring `output` up to date with the shards in `files`: nothing to do, an append, or a merge.
 
     Where checkpoints are of different architectures, those of the kind that most have make the file.
 
     Returns:
         step -> reason of the checkpoints that do not fit in with the others.
     """
-    if not shards:
+    if not files:
         return {}
+    shards = {_contents(path).rows[0].step: path for path in files}
     contents = {step: _contents(path) for step, path in sorted(shards.items())}
     (kind, _), *_ = Counter(each.kind for each in contents.values()).most_common(1)  # of equals, the first step's
     kept = {step: each for step, each in contents.items() if each.kind == kind}
@@ -142,8 +182,8 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             item = file[f"probes/{name}"]
             columns.update(f"{name}|{item[:].tolist()}|".encode())
         rows = [
-            _Row(step, tokens, json)
-            for (step, tokens), json in zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
+            _Row(step, tokens, told)
+            for (step, tokens), told in zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
         ]
         return _Contents(
             shape=(len(file["layer"]), len(file["head"]), int(file.attrs["n_kv_heads"].ravel()[0])),

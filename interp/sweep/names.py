@@ -1,4 +1,4 @@
-"""Step and training tokens of a checkpoint, from its name or from the trainer's state beside its weights."""
+"""Step, training tokens and stage of a checkpoint, from its name or from the trainer's state beside its weights."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ _TOKENS = (
     re.compile(rf"(?<![a-z])tok(?:en)?s?[-_=]?{_AMOUNT}(?![\da-z])", re.I),
     re.compile(rf"(?<![\da-z.]){_AMOUNT}[-_]?tok(?:en)?s?(?![a-z])", re.I),
 )
+_NUMBERED = re.compile(r"(?<![a-z])([a-z]{2,})[-_= ]?(\d+)(?![\da-z]|\.\d)", re.I)
+_LENGTH = re.compile(r"(?<![\da-z.])(\d+)([KM])(?![\da-z])", re.I)
+_MEASURED = re.compile(r"\d+\.\d+(?:e[-+]?\d+)?|\d+e[-+]?\d+", re.I)
+# What differs between the checkpoints of one stage: how far it is, how good, in which form, and which is the last.
+_NO_STAGE = {
+    *("epoch", "epochs", "ep", "e", "batch", "sample", "samples", "seen", "time", "hours"),
+    *("loss", "val", "train", "eval", "acc", "accuracy", "ppl", "score", "metric", "grad", "norm"),
+    *("hf", "unsharded", "merged", "converted", "consolidated", "ema", "fp", "bf", "float", "bfloat", "model"),
+    *("final", "last", "latest", "best", "end"),
+}
+STAGE_WORDS = ("stage", "phase", "part", "round", "cycle")
+BRANCH_WORDS = ("ingredient", "seed", "branch", "fork", "replica", "trial", "variant")
 
 
 def steps_in(name: str) -> set[int]:
@@ -36,6 +48,34 @@ def tokens_in(name: str) -> float | None:
         amounts = [whole]
     found = {float(amount[1]) * _UNITS[amount[2].upper()] for amount in amounts}
     return found.pop() if len(found) == 1 else None
+
+
+def stage_in(name: str) -> str:
+    """What a name says beside step and tokens, "stage2-ingredient1"; "" when that tells no stage from another."""
+    rest = name if not (_NUMBER.fullmatch(name) or re.fullmatch(_AMOUNT, name, re.I)) else ""
+    for pattern in (_STEP, *_TOKENS):
+        rest = pattern.sub("", rest)
+    rest = re.sub(r"[-_=+., ]*([-_=+., ])[-_=+., ]*", r"\1", rest).strip("-_=+., ")
+    return rest if any(stage_key(rest)) else ""
+
+
+def stage_key(label: str) -> tuple[tuple[str, ...], tuple[tuple[str, int], ...], tuple[float, ...]]:
+    """What two labels of one stage have in common: words, numbered words and context lengths."""
+    label = _MEASURED.sub("", label)
+    words = re.split(r"[^a-z]+", re.sub(r"[a-z]*\d[\da-z]*", " ", label.lower()))
+    return tuple(word for word in words if word and word not in _NO_STAGE), tuple(numbered(label)), lengths(label)[0]
+
+
+def numbered(text: str) -> list[tuple[str, int]]:
+    """Every word with its number, in order: "stage2-ingredient1" -> [("stage", 2), ("ingredient", 1)]."""
+    found = [(match[1].lower(), int(match[2])) for match in _NUMBERED.finditer(text)]
+    return [pair for pair in found if pair[0] not in _NO_STAGE]
+
+
+def lengths(text: str) -> tuple[tuple[float, ...], str]:
+    """Context lengths in order, and the text without them: "lc-4k-to-32k" -> (4000, 32000), "lc-#-to-#"."""
+    found = tuple(float(match[1]) * _UNITS[match[2].upper()] for match in _LENGTH.finditer(text))
+    return found, _LENGTH.sub("#", text).lower()
 
 
 def step_of_tokens(tokens: float) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -9,20 +10,25 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...probes import ProbeSet
 from ..loading import has_tokenizer, load_tokenizer
-from ..store import target_path
+from ..schema import StoreError
+from ..store import check_writable, one_line, target_path
 from ..weights import ModelError
 from .checkpoints import Checkpoint, find_checkpoints
 from .merge import refresh
+from .placing import Placing, place
 from .ray_workers import LOCAL, outcomes
-from .shards import ProbeSource, Shards, SweepError, held, same_weights
+from .shards import Held, ProbeSource, Shards, SweepError, same_weights
 from .worker import MakeWork, Outcome, Setup, Worker
 
 if TYPE_CHECKING:
     from ..engine import Progress
+
+log = logging.getLogger(__name__)
 
 REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the results file up to date on the way
 
@@ -31,12 +37,16 @@ Told = Callable[[Outcome, int, int], None]
 
 @dataclass(frozen=True)
 class SweepResult:
-    """path: the results file. done: steps scored now. skipped: scored before. failed: step -> reason, one line."""
+    """path: the results file. done: steps scored now. skipped: scored before. failed: step -> reason, one line.
+
+    names: step -> what its checkpoint is called, with its stage where there are several.
+    """
 
     path: Path
     done: tuple[int, ...]
     skipped: tuple[int, ...]
     failed: dict[int, str]
+    names: dict[int, str] = field(default_factory=dict, compare=False)
 
 
 def sweep(
@@ -129,18 +139,22 @@ def run(
     make_work: MakeWork = Worker,
 ) -> SweepResult:
     """`sweep`, when checkpoints and probes are known. make_work: what does the work of one checkpoint."""
-    if only is not None:
-        found = part(found, *only)
+    mine = found if only is None else part(found, *only)
     target = target_path(output)
-    if not found:
+    if not mine:
         return SweepResult(target, (), (), {})
     shards = Shards(target)
-    spare = _spare_tokenizer(found, options.tokenizer)
+    spare = _spare_tokenizer(mine, options.tokenizer)
     with shards.claim(only):
+        if only is None:
+            check_writable(target)
         asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
         shards.adopt(asked)
+        placing = place(found, shards, options.allow_pickle)
         shards.freeze(asked, source)
-        todo, skipped, lost = _sort_out(found, shards, options, replace_changed)
+        sources = {checkpoint.source for checkpoint in mine}
+        found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
+        todo, skipped, lost = _sort_out(found, placing, shards, options, replace_changed)
         setup = Setup(asked, **vars(options), spare=spare, threads=_threads())
         keeper = _Keeper(shards, only is None, failed=lost)
         keeper.refresh()
@@ -152,13 +166,15 @@ def run(
                     counted.next()
                     if on_checkpoint is not None:
                         on_checkpoint(outcome, counted.finished, len(todo))
-        finally:
-            # Also when interrupted: what is done is in the file.
-            misfits = keeper.refresh()
+        except BaseException:
+            keeper.try_refresh()  # what is done is in the file
+            raise
+        misfits = keeper.finish()
     wanted = {checkpoint.step for checkpoint in found}
     failed = keeper.failed | {step: why for step, why in misfits.items() if step in wanted}
     done, before = ([step for step in steps if step not in failed] for steps in (keeper.done, skipped))
-    return SweepResult(target, tuple(sorted(done)), tuple(before), dict(sorted(failed.items())))
+    names = {checkpoint.step: f"{checkpoint.stage} {checkpoint.name}".strip() for checkpoint in found}
+    return SweepResult(target, tuple(sorted(done)), tuple(before), dict(sorted(failed.items())), names)
 
 
 def part(found: Sequence[Checkpoint], i: int, n: int) -> list[Checkpoint]:
@@ -205,41 +221,58 @@ def _threads() -> int:
 
 
 def _sort_out(
-    found: Sequence[Checkpoint], shards: Shards, options: Options, replace_changed: bool
+    found: Sequence[Checkpoint], placing: Placing, shards: Shards, options: Options, replace_changed: bool
 ) -> tuple[list[Checkpoint], list[int], dict[int, str]]:
     """Checkpoints to score, steps that have their scores, and step -> reason of those that cannot be told any more."""
-    there = shards.files()
     todo: list[Checkpoint] = []
+    kept: list[tuple[Checkpoint, Held]] = list(placing.left)
     skipped: list[int] = []
     lost: dict[int, str] = {}
     changed: list[Checkpoint] = []
     for checkpoint in found:
-        if checkpoint.step not in there:
+        shard = placing.shards.get(checkpoint.source)
+        if shard is None:
             todo.append(checkpoint)
             continue
-        path = there[checkpoint.step]
-        shard = held(path)
         _refuse_other_options(shards.output, checkpoint, shard.provenance, shard.estimators, options)
         try:
             same = same_weights(checkpoint, shard.provenance, options.allow_pickle)
         except ModelError as error:
             lost[checkpoint.step] = f"{error} (its scores from before are kept)"
-            continue
-        if not same:
-            changed.append(checkpoint)
-            continue
-        skipped.append(checkpoint.step)
-        if shard.tokens_seen != checkpoint.tokens_seen and checkpoint.tokens_seen is not None:
-            shards.retell(checkpoint)
+        else:
+            if not same:
+                changed.append(checkpoint)
+                continue
+            skipped.append(checkpoint.step)
+        kept.append((checkpoint, shard))
     if changed and not replace_changed:
         names = ", ".join(f"{c.step} ({c.name})" for c in changed[:5]) + (", ..." if len(changed) > 5 else "")
         raise SweepError(
             f"{shards.output} holds scores of other weights for checkpoint {names}; pass replace_changed=True to score "
             "them again (the old scores are set aside), or choose another output"
         )
+    _warn_of_the_branch(changed, placing.left, shards.output)
     for checkpoint in changed:
-        shards.set_aside(checkpoint.step)
+        shards.set_aside(placing.shards[checkpoint.source].path)
+    for checkpoint, shard in kept:
+        if shard.moved_to(checkpoint):
+            shards.retell(shard.path, checkpoint)
     return sorted(todo + changed, key=lambda c: c.step), skipped, lost
+
+
+def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Checkpoint, Held]], output: Path) -> None:
+    """A training that went back and writes its checkpoints anew may have removed later ones, whose scores are here."""
+    begin: dict[str, int] = {}
+    for checkpoint in changed:
+        begin.setdefault(checkpoint.stage, checkpoint.step)
+    later = [str(c.step) for c, _ in left if c.stage in begin and c.step > begin[c.stage]]
+    if later:
+        log.warning(
+            "%s keeps the scores of checkpoint %s, which come after replaced ones and are not among those named: if "
+            "training went back, they are of the branch that was given up, and another output is free of them",
+            output,
+            ", ".join(later),
+        )
 
 
 def _refuse_other_options(
@@ -294,7 +327,25 @@ class _Keeper:
             self.failed[step] = str(outcome.reason)
             self.shards.fail(outcome.checkpoint, self.failed[step])
         if time.monotonic() - self._last > self._cost / REFRESH_SHARE:
+            self.try_refresh()
+
+    def try_refresh(self) -> None:
+        """A results file that cannot be written now is no reason to stop: every shard is there."""
+        try:
             self.refresh()
+        except StoreError as error:
+            self._last = time.monotonic()
+            log.warning("%s", self._unwritten(error))
+
+    def finish(self) -> dict[int, str]:
+        try:
+            return self.refresh()
+        except StoreError as error:
+            raise SweepError(self._unwritten(error)) from error
+
+    def _unwritten(self, error: StoreError) -> str:
+        shards, output = quote(str(self.shards.folder)), quote(str(self.shards.output))
+        return f"{one_line(error)}; all scores are in {shards}: headscope merge {shards} -o {output}"
 
     def refresh(self) -> dict[int, str]:
         if not self.merges:

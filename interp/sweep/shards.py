@@ -4,12 +4,14 @@
         probes.npz                  the probe set; a resumed sweep asks exactly the same
         probes.json                 what was asked for when it was built
         step-0000002000.h5          the scores of one checkpoint, a results file like any other
+        step-0000000500-stage2.h5   where there are several stages: by the step within its own
         step-0000003000.failed.json why there are none
         outdated-0000002000-<sha>.h5  scores of weights that have been replaced since
 
-Every file appears in one step. A shard carries a stamp of what it was made from, cheap to compare: names, sizes and
-modification times of the weight files with a hash of config.json, or the commit of a hub model. Where the stamp differs
-the weights are hashed, and the hash decides.
+Every file appears in one step. The name of a shard never changes, although its place in the results file does when a
+stage before it gets more checkpoints: the place is written in it, and which checkpoint it is of. A shard has a stamp
+of what it was made from, cheap to compare: names, sizes and modification times of the weight files with a hash of
+config.json, or the commit of a hub model. Where the stamp differs the weights are hashed, and the hash decides.
 """
 
 from __future__ import annotations
@@ -19,23 +21,24 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
-
-from filelock import FileLock, Timeout
 
 from ...probes import ProbeSet
 from .. import schema
 from ..loading import locate
+from ..locks import Busy, beside, locked
+from ..rescue import Unsaved, somewhere, words
 from ..results import HeadScores
 from ..schema import StoreError
 from ..store import read_scores, read_steps, reading, write, write_file
 from ..weights import fingerprint, folder_weights, gguf_weights
-from .checkpoints import Checkpoint
+from .stages import Checkpoint
 
-_SHARD = re.compile(r"step-(\d{10})\.h5")
+_SHARD = re.compile(r"step-\d{10}(-[\w.-]+)?\.h5")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
@@ -60,7 +63,7 @@ class Shards:
 
     def __init__(self, output: Path) -> None:
         self.output = output
-        self.folder = output.with_name(f"{output.name}.shards")
+        self.folder = beside(output, "{}.shards")
         self.probes_file = self.folder / "probes.npz"
         self.recipe_file = self.folder / "probes.json"
 
@@ -68,22 +71,20 @@ class Shards:
     def claim(self, part: tuple[int, int] | None) -> Iterator[None]:
         """Only one sweep at a time writes here; the parts of a job array are several, each with its own claim."""
         name = ".sweep.lock" if part is None else f".sweep-{part[0]}-of-{part[1]}.lock"
-        try:
-            self.folder.mkdir(exist_ok=True)
-            lock = FileLock(self.folder / name, timeout=0)
-            lock.acquire()
-        except Timeout as error:
-            raise SweepError(
-                f"another sweep is writing to {self.output} at this moment; wait for it, or choose another output"
-            ) from error
-        except OSError as error:
-            raise SweepError(
-                f"cannot write to {self.folder} ({error.strerror or error}); choose another output"
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(exist_ok=True)
+                stack.enter_context(locked(self.folder / name, timeout=1))  # what a dead sweep left gives way in that
+            except Busy as error:
+                raise SweepError(
+                    f"another sweep is writing to {self.output} at this moment; wait for it, or choose another output "
+                    f"({error})"
+                ) from error
+            except OSError as error:
+                raise SweepError(
+                    f"cannot write to {self.folder} ({error.strerror or error}); choose another output"
+                ) from error
             yield
-        finally:
-            lock.release()
 
     # Probes
 
@@ -117,28 +118,37 @@ class Shards:
 
     # Shards
 
-    def path(self, step: int) -> Path:
-        return self.folder / f"step-{step:010d}.h5"
+    def path(self, checkpoint: Checkpoint) -> Path:
+        """Where the scores of a checkpoint go that has none yet."""
+        path = self.folder / f"step-{checkpoint.step_in_stage:010d}{_tag(checkpoint.stage)}.h5"
+        if path.exists() and not is_same(Held.read(path).checkpoint, checkpoint):  # stages have changed their names
+            path = path.with_stem(f"{path.stem}-{hashlib.sha256(checkpoint.source.encode()).hexdigest()[:8]}")
+        return path
 
-    def files(self) -> dict[int, Path]:
-        """Step -> shard, in step order."""
+    def files(self) -> list[Path]:
         if not self.folder.is_dir():
-            return {}
-        found = {int(match[1]): path for path in self.folder.iterdir() if (match := _SHARD.fullmatch(path.name))}
-        return dict(sorted(found.items()))
+            return []
+        return sorted(path for path in self.folder.iterdir() if _SHARD.fullmatch(path.name))
 
     def put(self, checkpoint: Checkpoint, scores: HeadScores) -> None:
-        write(self.path(checkpoint.step), [(checkpoint.step, checkpoint.tokens_seen, scores)])
-        self._note(checkpoint.step).unlink(missing_ok=True)
+        """Raises Unsaved where the shard cannot be written; it is elsewhere then."""
+        path, step, tokens = self.path(checkpoint), checkpoint.step, checkpoint.tokens_seen
+        try:
+            write(path, [(step, tokens, scores)])
+        except (Exception, KeyboardInterrupt) as error:
+            rescued = somewhere(self.output, lambda place: write(place, [(step, tokens, scores)]))
+            then = f"mv {quote(str(rescued))} {quote(str(path))}, and the same command goes on from there"
+            raise Unsaved(words(path, error, rescued, f"scores of checkpoint {step} are", then), rescued) from error
+        with suppress(OSError):
+            self._note(checkpoint).unlink(missing_ok=True)
 
-    def retell(self, checkpoint: Checkpoint) -> None:
-        """The same scores with the training tokens that are told now."""
-        path = self.path(checkpoint.step)
-        write(path, [(checkpoint.step, checkpoint.tokens_seen, read_scores(path))])
+    def retell(self, path: Path, checkpoint: Checkpoint) -> None:
+        """The same scores, with the step, stage and training tokens that are told now."""
+        write(path, [(checkpoint.step, checkpoint.tokens_seen, placed(read_scores(path), checkpoint))])
 
-    def set_aside(self, step: int) -> None:
-        digest = hashlib.sha256(self.path(step).read_bytes()).hexdigest()[:8]
-        os.replace(self.path(step), self.folder / f"outdated-{step:010d}-{digest}.h5")
+    def set_aside(self, path: Path) -> None:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
+        os.replace(path, self.folder / f"outdated-{path.stem.removeprefix('step-')}-{digest}.h5")
 
     def adopt(self, probes: ProbeSet) -> None:
         """Give every checkpoint in the output a shard, so that rebuilding the output never loses one.
@@ -147,27 +157,35 @@ class Shards:
         """
         if not self.output.exists():
             return
-        shards = self.files()
+        there = [Held.read(path) for path in self.files()]
         for step, tokens in read_steps(self.output).items():
-            if step in shards:
-                continue
             scores = read_scores(self.output, step)
+            if any(shard.same_checkpoint(step, scores.provenance) for shard in there):
+                continue
             if scores.probe_set_hash != probes.hash:
-                held = f"{scores.probe_set_name!r} ({scores.probe_set_hash[:12]})"
+                other = f"{scores.probe_set_name!r} ({scores.probe_set_hash[:12]})"
                 raise SweepError(
-                    f"{self.output} holds scores on the probe set {held}, and this one is {_words(probes)}; use the "
+                    f"{self.output} holds scores on the probe set {other}, and this one is {_words(probes)}; use the "
                     "same probes and options, or another output"
                 )
-            write(self.path(step), [(step, tokens, scores)])
+            row = Held(self.output, step, tokens, (), scores.provenance)
+            write(self.path(row.checkpoint), [(step, tokens, scores)])
 
     # Failures
 
     def fail(self, checkpoint: Checkpoint, reason: str) -> None:
         note = {"step": checkpoint.step, "checkpoint": checkpoint.name, "reason": reason}
-        write_file(self._note(checkpoint.step), json.dumps(note, indent=2).encode())
+        write_file(self._note(checkpoint), json.dumps(note, indent=2).encode())
 
-    def _note(self, step: int) -> Path:
-        return self.folder / f"step-{step:010d}.failed.json"
+    def _note(self, checkpoint: Checkpoint) -> Path:
+        return self.folder / f"step-{checkpoint.step_in_stage:010d}{_tag(checkpoint.stage)}.failed.json"
+
+
+def _tag(stage: str) -> str:
+    """The stage in the name of a file; with a few digits of its hash where it cannot stand there as it is."""
+    plain = re.sub(r"[^\w.-]+", "_", stage, flags=re.ASCII)[:60]
+    digits = hashlib.sha256(stage.encode()).hexdigest()[:8]
+    return "" if not stage else f"-{plain}" if plain == stage else f"-{plain}-{digits}"
 
 
 def failures(folder: Path) -> dict[int, str]:
@@ -224,21 +242,78 @@ def same_weights(checkpoint: Checkpoint, made: dict[str, Any], allow_pickle: boo
     return fingerprint(weights) == made.get("weights_sha256")
 
 
+def placed(scores: HeadScores, checkpoint: Checkpoint) -> HeadScores:
+    """The scores with what tells which checkpoint they are of, and where there are several, its stage."""
+    made = {**scores.provenance.get("sweep", {}), "run": checkpoint.run, "label": checkpoint.label}
+    for name in ("stage", "step_in_stage", "tokens_in_stage"):
+        made.pop(name, None)
+        if checkpoint.stage:
+            made[name] = getattr(checkpoint, name)
+    return replace(scores, provenance=scores.provenance | {"sweep": made})
+
+
 @dataclass(frozen=True)
 class Held:
     """What a shard says about itself, without its scores."""
 
+    path: Path
+    step: int
     tokens_seen: float | None
     estimators: tuple[str, ...]
     provenance: dict[str, Any]
 
+    @classmethod
+    def read(cls, path: Path) -> Held:
+        """Raises StoreError when the shard cannot be read or does not hold exactly one checkpoint."""
+        steps = read_steps(path)
+        if len(steps) != 1:
+            raise StoreError(f"{path} holds {len(steps)} checkpoints, and a shard holds one; move it away")
+        ((step, tokens),) = steps.items()
+        with reading(path) as file:
+            provenance = json.loads(file["provenance/json"].asstr()[0])
+            return cls(path, step, tokens, schema.estimators_of(file), provenance)
 
-def held(path: Path) -> Held:
-    """Raises StoreError when the shard cannot be read or does not hold exactly one checkpoint."""
-    steps = read_steps(path)
-    if len(steps) != 1:
-        raise StoreError(f"{path} holds {len(steps)} checkpoints, and a shard holds one; move it away")
-    (tokens,) = steps.values()
-    with reading(path) as file:
-        provenance = json.loads(file["provenance/json"].asstr()[0])
-        return Held(tokens, schema.estimators_of(file), provenance)
+    @property
+    def made(self) -> dict[str, Any]:
+        return self.provenance.get("sweep") or {}
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint at the place that it was told last; name and run are empty where they are not known."""
+        made = self.made
+        staged = "stage" in made
+        return Checkpoint(
+            name=made.get("checkpoint", ""),
+            source="",
+            step=self.step,
+            tokens_seen=self.tokens_seen,
+            told_by=str(self.path),
+            run=made.get("run", ""),
+            label=made.get("label", ""),
+            stage=made.get("stage", ""),
+            step_in_stage=made["step_in_stage"] if staged else self.step,
+            tokens_in_stage=made["tokens_in_stage"] if staged else self.tokens_seen,
+        )
+
+    def moved_to(self, checkpoint: Checkpoint) -> bool:
+        """Whether the shard tells another place than the checkpoint has now. Tokens once told are not taken back."""
+        then = self.checkpoint
+        places = ((c.step, c.stage, c.step_in_stage) for c in (then, checkpoint))
+        told = checkpoint.tokens_seen is not None or checkpoint.stage
+        return len(set(places)) > 1 or bool(told and then.tokens_seen != checkpoint.tokens_seen)
+
+    def same_checkpoint(self, step: int, provenance: dict[str, Any]) -> bool:
+        """Whether a row of a results file is of the checkpoint that this shard is of, wherever each was placed."""
+        row = Held(self.path, step, None, (), provenance).checkpoint
+        return is_same(self.checkpoint, row)
+
+
+def is_same(a: Checkpoint, b: Checkpoint) -> bool:
+    """Whether two are one checkpoint, by its own step, its name and its run, where both tell these."""
+    named = not a.name or not b.name or a.name == b.name
+    return named and a.step_in_stage == b.step_in_stage and same_run(a.run, b.run)
+
+
+def same_run(a: str, b: str) -> bool:
+    """ "ckpts" and "pretrain/ckpts" may be one; so may anything and what is not known."""
+    return not a or not b or f"/{a}".endswith(f"/{b}") or f"/{b}".endswith(f"/{a}")

@@ -32,18 +32,22 @@ def outcome_line(scores: HeadScores) -> str:
 def table(path: str | PathLike[str]) -> Table:
     """Step, training tokens, numbers of heads, top head, exact match and NLL of every checkpoint of a file.
 
-    Heads are counted above chance ("-" where the file does not tell it), and as the paper does, above 0.1.
+    Heads are counted above chance ("-" where the file does not tell it), and as the paper does, above 0.1. Where there
+    are several stages, the stage and the step within it.
     """
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, header_style="dim")
-    counts = ("heads above chance", f"above {RETRIEVAL_THRESHOLD:g}")
-    for name in ("step", "tokens", *counts, "top head", "score", "exact match", "NLL"):
-        made.add_column(name, justify="right")
     with reading(path) as file:
         steps, tokens, counted = file["checkpoint"][:], file["tokens_seen"][:], file["n_retrieval_heads"][:]
         told = file["n_heads_above_chance"][:] if "n_heads_above_chance" in file else np.full(len(steps), -1)
+        stages = file["stage"].asstr()[:] if "step_in_stage" in file else None
+        own = file["step_in_stage"][:] if stages is not None else steps
         maps, matched, nll = file["retrieval"][:], file["probes/exact_match"][:], file["probes/nll"][:]
+    counts = ("heads above chance", f"above {RETRIEVAL_THRESHOLD:g}")
+    names = ["step", "tokens", *counts, "top head", "score", "exact match", "NLL"]
+    for name in names if stages is None else ["stage", *names]:
+        made.add_column(name, justify="left" if name == "stage" else "right", overflow="fold")
     n = len(steps)
     shown = range(n) if n <= MOST else [*range(MOST // 2), *range(n - MOST // 2, n)]
     for row in shown:
@@ -56,7 +60,8 @@ def table(path: str | PathLike[str]) -> Table:
             head, score = f"L{layer}H{number}", f"{maps[row][layer, number]:.2f}"
         above = "-" if told[row] < 0 else str(told[row])
         exact = f"{(matched[row] == 1).mean():.0%}"
-        made.add_row(f"{steps[row]:,}", seen, above, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
+        place = (f"{own[row]:,}",) if stages is None else (stages[row], f"{own[row]:,}")
+        made.add_row(*place, seen, above, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
     return made
 
 

@@ -1,4 +1,7 @@
-"""A small CSV that says which checkpoint is which step: columns checkpoint, step and, if known, tokens_seen."""
+"""A small CSV that says which checkpoint is which step: columns checkpoint, step and, if known, tokens_seen and stage.
+
+With a column `stage`, steps and tokens are those of the stage, and the stages follow as they first come in the table.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,11 @@ class Row:
     line: int
     step: int | None
     tokens_seen: float | None
+    stage: str = ""
+
+    @property
+    def told(self) -> tuple[int | None, float | None, str]:
+        return self.step, self.tokens_seen, self.stage
 
 
 class Table:
@@ -28,11 +36,12 @@ class Table:
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
         self.rows = _read(self.path)
+        self.stages = list(dict.fromkeys(row.stage for row in self.rows.values() if row.stage))
 
     def find(self, names: Iterable[str]) -> Row | None:
         """The row of the checkpoint that goes by these names. Raises CheckpointError when two rows tell otherwise."""
         rows = [self.rows[name] for name in dict.fromkeys(names) if name in self.rows]
-        if len({(row.step, row.tokens_seen) for row in rows}) > 1:
+        if len({row.told for row in rows}) > 1:
             lines = " and ".join(str(row.line) for row in rows)
             raise CheckpointError(
                 f"{self.path}: lines {lines} tell different things of one checkpoint; keep one of them"
@@ -48,14 +57,14 @@ def _read(path: Path) -> dict[str, Row]:
             if "checkpoint" not in columns or "step" not in columns:
                 raise CheckpointError(
                     f"{path} has the columns {', '.join(columns) or 'none'}; it needs checkpoint and step, and "
-                    "may have tokens_seen"
+                    "may have tokens_seen and stage"
                 )
             reader.fieldnames = columns
             rows: dict[str, Row] = {}
             for record in reader:
                 name = (record["checkpoint"] or "").strip()
                 row = _row(path, reader.line_num, record)
-                if name in rows and (rows[name].step, rows[name].tokens_seen) != (row.step, row.tokens_seen):
+                if name in rows and rows[name].told != row.told:
                     raise CheckpointError(
                         f"{path}: lines {rows[name].line} and {row.line} both tell of {name!r}; keep one of them"
                     )
@@ -69,7 +78,7 @@ def _read(path: Path) -> dict[str, Row]:
 
 
 def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
-    step, tokens = ((record.get(name) or "").strip() for name in ("step", "tokens_seen"))
+    step, tokens, stage = ((record.get(name) or "").strip() for name in ("step", "tokens_seen", "stage"))
     try:
         number = int(step) if step else None
         if number is not None and not 0 <= number <= LARGEST_STEP:
@@ -77,6 +86,6 @@ def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
     except ValueError:
         raise CheckpointError(f"{path}, line {line}: step is {step!r}; give a whole number from 0 up") from None
     try:
-        return Row(line, number, read_amount(tokens) if tokens else None)
+        return Row(line, number, read_amount(tokens) if tokens else None, stage)
     except ValueError:
         raise CheckpointError(f"{path}, line {line}: tokens_seen is {tokens!r}; give a number or 20B") from None

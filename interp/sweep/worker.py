@@ -15,7 +15,7 @@ from ..loading import LoadedModel, has_tokenizer, load_model
 from ..results import HeadScores
 from ..weights import ModelError, first_line
 from .checkpoints import Checkpoint
-from .shards import stamp
+from .shards import placed, stamp
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -91,7 +91,7 @@ class Worker:
                 loaded, setup.probes, sharing=setup.sharing, generate=setup.generate, progress=progress
             )
             made = {"checkpoint": checkpoint.name, "dtype": setup.dtype, "stamp": before}
-            scores = replace(scores, provenance=scores.provenance | {"sweep": made})
+            scores = placed(replace(scores, provenance=scores.provenance | {"sweep": made}), checkpoint)
         except Exception as error:
             self._loaded = None  # half-loaded, or at fault itself: the next checkpoint gets a module of its own
             if os.environ.get("HEADSCOPE_DEBUG") == "1":

@@ -152,20 +152,75 @@ def test_a_regression_only_warns_by_default(tmp_path: Path, caplog: pytest.LogCa
 
 
 def test_a_resumed_run_goes_on_after_the_last_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The trainer may be set back further than the file: what is measured is kept, and not measured again."""
     a_past(tmp_path / "run.h5", step=4)
     before = store.read_scores(tmp_path / "run.h5", 4)
+    monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=build("llama", num_hidden_layers=2))
     with caplog.at_level(logging.INFO):
-        monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=2)
-        trainer = train(tmp_path, [monitor], steps=8)
+        for step in (4, 4, 6, 8):
+            assert (monitor.measure(step) is None) == (step == 4)
     assert store.checkpoints(tmp_path / "run.h5") == [4, 6, 8]
     np.testing.assert_array_equal(store.read_scores(tmp_path / "run.h5", 4).nll, before.nll)
-    assert list(measured(trainer)) == [6, 8]
     assert caplog.text.count("already holds step 4") == 1
     assert monitor.regression is not None and monitor.regression.steps == (4,)
+    assert [path.name for path in tmp_path.glob("*.h5")] == ["run.h5"]
 
 
-def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_training_that_went_back_leaves_the_branch_in_a_file_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, model = tmp_path / "run.h5", build("llama", num_hidden_layers=2)
+    first = hs.HeadMonitor(PROBES, path, model=model)
+    for step in (10, 20, 30, 40):
+        first.measure(step)
+    branch = path.read_bytes()
+    with torch.no_grad():
+        model.get_input_embeddings().weight.mul_(1.5)
+    resumed = hs.HeadMonitor(PROBES, path, model=model)
+    scores = resumed.measure(20)  # as measured after training went back to 10, or to 20 itself
+    assert scores is not None
+    assert (tmp_path / "run.abandoned-20.h5").read_bytes() == branch
+    assert store.checkpoints(path) == [10, 20] and store.validate(path) == []
+    np.testing.assert_array_equal(store.read_scores(path, 20).nll, scores.nll)
+    (record,) = [r for r in caplog.records if "went back" in r.message or "given up" in r.message]
+    assert record.levelno == logging.WARNING
+    assert "training goes on at step 20" in record.message and "run.abandoned-20.h5" in record.message
+    assert "up to step 40" in record.message
+    assert resumed.measure(35) is not None and store.checkpoints(path) == [10, 20, 35]
+    assert resumed.measure(20) is not None, "also within one process"
+    assert (tmp_path / "run.abandoned-20-2.h5").exists() and store.checkpoints(path) == [10, 20]
+
+
+def test_training_from_the_start_begins_a_file_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    a_past(tmp_path / "run.h5", step=4)
+    monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", every=2)
+    trainer = train(tmp_path, [monitor], steps=4)
+    assert store.checkpoints(tmp_path / "run.h5") == [0, 2, 4] == list(measured(trainer))
+    assert store.checkpoints(tmp_path / "run.abandoned-0.h5") == [4]
+    assert "fell by more" not in caplog.text, "the heads of another branch are no reference"
+
+
+def test_where_nothing_can_be_set_aside_nothing_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_past(tmp_path / "run.h5", step=4)
+    before = (tmp_path / "run.h5").read_bytes()
+    monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=build("llama", num_hidden_layers=2))
+    with monkeypatch.context() as full:
+        full.setattr(store.shutil, "copy", no_room)
+        assert monitor.measure(2) is None
+    assert "No space left on device" in caplog.text and "training goes on" in caplog.text
+    assert (tmp_path / "run.h5").read_bytes() == before
+    assert monitor.measure(3) is not None and store.checkpoints(tmp_path / "run.h5") == [3]
+
+
+def no_room(*_: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_that_cannot_be_written_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "gone").mkdir()
     monitor = hs.HeadMonitor(PROBES, tmp_path / "gone" / "run.h5", every=2)
     (tmp_path / "gone").rmdir()
@@ -173,6 +228,9 @@ def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path, caplog: pyte
     assert trainer.state.global_step == 6
     assert list(measured(trainer)) == [0, 2, 4, 6], "the scores are still logged"
     assert caplog.text.count("writing") == 1 and "does not exist" in caplog.text and "training goes on" in caplog.text
+    (rescued,) = tmp_path.glob("run.unsaved-*.h5")
+    assert store.checkpoints(rescued) == [0, 2, 4, 6]
+    assert f"the scores are in {rescued}: headscope merge {rescued} -o {tmp_path / 'gone' / 'run.h5'}" in caplog.text
 
 
 def test_a_model_that_breaks_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -285,6 +343,8 @@ def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
         ({"planned": -1}, ValueError, "planned"),
         ({"margin": 1.5}, ValueError, "margin"),
         ({"path": "no/such/folder/run.h5"}, ValueError, "does not exist"),
+        ({"path": "x" * 256}, ValueError, "File name too long"),
+        ({"model": {}}, TypeError, "give a transformers causal LM"),
     ],
 )
 def test_arguments_are_refused_at_once(tmp_path: Path, arguments: dict, error: type[Exception], message: str) -> None:

@@ -101,7 +101,7 @@ def test_a_probe_longer_than_the_context_is_refused() -> None:
 
 def test_tokens_outside_the_vocabulary_are_refused() -> None:
     ids = np.array([1, 5, 6, 7, 900, 8, 9, 5, 6])
-    with pytest.raises(ValueError, match="vocabulary of 199"):
+    with pytest.raises(ValueError, match="token id 900 and the embedding of LlamaForCausalLM has 199 rows"):
         score_heads(build("llama"), ProbeSet([Probe.from_ids(ids, prompt_len=7, needles=[(1, 3)])]))
 
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray as xr
+from filelock import FileLock
 
 import headscope as hs
 from full_disk import room_for
@@ -202,7 +203,7 @@ def with_columns(**columns: np.ndarray) -> HeadScores:
     ("scores", "step", "message"),
     [
         (make_scores(), 1000, r"checkpoint 1000 is already in .*\(it has 0, 1000, 2500\); give another checkpoint"),
-        (make_scores(), 1500, "checkpoint 1500 comes before the last one in .*, 2500; append in increasing order"),
+        (make_scores(), 1500, "checkpoint 1500 comes before the last one in .*, 2500; write it to another file"),
         (make_scores(n_layers=2), 3000, "the model has 2 layers, 4 heads, 2 kv heads, not 3 layers"),
         (make_scores(n_kv_heads=4), 3000, "4 heads, 4 kv heads, not .*4 heads, 2 kv heads.*another file"),
         (make_scores(probe_set_hash="f" * 64), 3000, r"the probe set is 'toy' \(ffffffffffff\), not 'toy' \(0123"),
@@ -347,7 +348,7 @@ def test_a_link_is_followed_and_stays(run: Path, tmp_path: Path) -> None:
 def test_a_writer_waits_for_another_and_says_so_in_the_end(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
     with (
-        store.FileLock(run.with_name(".run.h5.lock")),
+        FileLock(run.with_name(".run.h5.lock")),
         pytest.raises(StoreError, match="another process has held .*run.h5 for 0 s; try again later"),
     ):
         make_scores(3000).save(run, checkpoint=3000)
@@ -589,3 +590,26 @@ def test_a_file_that_another_program_writes_to_is_told_as_that(run: Path) -> Non
         assert validate(run) == [f"another program has {run} open for writing; close it there, then try again"]
         other.communicate()
     assert validate(run) == []
+
+
+def test_what_a_branch_left_is_set_aside_whole(run: Path) -> None:
+    with h5py.File(run, "r+") as file:  # a variable of somebody else's, which goes along
+        mine = file.create_dataset("loss", (3,), "f4", maxshape=(None,), chunks=(8,), track_order=True)
+        mine.dims[0].attach_scale(file["checkpoint"])
+        mine[:] = [3.0, 2.0, 1.0]
+    before = run.read_bytes()
+    beside = store.set_aside(run, 1500)
+    assert beside == run.with_name(f"{run.stem}.abandoned-1500.h5") and beside.read_bytes() == before
+    assert validate(run) == [] and checkpoints(run) == [0, 1000]
+    with h5py.File(run) as file:
+        assert file["loss"][:].tolist() == [3.0, 2.0]
+    append(run, make_scores(1500), 1500)
+    assert checkpoints(run) == [0, 1000, 1500]
+    assert_same(read_scores(beside, 2500), make_scores(2500))
+    again = store.set_aside(run, 1500)
+    assert again.name.endswith(".abandoned-1500-2.h5"), "one that is there is never overwritten"
+    with pytest.raises(StoreError, match="holds no checkpoint from 1500 on; it has 0, 1000"):
+        store.set_aside(run, 1500)
+    assert store.set_aside(run, 0).exists() and not run.exists()
+    append(run, make_scores(7), 7)
+    assert checkpoints(run) == [7]

@@ -13,6 +13,7 @@ from torch import nn
 import headscope as hs
 from builders import random_grid
 from headscope.interp.scoring import score_heads
+from headscope.interp.weights import ModelError
 from tiny_models import build
 
 GRID = random_grid(lengths=(100, 150), depths=(0.0, 0.5))
@@ -99,3 +100,85 @@ def test_tokens_that_an_adapter_adds_are_refused() -> None:
     prompts = peft.PromptTuningConfig(task_type=peft.TaskType.CAUSAL_LM, num_virtual_tokens=4)
     with pytest.raises(TypeError, match="a PROMPT_TUNING adapter, which puts virtual tokens before the input"):
         score_heads(peft.get_peft_model(build("llama"), prompts), GRID)
+
+
+def in_a_pipeline() -> Any:
+    from transformers import pipeline
+
+    from tiny_run import tiny_tokenizer
+
+    return pipeline("text-generation", model=build("llama"), tokenizer=tiny_tokenizer())
+
+
+def in_a_trainer() -> Any:
+    from transformers import Trainer, TrainingArguments
+
+    return Trainer(build("llama"), TrainingArguments(report_to=[], use_cpu=True))
+
+
+class Lightning(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = build("llama")
+
+
+NO_MODELS = [
+    (in_a_pipeline, "TextGenerationPipeline, which holds the model: give its attribute .model"),
+    (in_a_trainer, "Trainer, which holds the model: give its attribute .model"),
+    (Lightning, "Lightning, which holds the model: give its attribute .model"),
+    (lambda: build("llama").state_dict(), r"a state_dict, weights without a model \(load them into one"),
+    (lambda: type(build("llama")), "the class LlamaForCausalLM, not a model of that class"),
+    (lambda: build("llama").config, "LlamaConfig"),
+    (lambda: (build("llama"), None), "tuple"),
+]
+
+
+@pytest.mark.parametrize(("make", "words"), NO_MODELS)
+def test_what_is_no_model_is_refused_in_one_line(make: Any, words: str, tmp_path: Path) -> None:
+    given = make()
+    for attempt in (
+        lambda: score_heads(given, GRID),
+        lambda: hs.copy_profile(given, list(range(40))),
+        lambda: hs.HeadMonitor(GRID, tmp_path / "run.h5", model=given),
+    ):
+        with pytest.raises(TypeError, match=words) as refused:
+            attempt()
+        assert "\n" not in str(refused.value) and len(str(refused.value)) < 300
+    if not isinstance(given, nn.Module):
+        with pytest.raises(ModelError, match=words):
+            hs.load_model(given)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_pipelines_model_is_scored() -> None:
+    same(score_heads(in_a_pipeline().model, GRID), score_heads(build("llama"), GRID))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gemma2"])
+def test_a_model_that_answers_in_tuples_is_scored(family: str, tmp_path: Path) -> None:
+    model = build(family)
+    model.config.return_dict = False
+    same(score_heads(model, GRID), score_heads(build(family), GRID))
+    ids = torch.arange(3, 60)
+    assert hs.copy_profile(model, ids).copies.tolist() == hs.copy_profile(build(family), ids).copies.tolist()
+    assert model.config.return_dict is False
+    model.save_pretrained(tmp_path)
+    from tiny_run import tiny_tokenizer
+
+    same(score_heads(hs.load_model(tmp_path, tokenizer=tiny_tokenizer()), GRID), score_heads(build(family), GRID))
+
+
+def test_nnsights_language_model_is_scored(tmp_path: Path) -> None:
+    nnsight = pytest.importorskip("nnsight")
+    from tiny_run import tiny_tokenizer
+
+    model = nnsight.LanguageModel(build("llama"), tokenizer=tiny_tokenizer())
+    plain = score_heads(build("llama"), GRID)
+    same(score_heads(model, GRID), plain)
+    same(score_heads(hs.load_model(model), GRID), plain)
+    found = hs.HeadMonitor(GRID, tmp_path / "run.h5", model=model).measure(0)
+    assert found is not None
+    same(found, plain)
+    model._edits = ["an edit"]
+    with pytest.raises(TypeError, match="nnsight edits, which only its own traces apply"):
+        score_heads(model, GRID)

@@ -67,7 +67,7 @@ def test_a_folder_is_read_in_seeded_order_and_one_file_will_do(tmp_path: Path) -
 
 
 def test_folders_without_text_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ProbeError, match="holds no .txt or .md file"):
+    with pytest.raises(ProbeError, match=r"holds no text file \(\.txt, \.md, \.json, \.jsonl, \.ndjson\)"):
         folder(tmp_path)
     with pytest.raises(ProbeError, match="does not exist"):
         folder(tmp_path / "nowhere")
@@ -104,9 +104,9 @@ def test_starts_are_starts(llama3_like: Any) -> None:
     own = Haystack("own", lambda seed: [ESSAY])
     n = len(codec.piece(" " + ESSAY))
     stream = tokenise(codec, own, n, 0)
-    following = [codec.decode(stream.ids[at:]).split()[0] for at in stream.sentences]
+    following = [codec.decode(stream.ids[at:]).split()[0] for at in stream.places["sentence"]]
     assert following == ["The", "Nobody", "We", "A"]
-    assert [codec.decode(stream.ids[at:]).split()[0] for at in stream.lines] == ["The", "Then"]
+    assert [codec.decode(stream.ids[at:]).split()[0] for at in stream.places["line"]] == ["The", "Then"]
 
 
 def test_a_short_haystack_says_how_short(gpt2_like: Any) -> None:

@@ -12,7 +12,7 @@ from headscope.interp.analysis.evolution import panel
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
 from headscope.interp.analysis.verdicts import judge
 from headscope.interp.store import StoreError, read_scores
-from made_up_trajectory import make_trajectory
+from made_up_trajectory import in_stages, make_trajectory
 from made_up_worlds import worlds
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "store-1.0.h5"
@@ -36,6 +36,22 @@ def test_needles_and_progress():
         unknown = replace(run, tokens=tokens)
         assert unknown.progress_name == "optimizer steps"
         np.testing.assert_array_equal(unknown.progress, run.steps)
+
+
+def test_stages():
+    plain = make_trajectory(4, needles=2)
+    assert plain.stage_spans == [("", 0, 3)] and plain.last_stage() is plain and plain.name(1) == "step 500"
+    run = in_stages(make_trajectory(7, needles=2), short=3, long=4)
+    assert run.stage_spans == [("short", 0, 2), ("long", 3, 6)]
+    assert [run.name(c) for c in (2, 3)] == ["short step 1000", "long step 500"]
+    last = run.last_stage()
+    assert last.steps.tolist() == [500, 1000, 1500, 2000] and (last.tokens == last.steps * 4.2e6).all()
+    np.testing.assert_array_equal(last.scores, run.scores[3:])
+    np.testing.assert_array_equal(last.nll["nll"], run.nll["nll"][3:])
+    goes_on = replace(run, own_steps=run.steps).last_stage()
+    assert goes_on.steps.tolist() == last.steps.tolist(), "also where its own steps go on from the stage before"
+    with pytest.raises(ValueError, match=r"own_steps must have the shape \(7,\)"):
+        replace(run, own_steps=run.steps[:3])
 
 
 def wrong(run: Trajectory) -> dict[str, tuple[dict, str]]:

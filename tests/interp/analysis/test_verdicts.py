@@ -62,6 +62,34 @@ def test_seeming_saturated_saturated_and_worse():
     assert answers(mixed)["improving"].answer == "mixed"
 
 
+def test_no_slope_goes_over_the_border_of_a_stage():
+    rng = np.random.default_rng(0)
+    level = worlds.run(rng, checkpoints=10, needles=60, nll_jitter=0.002)
+    fell = {name: np.concatenate([values * 8, values]) for name, values in level.nll.items()}
+    both = replace(
+        level,
+        steps=np.arange(1, 21) * 1000,
+        tokens=np.full(20, np.nan),
+        scores=np.concatenate([level.scores * 0, level.scores]),
+        exact_match=np.concatenate([level.exact_match * 0, level.exact_match]),
+        nll=fell,
+    )
+    assert answers(both)["improving"].answer == "mixed" or "still" in answers(both)["improving"].answer
+    own = np.tile(level.steps, 2)
+    staged = answers(replace(both, stages=np.repeat(["short", "long"], 10), own_steps=own))
+    within = staged["improving"]
+    alone = answers(replace(level, tokens=both.tokens[:10]))["improving"]
+    assert within.answer == alone.answer == "saturated on these probes"
+    assert within.words.startswith("Judged within the last stage, long (10 checkpoints)")
+    assert within.numbers["stage"] == "long" and within.numbers["checkpoints"] <= 10
+    ends = staged["growing"].numbers["stage_ends"]
+    assert [text.split(":")[0] for text in ends] == [f"short step {own[-1]}", f"long step {own[-1]}"]
+    assert f"From short step {own[0]} to long step {own[-1]}" in staged["growing"].words
+    few = replace(both, stages=np.repeat(["short", "long"], [16, 4]), own_steps=np.array([*own[:16], 1, 2, 3, 4]))
+    assert answers(few)["improving"].answer == "insufficient"
+    assert "a plateau needs 6 checkpoints in the last stage, long," in answers(few)["sure"].words
+
+
 @pytest.mark.parametrize(("checkpoints", "needles"), [(1, 12), (3, 2), (12, 3), (1, 1)])
 def test_too_little_is_said_to_be_too_little(checkpoints: int, needles: int):
     found = answers(make_trajectory(checkpoints, needles=needles))

@@ -24,13 +24,14 @@ from headscope.interp.report.evolution_figures import (
     initial_heads,
     length_depth,
     log_curve,
+    nll_curves,
     rank_flow,
     save_evolution_figures,
 )
 from headscope.interp.report.plots import rank_flow as page_rank_flow
 from headscope.interp.report.plots import trajectories as page_curves
 from headscope.interp.store import StoreError
-from made_up_trajectory import BORN, DYING, GROWING, STEADY, make_trajectory
+from made_up_trajectory import BORN, DYING, GROWING, STEADY, in_stages, make_trajectory
 
 
 @pytest.fixture
@@ -142,9 +143,12 @@ def is_in(place: float, ends: np.ndarray) -> bool:
     return min(ends) - 1e-9 <= place <= max(ends) + 1e-9
 
 
-@pytest.mark.parametrize("checkpoints", [2, 60])
-def test_no_text_overlaps_or_leaves_the_picture(tmp_path, checkpoints):
-    trajectory, csv = make_trajectory(checkpoints), tmp_path / "scores.csv"
+STAGED = in_stages(make_trajectory(9), stage1=5, stage2=3, a_long_name_of_a_stage_that_is_cut=1)
+
+
+@pytest.mark.parametrize("trajectory", [make_trajectory(2), make_trajectory(60), STAGED], ids=["2", "60", "stages"])
+def test_no_text_overlaps_or_leaves_the_picture(tmp_path, trajectory):
+    csv = tmp_path / "scores.csv"
     csv.write_text("step,RULER,LongBio (long names)\n" + "\n".join(f"{step},{step},1" for step in trajectory.steps))
     run = evolve(trajectory, downstream=csv)
     for name, (draw, size) in evolution_figures._pictures(run).items():
@@ -165,6 +169,26 @@ def test_no_text_overlaps_or_leaves_the_picture(tmp_path, checkpoints):
         for text, box in boxes:
             inside = figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1
             assert inside, (name, text)
+
+
+def test_stages_have_a_border_and_their_names():
+    run = evolve(STAGED)
+    assert run.labels[4] == "stage1 step 2,000, 8.4B tokens" and run.step_names[5] == "stage2 step 500"
+    assert run.x_title == "tokens seen (billions), stages added up"
+    for draw in (head_curves, rank_flow, head_count, agreement, nll_curves, log_curve):
+        ax = draw(run, Figure(figsize=(8, 4)).add_subplot())
+        x = run.trajectory.tokens if draw is log_curve else run.x
+        lines = [line.get_xdata() for line in ax.lines if line.get_linestyle() == ":"]
+        assert lines == [[x[4]] * 2, [x[7]] * 2], draw
+        assert {"stage1 | stage2", "stage2 | a_long_name_of_a_stage_t"} <= {text.get_text() for text in ax.texts}
+    strip = head_strip(run)
+    assert [text.get_text() for text in strip.texts][:2] == ["stage1", "stage2"]
+    assert [label.get_text() for label in strip.get_xticklabels()][4:6] == ["2,000", "500"]
+    page = page_curves(run)
+    assert [shape.x0 for shape in page.layout.shapes if shape.line.dash == "dot"] == [run.x[4], run.x[7]]
+    assert "stage1 | stage2" in [about.text for about in page.layout.annotations]
+    close = evolve(in_stages(make_trajectory(60), one=30, two=1, three=29))
+    assert [name for _, name, _ in close.border_names(close.x)] == ["one | two", ""]
 
 
 def test_a_grid_of_distance_and_interference_leaves_empty_cells_open(ax, evolution):

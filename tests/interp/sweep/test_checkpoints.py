@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from headscope.interp.sweep.checkpoints import CheckpointError, find_checkpoints
-from headscope.interp.sweep.names import steps_in, tokens_in
+from headscope.interp.sweep.names import stage_in, steps_in, tokens_in
 
 
 @pytest.mark.parametrize(
@@ -154,9 +155,160 @@ def test_uncertain_steps_are_listed(run: Path, tmp_path: Path):
     assert "checkpoint-30: trainer_state.json says 31, its name 30" in message and 'table="steps.csv"' in message
 
 
+def test_folders_above_a_glob_are_taken_as_they_are_written(tmp_path: Path):
+    for name in ("run[lr=1e-4]", "run[lr=3e-4]", "who? me@home*", "run1"):
+        folder(tmp_path / name / "checkpoint-10")
+        folder(tmp_path / name / "[v2] checkpoint-30")
+    assert steps(tmp_path / "run[lr=1e-4]" / "checkpoint-*") == [10]
+    assert [c.run for c in find_checkpoints(tmp_path / "run[lr=1e-4]*" / "checkpoint-*")] == ["run[lr=1e-4]"]
+    assert steps(tmp_path / "who? me@home*" / "*check*-[13]0") == [10, 30]
+    assert steps(tmp_path / "run[lr=3e-4]" / "[v2]*-*") == [30]
+    assert [c.run for c in find_checkpoints(tmp_path / "run[0-9]" / "checkpoint-*")] == ["run1"], "still a pattern"
+    refused("matches nothing", tmp_path / "run[lr=1e-4]" / "ckpt-*")
+
+
+# Several stages and runs
+
+
+def stages(given, **kwargs) -> list[tuple[str, int]]:
+    return [(checkpoint.stage, checkpoint.step) for checkpoint in find_checkpoints(given, **kwargs)]
+
+
+def many(root: Path, **runs: tuple[int, ...]) -> Path:
+    for name, told in runs.items():
+        for step in told:
+            folder(root / name.replace("__", "/").replace("_", "-") / f"checkpoint-{step}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("stage3-step20-tokens1B", "stage3"),
+        ("phase_2_iter_0000100", "phase_2"),
+        ("lc-32k-to-64k-step-4000", "lc-32k-to-64k"),
+        ("anneal_step100", "anneal"),
+        ("run2-global_step7", "run2"),
+        ("epoch=3-step=900-val_loss=2.31", ""),
+        ("checkpoint-300-final", ""),
+        ("step1000-unsharded", ""),
+        ("step100-a1b2c3", ""),
+        ("00001200", ""),
+        ("0.5T", ""),
+    ],
+)
+def test_stages_in_names(name: str, stage: str):
+    assert stage_in(name) == stage
+
+
+def test_a_number_of_a_stage_is_its_place():
+    hub = "org/model@"
+    given = [f"{hub}stage{n}-step{step}" for n, step in ((10, 5), (2, 40), (2, 7), (1, 300))]
+    assert stages(given) == [("stage1", 300), ("stage2", 307), ("stage2", 340), ("stage10", 345)]
+    found = find_checkpoints([f"{hub}main-phase2-ckpt9-tokens3B", f"{hub}main-phase1-ckpt100-tokens2T"])
+    assert [(c.step, c.tokens_seen, c.step_in_stage) for c in found] == [(100, 2e12, 100), (109, 2.003e12, 9)]
+    assert [c.place for c in found] == ["main-phase1 step 100", "main-phase2 step 9"]
+
+
+def test_longer_context_comes_later_in_names_of_one_form(tmp_path: Path):
+    many(tmp_path, ext_16k=(50, 100), ext_4k=(200, 400), ext_128k=(10,))
+    wanted = [("ext-4k", 200), ("ext-4k", 400), ("ext-16k", 450), ("ext-16k", 500), ("ext-128k", 510)]
+    for given in (tmp_path / "*" / "checkpoint-*", sorted(tmp_path.iterdir()), sorted(tmp_path.glob("*/*"))):
+        assert stages(given) == wanted
+    hub = [f"org/m@lc-{names}-step-{step}" for names, step in (("32k-to-64k", 4), ("4k-to-32k", 20))]
+    assert stages(hub) == [("lc-4k-to-32k", 20), ("lc-32k-to-64k", 24)]
+
+
+def test_else_the_order_is_that_of_the_arguments(tmp_path: Path):
+    many(tmp_path, base=(100, 200), long_32k=(0, 50), cool=(30,))
+    base, long, cool = tmp_path / "base", tmp_path / "long-32k", tmp_path / "cool"
+    wanted = [("base", 100), ("base", 200), ("long-32k", 201), ("long-32k", 250), ("cool", 280)]
+    assert stages([base, long, cool]) == wanted
+    assert stages([base / "check*", long / "checkpoint-?*", cool / "checkpoint-30"]) == wanted
+    assert stages([*base.iterdir(), *long.iterdir(), *cool.iterdir()]) == wanted, "no shell gives this order by itself"
+    assert stages([cool, base])[0] == ("cool", 30)
+    message = refused("nothing tells which came first", tmp_path / "*" / "checkpoint-*")
+    assert "base (steps 100 to 200), cool (step 30), long-32k (steps 0 to 50)" in message and "step,stage" in message
+    refused("nothing tells", sorted(tmp_path.glob("*/checkpoint-*")))
+    refused("nothing tells", [base / "checkpoint-100", long, base / "checkpoint-200"])
+
+
+def test_other_names_in_one_folder_are_other_stages(tmp_path: Path):
+    for name in ("warm-step10", "warm-step20", "main-step5", "main-step15"):
+        folder(tmp_path / "x" / name)
+    refused("main .steps 5 to 15., warm .steps 10 to 20.", tmp_path / "x")
+    ordered = stages([tmp_path / "x" / "warm*", tmp_path / "x" / "main*"])
+    assert ordered == [("warm", 10), ("warm", 20), ("main", 25), ("main", 35)]
+    refused("nothing tells", [f"org/m@{name}-step5" for name in ("stage2", "long", "stage1")])
+
+
+def test_branches_side_by_side_are_not_chained(tmp_path: Path):
+    hub = "allenai/OLMo@"
+    branches = [f"{hub}stage2-ingredient{n}-step{n}00-tokens5B" for n in (1, 2, 3)]
+    message = refused("stage2-ingredient1 and stage2-ingredient2 and stage2-ingredient3 are branches", branches)
+    assert "choose one" in message
+    refused("branches side by side", [f"{hub}stage1-step900-tokens3T", *branches[1:]])
+    assert stages([f"{hub}stage1-step900-tokens3T", branches[2]]) == [("stage1", 900), ("stage2-ingredient3", 1200)]
+    many(tmp_path, run_seed1=(10, 20), run_seed2=(15,))
+    refused("run-seed1 and run-seed2", [tmp_path / "run-seed1", tmp_path / "run-seed2"])
+
+
+def test_counts_that_go_on_are_not_added(tmp_path: Path):
+    def told(*runs: tuple[tuple[int, int], ...]) -> list[tuple[int, float | None]]:
+        shutil.rmtree(tmp_path, ignore_errors=True)
+        for n, run in enumerate(runs, 1):
+            for step, tokens in run:
+                state = {"global_step": step, "num_input_tokens_seen": tokens}
+                folder(tmp_path / f"phase{n}" / f"checkpoint-{step}", state=state)
+        return [(c.step, c.tokens_seen) for c in find_checkpoints(tmp_path / "*" / "*")]
+
+    first = ((10, 1000), (20, 2000))
+    assert told(first, ((30, 2500), (40, 3000))) == [(10, 1000), (20, 2000), (30, 2500), (40, 3000)]
+    assert told(first, ((5, 500), (10, 900))) == [(10, 1000), (20, 2000), (25, 2500), (30, 2900)]
+    assert told(first, ((30, 100),)) == [(10, 1000), (20, 2000), (50, 2100)], "tokens fall: both began anew"
+    assert told(first, ((5, 2500),)) == [(10, 1000), (20, 2000), (25, None)], "of all stages, or of this one?"
+    assert told(first, ((5, 500),), ((8, 800),)) == [(10, 1000), (20, 2000), (25, 2500), (28, 2800)]
+    untold = told(((10, 0), (20, 0)), ((5, 500),))
+    assert untold == [(10, None), (20, None), (25, None)], "never a count of one stage only"
+
+
+def test_steps_and_millions_of_tokens_do_not_add_up(tmp_path: Path):
+    many(tmp_path, phase1=(10, 20))
+    folder(tmp_path / "phase2" / "3B")
+    refused("some of these stages tell steps and others only tokens", tmp_path / "*" / "*")
+    folder(tmp_path / "phase0" / "checkpoint-2147483647")
+    refused("add up to 2147483657, more than 2147483647", [tmp_path / "phase0", tmp_path / "phase1"])
+
+
+def test_a_table_tells_stages(tmp_path: Path):
+    many(tmp_path, a=(10, 20), b=(5,), c_seed1=(1,), c_seed2=(2,))
+    table = tmp_path / "steps.csv"
+    table.write_text("checkpoint,step,tokens_seen,stage\nb/checkpoint-5,,1M,warm\na/checkpoint-20,200,8M,main\n"
+                     "a/checkpoint-10,100,4M,main\n")  # fmt: skip
+    found = find_checkpoints([tmp_path / "a", tmp_path / "b"], table)
+    assert [(c.stage, c.step, c.tokens_seen) for c in found] == [
+        ("warm", 5, 1e6),
+        ("main", 100, 4e6),
+        ("main", 200, 8e6),
+    ]
+    refused("tells no stage of checkpoint-1", [tmp_path / "a", tmp_path / "b", tmp_path / "c-seed1"], table=table)
+    table.write_text("checkpoint,step\na/checkpoint-10,10\na/checkpoint-20,20\nb/checkpoint-5,15\n")
+    assert stages([tmp_path / "a", tmp_path / "b"], table=table) == [("", 10), ("", 15), ("", 20)], "one count for all"
+
+
+def test_runs_are_called_as_short_as_tells_them_apart(tmp_path: Path):
+    many(tmp_path, a__ckpts=(10,), b__ckpts=(5,))
+    (tmp_path / "link").symlink_to(tmp_path / "a" / "ckpts")
+    assert stages([tmp_path / "a" / "ckpts", tmp_path / "b" / "ckpts"]) == [("a/ckpts", 10), ("b/ckpts", 15)]
+    assert stages([tmp_path / "link", tmp_path / "a" / "ckpts"]) == [("", 10)]
+    folder(tmp_path / "n" / "step_10" / "hf")
+    folder(tmp_path / "n" / "step_20" / "hf")
+    assert stages(tmp_path / "n" / "*" / "hf") == [("", 10), ("", 20)]
+
+
 def test_the_same_step_twice_is_listed(run: Path, tmp_path: Path):
-    folder(tmp_path / "other" / "step-20")
-    message = refused("step 20: .*checkpoint-20 .* and .*step-20", [run, tmp_path / "other"])
+    folder(run / "step-20")
+    message = refused("step 20: .*checkpoint-20 .* and .*step-20", run)
     assert "leave some out" in message
 
 

@@ -17,9 +17,11 @@ from headscope.interp.loading import load_model
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import StoreError, checkpoints, read_scores, read_steps, validate
 from headscope.interp.sweep.checkpoints import CheckpointError
+from headscope.interp.sweep.merge import merge
 from headscope.interp.sweep.run import SweepResult
 from headscope.interp.sweep.same import differences
-from headscope.interp.sweep.shards import ProbeSource, SweepError
+from headscope.interp.sweep.shards import ProbeSource, Shards, SweepError
+from headscope.interp.sweep.stages import Checkpoint
 from tiny_run import make_checkpoint, make_run, small_probes, tiny_tokenizer
 
 PROBES = small_probes()
@@ -182,16 +184,16 @@ def test_a_broken_checkpoint_is_reported_and_the_others_go_on(copy: Path, plain:
     assert a.tobytes() == b.tobytes(), "a failure before does not show"
 
 
-def test_another_architecture_in_the_middle_is_left_out(run: Path, tmp_path: Path):
-    other = make_checkpoint(tmp_path / "checkpoint-15", num_hidden_layers=3)
-    for given in ([run, other], [other, run]):
-        output = tmp_path / f"{len(given)}.h5"
+def test_another_architecture_in_the_middle_is_left_out(copy: Path, tmp_path: Path):
+    make_checkpoint(copy / "checkpoint-15", num_hidden_layers=3)
+    for given in (sorted(copy.iterdir()), sorted(copy.iterdir(), reverse=True)):
+        output = tmp_path / "run.h5"
         result = hs.sweep(given, PROBES, output)
         assert list(result.failed) == [15]
         assert "3 layers, 8 heads and 2 kv heads, not 2 layers, 8 heads and 2 kv heads" in result.failed[15]
         assert checkpoints(output) == [10, 20, 30]
-    first = make_checkpoint(tmp_path / "checkpoint-5", num_hidden_layers=3)
-    assert list(hs.sweep([first, run], PROBES, tmp_path / "first.h5").failed) == [5], "most decide, not the first"
+    shutil.move(copy / "checkpoint-15", copy / "checkpoint-5")
+    assert list(hs.sweep(copy, PROBES, tmp_path / "first.h5").failed) == [5], "most decide, not the first"
 
 
 def test_changed_weights_are_not_taken_as_done(copy: Path, tmp_path: Path):
@@ -368,5 +370,162 @@ def test_a_read_only_folder_is_refused(run: Path, tmp_path: Path):
         hs.sweep(run, PROBES, folder / "run.h5")
 
 
+def test_a_name_that_fills_what_the_file_system_takes(run: Path, tmp_path: Path):
+    output = tmp_path / ("回" * 84 + ".h5")
+    assert hs.sweep(run / "checkpoint-10", PROBES, output).done == (10,)
+    assert hs.sweep(run, PROBES, output).done == (20, 30) and checkpoints(output) == [10, 20, 30]
+
+
+def test_scores_that_their_shard_does_not_take_are_elsewhere(run: Path, tmp_path: Path, monkeypatch):
+    """The folder of shards goes away while the second checkpoint is being scored."""
+    output = tmp_path / "run.h5"
+
+    def lose(outcome, done: int, total: int) -> None:
+        if done == 1:
+            shutil.move(f"{output}.shards", tmp_path / "moved")
+
+    with pytest.raises(
+        StoreError, match="could not write .*step-0000000020.h5.*the scores of checkpoint 20 are in"
+    ) as e:
+        hs.sweep(run, PROBES, output, on_checkpoint=lose)
+    rescued, shard = str(e.value).split(": mv ")[1].split(", and")[0].split()
+    assert checkpoints(rescued) == [20] and checkpoints(output) == [10]
+    shutil.move(tmp_path / "moved", f"{output}.shards")
+    shutil.move(rescued, shard)
+    assert hs.sweep(run, PROBES, output) == SweepResult(output, (30,), (10, 20), {})
+
+
+def test_a_results_file_that_cannot_be_written_stops_no_sweep(run: Path, tmp_path: Path, monkeypatch, caplog):
+    """Somebody puts a folder in its place; the shards hold everything, and the command that is named makes the file."""
+    output = tmp_path / "run.h5"
+
+    def block(outcome, done: int, total: int) -> None:
+        if done == 1:
+            output.unlink()
+            output.mkdir()
+
+    with pytest.raises(SweepError, match="all scores are in .*run.h5.shards: headscope merge") as e:
+        hs.sweep(run, PROBES, output, on_checkpoint=block)
+    output.rmdir()
+    _, shards, _, target = str(e.value).split(": headscope ")[1].split()
+    merge(shards, target)
+    assert checkpoints(output) == [10, 20, 30]
+
+
 def test_a_part_without_checkpoints_is_no_error(run: Path, tmp_path: Path):
     assert hs.sweep(run, PROBES, tmp_path / "run.h5", only=(4, 4)) == SweepResult(tmp_path / "run.h5", (), (), {})
+
+
+# Several stages
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> tuple[Path, Path]:
+    """Checkpoints of both runs have the same names and own steps, and other weights."""
+    first = make_run(tmp_path / "ext-4k", (10, 20))
+    return first, Path(shutil.move(make_run(tmp_path / "later", (11, 21)), tmp_path / "ext-16k"))
+
+
+def hashes(path: Path) -> dict[int, str]:
+    return {step: read_scores(path, step).provenance["weights_sha256"] for step in checkpoints(path)}
+
+
+def test_scores_stay_with_their_checkpoint_when_a_stage_grows(run: Path, plain: Path, tmp_path: Path):
+    first = Path(shutil.copytree(run / "checkpoint-10", tmp_path / "phase1" / "checkpoint-10")).parent
+    later = tmp_path / "phase2"
+    for old, new in ((20, 10), (30, 5)):
+        shutil.copytree(run / f"checkpoint-{old}", later / f"checkpoint-{new}")
+    output = tmp_path / "run.h5"
+    assert hs.sweep([first], PROBES, output).done == (10,)
+    assert hs.sweep([first, later], PROBES, output).done == (15, 20), "and the one of before is not scored again"
+    of = hashes(plain)
+    assert hashes(output) == {10: of[10], 15: of[30], 20: of[20]}
+    # the first stage gets one more, at an own step that the second has too, and whose place was another's
+    make_checkpoint(first / "checkpoint-5", seed=5)
+    make_checkpoint(first / "checkpoint-15", seed=15)
+    result = hs.sweep([later, first], PROBES, output)
+    assert (result.done, result.skipped) == ((5, 15), (10, 20, 25))
+    assert validate(output) == [] and len(set(hashes(output).values())) == 5
+    assert {step: hashes(output)[step] for step in (10, 20, 25)} == {10: of[10], 20: of[30], 25: of[20]}
+    with h5py.File(output) as file:
+        assert file["stage"].asstr()[:].tolist() == ["phase1"] * 3 + ["phase2"] * 2
+        assert file["step_in_stage"][:].tolist() == [5, 10, 15, 5, 10]
+    at_once = tmp_path / "at-once.h5"
+    hs.sweep([first, later], PROBES, at_once)
+    assert differences(output, at_once) == []
+    shutil.rmtree(first / "checkpoint-15")  # as trainers do; its scores stay, and so do the places
+    shutil.rmtree(tmp_path / "run.h5.shards")
+    assert hs.sweep([first, later], PROBES, output).skipped == (5, 10, 20, 25)
+    assert differences(output, at_once) == []
+
+
+def test_a_sweep_killed_while_places_move_goes_on(two_runs: tuple[Path, Path], tmp_path: Path, monkeypatch):
+    first, later = two_runs
+    output = tmp_path / "run.h5"
+    for number, path in enumerate(sorted(later.iterdir()), 1):
+        path.rename(later / f"checkpoint-{number}0")
+    hs.sweep([first, later], PROBES, output)
+    before = hashes(output)
+    assert list(before) == [10, 20, 30, 40]
+    make_checkpoint(first / "checkpoint-25", seed=25)
+    retell = Shards.retell
+
+    def killed(shards: Shards, path: Path, checkpoint: Checkpoint) -> None:
+        if checkpoint.step == 45:
+            raise KeyboardInterrupt
+        retell(shards, path, checkpoint)
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Shards, "retell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            hs.sweep([first, later], PROBES, output)
+    assert hashes(output) == before, "half of the shards have moved, the file has not"
+    assert hs.sweep([first, later], PROBES, output).done == (25,)
+    after = hashes(output)
+    assert list(after) == [10, 20, 25, 35, 45] and [after[35], after[45]] == [before[30], before[40]]
+
+
+def test_stages_in_parts_and_merged(two_runs: tuple[Path, Path], tmp_path: Path):
+    output, parts = tmp_path / "run.h5", tmp_path / "parts.h5"
+    hs.sweep(list(two_runs), PROBES, output)
+    assert checkpoints(output) == [10, 20, 31, 41]
+    for i in (2, 1, 3):
+        hs.sweep(list(two_runs), PROBES, parts, only=(i, 3))
+    hs.merge(tmp_path / "parts.h5.shards", parts)
+    assert differences(output, parts) == []
+
+
+def test_another_run_has_no_place_in_the_file(two_runs: tuple[Path, Path], tmp_path: Path):
+    first, later = two_runs
+    output = tmp_path / "run.h5"
+    first.rename(tmp_path / "base")
+    hs.sweep(tmp_path / "base", PROBES, output)
+    before = output.read_bytes()
+    with pytest.raises(SweepError, match="also holds checkpoint 10, 20 of base, of another run .* order of training"):
+        hs.sweep(later, PROBES, output)
+    assert output.read_bytes() == before
+    assert hs.sweep([tmp_path / "base", later], PROBES, output).done == (31, 41)
+    (tmp_path / "base").rename(tmp_path / "renamed")
+    assert hs.sweep([tmp_path / "renamed", later], PROBES, output).skipped == (10, 20, 31, 41)
+    shutil.rmtree(tmp_path / "renamed" / "checkpoint-10")
+    with pytest.raises(SweepError, match="other weights for checkpoint 31"):
+        make_checkpoint(later / "checkpoint-11", seed=1)
+        hs.sweep([tmp_path / "renamed", later], PROBES, output)
+
+
+def test_files_that_were_swept_apart_are_not_interleaved(two_runs: tuple[Path, Path], tmp_path: Path):
+    for path in two_runs:
+        hs.sweep(path, PROBES, tmp_path / f"{path.name}.h5")
+    with pytest.raises(StoreError, match="checkpoints of ext-4k and of ext-16k would be mixed"):
+        hs.merge([tmp_path / "ext-4k.h5", tmp_path / "ext-16k.h5"], tmp_path / "both.h5")
+    assert not (tmp_path / "both.h5").exists()
+
+
+def test_scores_after_a_replaced_checkpoint_are_named(copy: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    output = tmp_path / "run.h5"
+    hs.sweep(copy, PROBES, output)
+    shutil.rmtree(copy / "checkpoint-30")
+    make_checkpoint(copy / "checkpoint-20", seed=99)
+    hs.sweep(copy, PROBES, output, replace_changed=True)
+    assert "keeps the scores of checkpoint 30, which come after replaced ones" in caplog.text
+    assert checkpoints(output) == [10, 20, 30], "they may be good all the same"

@@ -1,0 +1,94 @@
+"""Files of a user's own texts: plain text, and the JSON that corpora come in."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from .errors import ProbeError
+
+JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
+SUFFIXES = (".txt", ".md", *JSON_SUFFIXES)
+FIELDS = ("text", "content")
+ACCEPTED = 'accepted are a text, {"text": ...} or {"content": ...}, a list of those, and JSON Lines of them'
+
+
+class NoText(ProbeError):
+    """A file named .json that holds no text where one is looked for."""
+
+
+def suffix(file: Path) -> str:
+    """The file's kind, whether it is gzipped or not."""
+    return (file.with_suffix("") if file.suffix.lower() == ".gz" else file).suffix.lower()
+
+
+def texts(file: Path) -> Iterator[str]:
+    """The texts that a file holds. A file of another suffix than JSON's is one text.
+
+    Raises NoText where a JSON file holds none, ProbeError where a line of JSON Lines is broken or the file is not UTF-8.
+    """
+    kind = suffix(file)
+    try:
+        with _open(file) as lines:
+            if kind not in JSON_SUFFIXES:
+                yield lines.read()
+            elif kind == ".json":
+                yield from _json(file, lines.read())
+            else:
+                yield from _json_lines(file, lines)
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+        raise ProbeError(f"{file} is not UTF-8 text ({error}); convert it or leave it out.") from error
+    except OSError as error:
+        raise ProbeError(f"{file} cannot be read ({error.strerror or error}); make it readable or leave it out.") from error
+
+
+def _open(file: Path) -> TextIO:
+    # utf-8-sig: without the mark that some editors put first
+    return gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix.lower() == ".gz" else file.open(encoding="utf-8-sig")
+
+
+def _json(file: Path, content: str) -> Iterator[str]:
+    try:
+        value = json.loads(content)
+    except json.JSONDecodeError as error:
+        if error.msg != "Extra data":
+            raise NoText(f"{file} is not JSON ({error}); mend it or leave it out.") from error
+        yield from _json_lines(file, content.splitlines())  # JSON Lines are often named .json
+        return
+    yield from _strings(str(file), value)
+
+
+def _json_lines(file: Path, lines: Any) -> Iterator[str]:
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ProbeError(f"{file}, line {number}, is not JSON ({error.msg}); mend it or leave it out.") from error
+        yield from _strings(f"{file}, line {number},", value)
+
+
+def _strings(where: str, value: Any) -> Iterator[str]:
+    found = next((value[field] for field in FIELDS if field in value), None) if isinstance(value, dict) else value
+    if isinstance(found, str):
+        # JSON may hold halves of a surrogate pair, which no tokenizer takes.
+        yield found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    elif isinstance(found, list) and found:
+        for index, item in enumerate(found):
+            yield from _strings(f"{where} item {index}" if where.endswith(",") else f"{where}, item {index},", item)
+    else:
+        raise NoText(f"{where} holds {_kind(value)}, no text; {ACCEPTED}.")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, dict):
+        fields = ", ".join(map(repr, list(value)[:6])) + (", ..." if len(value) > 6 else "")
+        wrong = next((field for field in FIELDS if field in value), None)
+        if wrong:
+            return f"{wrong!r} with {_kind(value[wrong])}"
+        return f"an object with the fields {fields}" if value else "an empty object"
+    return "an empty list" if value == [] else "null" if value is None else f"the {type(value).__name__} {value!r:.40}"
