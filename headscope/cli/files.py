@@ -47,7 +47,9 @@ def export(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Where to; without it, to the terminal.")
     ] = None,
-    top: Annotated[int | None, typer.Option(metavar="N", help="qrhead: the N best heads, not those above 0.1.")] = None,
+    top: Annotated[
+        int | None, typer.Option(metavar="N", help="qrhead: the N best heads, not those above 0.1 and chance.")
+    ] = None,
     checkpoint: Annotated[
         int | None, typer.Option(metavar="STEP", help="Which checkpoint: the last by default; csv, parquet: all.")
     ] = None,
