@@ -193,10 +193,13 @@ def _encode(codec: Codec, text: str, id: str) -> tuple[NDArray[np.int32], NDArra
         ids, starts, ends = list(encoded["input_ids"]), offsets[:, 0], offsets[:, 1].copy()
     else:
         ids = codec.encode(text)
-        surfaces = codec.surfaces(ids)
-        ends = np.cumsum([len(surface) for surface in surfaces])
-        starts = np.concatenate([[0], ends[:-1]])
-        if "".join(surfaces) != text:
+        groups = codec.characters(ids)
+        sizes = np.diff([*(start for start, _ in groups), len(ids)])
+        spelt = "".join(piece for _, piece in groups)
+        extra = len(spelt) - len(spelt.removeprefix(" ")) if not text.startswith(" ") else 0  # SentencePiece puts it first
+        bounds = np.maximum(np.cumsum([0, *(len(piece) for _, piece in groups)]) - extra, 0)
+        starts, ends = np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
+        if spelt[extra:] != text:
             raise SpanNotFound(
                 f"{id}: {codec.name} has no character offsets and its tokens do not spell the text; use a fast "
                 "tokenizer or Probe.from_ids."
