@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from . import sentences
 from .errors import DepthOutOfRange, EmptyAnswer, JoinNotCanonical, NeedleLeak, ProbeError, SpanNotFound
 from .frame import Frame, frame_for
+from .layout import depth_tolerance
 from .probe import Probe, Span, align, classify, short_hash
 from .tokens import Codec, squash
 
-SHIFT = 0.02  # of the context: how far from the depth asked for a sentence may start before one is cut in two
-SHIFT_TOKENS = 20  # or so many tokens, if that is more: half a long sentence
 BORDERS: tuple[Callable[[str], list[int]], ...] = (  # the best first; lines count as sentences
     sentences.sentence_starts,
     sentences.clause_starts,
@@ -151,7 +150,8 @@ def _place(codec: Codec, context: str, depth: float, id: str) -> int:
             places = places[[_is_border(context, at, starts, reach) for at in places.tolist()]]
         depths = np.searchsorted(starts, places) / len(starts)
         best = int(np.argmin(np.abs(depths - depth)))
-        if abs(depths[best] - depth) <= max(SHIFT, SHIFT_TOKENS / len(starts)):
+        # Two tokens less than is allowed: the needle may change how its neighbours are cut.
+        if abs(depths[best] - depth) <= depth_tolerance(len(starts)) - 2 / len(starts):
             return int(places[best])
         nearest = min(nearest, float(depths[best]), key=lambda found: abs(found - depth))
     raise DepthOutOfRange(
