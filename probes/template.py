@@ -45,6 +45,10 @@ class Template:
     def __init__(self, codec: Codec, system: str | None, arguments: Mapping[str, Any] | None) -> None:
         if not getattr(codec.tokenizer, "chat_template", None):
             raise NoChatTemplate(f"{codec.name} has no chat template; use chat=False for plain completion.")
+        if arguments is not None and not (
+            isinstance(arguments, Mapping) and all(isinstance(n, str) for n in arguments)
+        ):
+            raise ProbeError(f"template_args is {arguments!r}; give a dictionary of names and values.")
         self.codec, self.system = codec, system
         try:
             self.source = str(codec.tokenizer.get_chat_template(tools=(arguments or {}).get("tools")))
@@ -117,7 +121,10 @@ class Template:
 
     def _closed(self) -> str:
         """What follows a user's text when nobody's turn is opened."""
-        return self._render(self.system, prompting=False).partition(USER)[2]
+        try:
+            return self._render(self.system, prompting=False).partition(USER)[2]
+        except Exception:  # it need not take a chat that ends with the user
+            return ""
 
     def _render(self, system: str | None, reply: dict[str, str] | None = None, *, prompting: bool = True) -> str:
         messages = [{"role": "user", "content": USER}]
@@ -133,8 +140,6 @@ class Template:
         )
 
     def _checked(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(arguments, Mapping) or not all(isinstance(name, str) for name in arguments):
-            raise ProbeError(f"template_args is {arguments!r}; give a dictionary of names and values.")
         own = {*inspect.signature(self.codec.tokenizer.apply_chat_template).parameters, "messages", "strftime_now"}
         for name in arguments:
             if name in own - {"tools", "documents"}:

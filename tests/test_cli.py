@@ -187,6 +187,39 @@ def test_remedies_are_in_the_words_of_the_command_line(model, tmp_path):
     assert "pass --allow-pickle" in message
 
 
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}{{ raise_exception('no system message') }}{% endif %}"
+    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}[assistant{% if loud is defined and loud %} {{ loud }}{% endif %}]{% endif %}"
+)
+
+
+@pytest.fixture
+def chatty(tokenizer, tmp_path) -> Path:
+    """The tokenizer with a chat template that wants a system message."""
+    folder = tmp_path / "chatty"
+    tokenizer.save_pretrained(folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return folder
+
+
+def test_a_chat_takes_a_system_prompt_and_template_arguments(chatty, tmp_path):
+    show = ["probes", "show", "grid", "0", "--tokenizer", chatty, "--lengths", "384", "--depths", "2"]
+    chat = [*show, "--chat", "--system", "Be brief."]
+    quiet = " ".join(succeed(*chat, "--template-arg", "loud=False").split())
+    assert "[system]Be brief.[user]" in quiet
+    assert "[assistant]Answer:" in quiet
+    assert "[assistant very]Answer:" in " ".join(succeed(*chat, "--template-arg", "loud=very").split())
+    assert "fails: no system message; give a system message with --system ..." in fail(*show, "--chat")
+    assert "add --chat" in fail(*show, "--system", "Be brief.")
+    assert "add --chat" in fail(*show, "--template-arg", "loud=very")
+    assert "never reads" in fail(*chat, "--template-arg", "lout=very")
+    assert "give NAME=VALUE" in fail(*chat, "--template-arg", "loud")
+    saved = tmp_path / "grid.npz"
+    succeed("probes", "build", "grid", *chat[4:], "-o", saved)
+    assert "--chat, --system: " in fail("probes", "show", saved, "--tokenizer", chatty, "--chat", "--system", "x")
+
+
 def test_the_quickstart_runs(model, tmp_path, monkeypatch):
     script = Path(__file__).resolve().parents[1] / "examples" / "quickstart.py"
     monkeypatch.chdir(tmp_path)

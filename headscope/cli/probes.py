@@ -87,7 +87,7 @@ def show(
     if not 0 <= index < len(probe_set):
         raise UsageError(f"INDEX: {index} given, but {probes} has the probes 0 to {len(probe_set) - 1}")
     text = marked(probe_set[index], chosen)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # a text may hold [INST]
     console.print(text if console.color_system else bracketed(text))
 
 

@@ -124,7 +124,7 @@ def sweep(
     from ..interp.sweep.shards import ProbeSource
 
     saved = Path(probes).suffix == ".npz" or Path(probes).is_file()
-    asked = {"set": probes, "lengths": lengths, "depths": depths, "needles": needles, "seed": seed}
+    asked: dict[str, Any] = {"set": probes, "lengths": lengths, "depths": depths, "needles": needles, "seed": seed}
     asked |= {"kind": kind and kind.value, "haystack": haystack, "chat": chat}
     if system is not None or template_arg:
         asked |= {"system": system, "template_args": template_arg}

@@ -293,5 +293,5 @@ def test_arguments_are_refused_at_once(tmp_path: Path, arguments: dict, error: t
 
 def test_a_file_of_other_probes_is_refused_at_once(tmp_path: Path) -> None:
     score_heads(build("llama"), random_grid()).save(tmp_path / "run.h5")
-    with pytest.raises(ValueError, match="another file"):
+    with pytest.raises(ValueError, match=r"keep them with ProbeSet.save; .*chat template.*another file"):
         hs.HeadMonitor(PROBES, tmp_path / "run.h5")

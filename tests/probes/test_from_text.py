@@ -213,3 +213,112 @@ def test_never_a_silently_wrong_span(
         said, wanted = squash(span_text(probe, tokenizer)), squash(needle)
         assert wanted in said
         assert len(said) <= len(wanted) + 2
+
+
+OTHER_LANGUAGES = {  # filler, needle, question, answer
+    "Japanese": (
+        "古い時計はいつも遅れている。朝の市場は人でいっぱいだ。",
+        "村の合言葉、七つの白い石です。",
+        "合言葉は?",
+        "七つの白い石",
+    ),
+    "Chinese without punctuation": (
+        "老邮局的钟总是慢十一分钟早上的市场里人很多",
+        "暗号：七块白石头。",
+        "暗号是什么?",
+        "七块白石头",
+    ),
+    "Thai": ("ตลาดตอนเช้ามีคนเยอะมาก เด็กๆเล่นว่าว ", "รหัสลับคือหินขาวเจ็ดก้อน", "รหัสลับคืออะไร", "หินขาวเจ็ดก้อน"),
+    "Khmer": ("ផ្សារពេលព្រឹកមានមនុស្សច្រើន។ ", "ពាក្យសម្ងាត់គឺថ្មសប្រាំពីរ។", "អ្វី?", "ថ្មសប្រាំពីរ"),
+    "Urdu": ("پرانی گھڑی ہمیشہ پیچھے چلتی ہے۔ ", "خفیہ لفظ سات سفید پتھر ہے۔", "خفیہ لفظ کیا ہے؟", "سات سفید پتھر"),
+    "Bengali": ("পুরনো ঘড়ি সবসময় পিছিয়ে থাকে। ", "গোপন শব্দ সাতটি সাদা পাথর।", "গোপন শব্দ কী?", "সাতটি সাদা পাথর"),
+    "Amharic": ("የድሮው ሰዓት ሁልጊዜ ይዘገያል። ", "ሚስጥር ቃል ሰባት ነጭ ድንጋዮች ነው።", "ምንድን ነው?", "ሰባት ነጭ ድንጋዮች"),
+    "Korean": ("오래된 시계는 항상 느리다. ", "마을의 암호는 하얀 돌 일곱 개이다.", "암호는?", "하얀 돌 일곱 개"),
+    "log lines": ("01-02 ERROR disk full on node7, retry in 5s, ", "the magic node is x-93", "Which node?", "x-93"),
+    "CSV": ("17,apple,3.50,red,2021-03-04,", "the magic fruit is quince", "Which fruit?", "quince"),
+    "code": ("def f(x):\n    return x[0] != x[1]\n\n", "# the magic name is quince", "Which name?", "quince"),
+    "no punctuation": ("and the clock of the post office is slow ", "the magic fruit is quince", "Which?", "quince"),
+}
+
+
+@pytest.mark.parametrize("language", OTHER_LANGUAGES)
+def test_any_language_meets_its_depth_and_copies_its_answer(gpt2_like: Any, language: str) -> None:
+    filler, needle, question, answer = OTHER_LANGUAGES[language]
+    repeats = 1 + 1200 // len(Codec(gpt2_like).encode(filler))
+    spaced = language not in ("Japanese", "Chinese without punctuation", "Thai", "Khmer")
+    for depth in (0.0, 0.13, 0.5, 0.77, 1.0):
+        probe = Probe.from_text(
+            gpt2_like, context=filler * repeats, needle=needle, question=question, answer=answer, depth=depth
+        )
+        ProbeSet((probe,)).verify(gpt2_like)
+        assert probe.depth == pytest.approx(depth, abs=0.02)
+        assert probe.alignment == "exact"
+        assert gpt2_like.decode(probe.input_ids).endswith(f"Answer:{' ' if spaced else ''}{answer}")
+        assert len(re.findall(re.escape(needle), gpt2_like.decode(probe.input_ids))) == 1
+
+
+def test_a_needle_is_never_put_inside_a_word(gpt2_like: Any) -> None:
+    words = "extraordinary internationalisation don't 3,000 "
+    for depth in (0.21, 0.34, 0.55, 0.9):
+        probe = Probe.from_text(
+            gpt2_like, context=words * 60, needle="The key is red.", question="Which?", answer="red", depth=depth
+        )
+        before, _, after = gpt2_like.decode(probe.input_ids).partition("The key is red.")
+        assert before[-1] == " "
+        assert after.split()[0] in words.split()
+
+
+def test_a_text_without_any_border_says_what_depth_can_be_had(gpt2_like: Any) -> None:
+    with pytest.raises(DepthOutOfRange, match=r"near depth 0.5; the nearest that can be had is [01]\.0000"):
+        Probe.from_text(gpt2_like, context="QzxJ" * 600, needle="The key is red.", question="Which?", answer="red")
+
+
+@pytest.mark.parametrize(
+    ("needle", "answer", "context"),
+    [
+        ("The hunter loves the library.", "the library", "The library has a tree. "),
+        ("The hunter loves the library.", "the library", "We left the\nlibrary at noon. "),
+        ("老猎人最喜欢的地方是图书馆。", "图书馆", "图书馆的门口有一棵银杏树。"),
+        ("老猎人最喜欢的地方是图书馆。", "图书馆", "门口有一棵银杏树在图\n书馆旁。"),
+        ("猟師は図書館が好きです。", "図書館", "昨日図書館へ行った。"),
+        ("사냥꾼은 도서관을 좋아한다.", "도서관", "그는 도서관에서 잤다. "),
+        ("นายพรานชอบห้องสมุด", "ห้องสมุด", "เขาไปห้องสมุดทุกวัน "),
+        ("الصياد يحب المكتبة.", "المكتبة", "ذهب إلى والمكتبة أمس. "),
+        ("模型的名字是GPT。", "GPT", "我们用GPT写文章。"),
+    ],
+)
+def test_an_answer_outside_the_needle_is_found_in_every_script(
+    gpt2_like: Any, needle: str, answer: str, context: str
+) -> None:
+    with pytest.raises(NeedleLeak, match="also outside the needle"):
+        Probe.from_text(gpt2_like, context=context * 20, needle=needle, question="?", answer=answer)
+
+
+@pytest.mark.parametrize(
+    ("needle", "answer", "context"),
+    [
+        ("The keeper has 3 lanterns.", "3", "There were 13 boats and 30 men in 2034. "),
+        ("The keeper has a lantern.", "lantern", "Nobody sells lanterns. "),
+        ("कुंजी घर में है।", "घर", "लोग घरों में थे। "),
+        ("第3扇门。", "3", "今天来了13个人。"),
+    ],
+)
+def test_an_answer_inside_a_longer_word_is_no_leak(gpt2_like: Any, needle: str, answer: str, context: str) -> None:
+    probe = Probe.from_text(gpt2_like, context=context * 20, needle=needle, question="?", answer=answer)
+    assert probe.answer_text == answer
+
+
+def test_a_needle_with_a_line_break_in_it_is_found_and_counted(gpt2_like: Any) -> None:
+    broken = NEEDLE.replace(" the lighthouse", "\nthe  lighthouse")
+    probe = Probe.from_text(gpt2_like, context=f"{CONTEXT} {broken} {CONTEXT.replace('river', 'lake')}", **ASK)
+    ProbeSet((probe,)).verify(gpt2_like)
+    assert probe.needle_text == broken
+    with pytest.raises(NeedleLeak, match="2 times"):
+        Probe.from_text(gpt2_like, context=f"{broken} {CONTEXT} {NEEDLE}", **ASK)
+    with pytest.raises(NeedleLeak, match="another spelling"):
+        Probe.from_text(gpt2_like, context=f"{CONTEXT} {NEEDLE.upper()}", **{**ASK, "answer": "nothing"})
+
+
+def test_a_needle_among_indented_lines_has_a_line_of_its_own(gpt2_like: Any) -> None:
+    probe = Probe.from_text(gpt2_like, context="if a:\n    b = 1\n    c = 2\n" * 80, **ASK)
+    assert re.search(rf"\n{re.escape(NEEDLE)}\n", gpt2_like.decode(probe.input_ids))
