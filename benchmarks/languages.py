@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import random
 import sys
+import tempfile
 import warnings
 from collections import Counter
 from collections.abc import Callable
@@ -137,10 +138,14 @@ def package(name: str) -> Path:
     return Path(found.submodule_search_locations[0])
 
 
-def mistral(file: str) -> Any:
+def mistral(file: str, name: str) -> Any:
+    """A tokenizer of mistral-common, as a repository of theirs holds it: alone, under its usual name."""
+    data = package("mistral_common") / "data"
     from transformers import MistralCommonBackend
 
-    return MistralCommonBackend.from_pretrained(str(package("mistral_common") / "data" / file))
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / name).write_bytes((data / file).read_bytes())
+        return MistralCommonBackend.from_pretrained(folder)
 
 
 def deepseek() -> Any:
@@ -182,8 +187,8 @@ def unigram() -> Any:
 
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {
-    "mistral-v3": lambda: mistral("mistral_instruct_tokenizer_240323.model.v3"),
-    "tekken": lambda: mistral("tekken_240911.json"),
+    "mistral-v3": lambda: mistral("mistral_instruct_tokenizer_240323.model.v3", "tokenizer.model.v3"),
+    "tekken": lambda: mistral("tekken_240911.json", "tekken.json"),
     "deepseek": deepseek,
     "smollm2": smollm2,
     "byt5": byt5,

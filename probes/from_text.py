@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 from . import sentences
 from .errors import DepthOutOfRange, EmptyAnswer, JoinNotCanonical, NeedleLeak, ProbeError, SpanNotFound
 from .frame import Frame, frame_for
+from .layout import depth_tolerance
 from .probe import Probe, Span, align, classify, short_hash
 from .tokens import Codec, squash
 
-SHIFT = 0.02  # of the context: how far from the depth asked for a sentence may start before one is cut in two
-SHIFT_TOKENS = 20  # or so many tokens, if that is more: half a long sentence
 BORDERS: tuple[Callable[[str], list[int]], ...] = (  # the best first; lines count as sentences
     sentences.sentence_starts,
     sentences.clause_starts,
@@ -151,7 +150,8 @@ def _place(codec: Codec, context: str, depth: float, id: str) -> int:
             places = places[[_is_border(context, at, starts, reach) for at in places.tolist()]]
         depths = np.searchsorted(starts, places) / len(starts)
         best = int(np.argmin(np.abs(depths - depth)))
-        if abs(depths[best] - depth) <= max(SHIFT, SHIFT_TOKENS / len(starts)):
+        # Two tokens less than is allowed: the needle may change how its neighbours are cut.
+        if abs(depths[best] - depth) <= depth_tolerance(len(starts)) - 2 / len(starts):
             return int(places[best])
         nearest = min(nearest, float(depths[best]), key=lambda found: abs(found - depth))
     raise DepthOutOfRange(
@@ -193,10 +193,13 @@ def _encode(codec: Codec, text: str, id: str) -> tuple[NDArray[np.int32], NDArra
         ids, starts, ends = list(encoded["input_ids"]), offsets[:, 0], offsets[:, 1].copy()
     else:
         ids = codec.encode(text)
-        surfaces = codec.surfaces(ids)
-        ends = np.cumsum([len(surface) for surface in surfaces])
-        starts = np.concatenate([[0], ends[:-1]])
-        if "".join(surfaces) != text:
+        groups = codec.characters(ids)
+        sizes = np.diff([*(start for start, _ in groups), len(ids)])
+        spelt = "".join(piece for _, piece in groups)
+        extra = len(spelt) - len(spelt.removeprefix(" ")) if not text.startswith(" ") else 0  # SentencePiece puts it first
+        bounds = np.maximum(np.cumsum([0, *(len(piece) for _, piece in groups)]) - extra, 0)
+        starts, ends = np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
+        if spelt[extra:] != text:
             raise SpanNotFound(
                 f"{id}: {codec.name} has no character offsets and its tokens do not spell the text; use a fast "
                 "tokenizer or Probe.from_ids."

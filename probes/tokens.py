@@ -122,11 +122,23 @@ class Codec:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def decode(self, ids: Ids) -> str:
-        return str(
-            self.tokenizer.decode(
-                [int(id) for id in ids], skip_special_tokens=False, clean_up_tokenization_spaces=False
-            )
-        )
+        runs: list[list[int]] = [[]]
+        if self._spells_pieces:  # special tokens apart
+            for id in map(int, ids):
+                runs += [[id], []] if id in self.special_ids else []
+                runs[-1] += [] if id in self.special_ids else [id]
+        else:
+            runs[0] = [int(id) for id in ids]
+        return "".join(self._decode(run, skip=self._spells_pieces and run[0] not in self.special_ids) for run in runs if run)
+
+    def _decode(self, ids: list[int], *, skip: bool) -> str:
+        return str(self.tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def _spells_pieces(self) -> bool:
+        """mistral-common's SentencePiece gives "▁a▁b" for "a b", and text only where special tokens are left out."""
+        ids = self.encode("a b")
+        return not self.special_ids.intersection(ids) and self._decode(ids, skip=False) != self._decode(ids, skip=True)
 
     def piece(self, text: str, after: str = ANCHOR) -> list[int]:
         """Ids of `text` where it continues `after`."""
