@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ import pytest
 import headscope as hs
 from headscope.interp.loading import load_model
 from headscope.interp.scoring import score_heads
-from headscope.interp.store import StoreError, checkpoints, read_scores, read_steps, validate
+from headscope.interp.store import StoreError, checkpoints, read_scores, read_steps, validate, write
 from headscope.interp.sweep.checkpoints import CheckpointError
 from headscope.interp.sweep.merge import merge
 from headscope.interp.sweep.run import SweepResult
@@ -511,6 +512,25 @@ def test_another_run_has_no_place_in_the_file(two_runs: tuple[Path, Path], tmp_p
     with pytest.raises(SweepError, match="other weights for checkpoint 31"):
         make_checkpoint(later / "checkpoint-11", seed=1)
         hs.sweep([tmp_path / "renamed", later], PROBES, output)
+
+
+def test_stages_that_were_interleaved_before_are_put_in_order(run: Path, plain: Path, tmp_path: Path):
+    """By a version that told neither run nor stage: weights and names tell which shard is of which checkpoint."""
+    names = {50: "stage2-step50", 100: "stage1-step100", 200: "stage1-step200"}
+    rows, output = [], tmp_path / "run.h5"
+    for (step, name), old in zip(names.items(), (10, 20, 30), strict=True):
+        shutil.copytree(run / f"checkpoint-{old}", tmp_path / "all" / name)
+        scores = read_scores(plain, old)
+        made = {key: scores.provenance["sweep"][key] for key in ("dtype", "stamp")} | {"checkpoint": name}
+        rows.append((step, None, replace(scores, provenance=scores.provenance | {"sweep": made})))
+    write(output, rows)
+    assert hs.sweep(tmp_path / "all", PROBES, output).skipped == (100, 200, 250)
+    of = hashes(plain)
+    assert hashes(output) == {100: of[20], 200: of[30], 250: of[10]} and validate(output) == []
+    shutil.rmtree(tmp_path / "all" / "stage1-step200")
+    shutil.rmtree(tmp_path / "all" / "stage1-step100")
+    assert hs.sweep(tmp_path / "all", PROBES, output).skipped == (250,), "on top of what is no longer there"
+    assert checkpoints(output) == [100, 200, 250]
 
 
 def test_files_that_were_swept_apart_are_not_interleaved(two_runs: tuple[Path, Path], tmp_path: Path):
