@@ -12,7 +12,7 @@ import shlex
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 _DEPTH = 3  # folders below the given one that are looked into
 _MOST = 2000  # names that are looked at
@@ -22,9 +22,8 @@ _MOST = 2000  # names that are looked at
 class _Format:
     """files: patterns, one of which a file's path in the folder matches, part by part. what: what the folder is.
 
-    remedy: {d} is the folder, {f} what matched, {p} the folder of {f}, {out} a folder that does not exist yet, all
-    quoted for a shell; {base} the model that the folder's config says it was made from. in_place: the command makes a
-    model of the folder itself, once a config.json lies in it.
+    remedy: what stands in braces is told by `_places`. in_place: the command makes a model of the folder itself, once a
+    config.json lies in it.
     """
 
     files: tuple[str, ...]
@@ -75,8 +74,8 @@ _FORMATS = (
     _Format(
         ("*zero_pp_rank_*", "mp_rank_*_model_states.pt"),
         "DeepSpeed ZeRO shards",
-        "merge them: python -m deepspeed.utils.zero_to_fp32 {d}/.. {d}/.. --safe_serialization -t {name}, and give "
-        "the folder above",
+        "merge them: python -m deepspeed.utils.zero_to_fp32 {above} {d} --safe_serialization -t {name}",
+        in_place=True,
     ),
     _Format(
         ("model_world_size_*_rank_*.pt", "actor/model_world_size_*_rank_*.pt"),
@@ -233,10 +232,11 @@ def described(names: Collection[str], folder: Path) -> str | None:
 
 
 def _places(folder: Path, found: str) -> dict[str, str]:
+    """Paths for a remedy, quoted for a shell (those named raw are not): d the folder, f the file found, p its folder,
+    out a folder that is not there yet, megatron one iteration; base: what the folder's config says it was made from.
+    """
     file = folder / found
-    iteration = next((folder / part for part in PurePosixPath(found).parts[:1] if part.startswith("iter_")), folder)
-    if not iteration.name.startswith("iter_"):
-        iteration = max(folder.glob("iter_*"), default=folder)
+    iteration = max(folder.glob("iter_*"), default=folder)
     made_from = _json(folder / "config.json").get("_name_or_path")
     return {
         "d": shlex.quote(str(folder)),
@@ -247,6 +247,7 @@ def _places(folder: Path, found: str) -> dict[str, str]:
         "raw": str(folder),
         "raw_out": f"{folder}-hf",
         "name": shlex.quote(folder.name),
+        "above": shlex.quote(str(folder.parent)),
         "megatron": shlex.quote(str(iteration)),
         "gguf": shlex.quote(str(file).partition(".gguf")[0] + ".gguf"),
         "base": f" ({made_from})" if made_from else "",
@@ -269,7 +270,7 @@ def _adapter(folder: Path) -> str:
         f'it holds an adapter{kind}: merge it into {into}: python -c "import peft, transformers; '
         f"d, out = '{folder}', '{merged}'; "
         "peft.AutoPeftModelForCausalLM.from_pretrained(d).merge_and_unload().save_pretrained(out); "
-        f"transformers.AutoTokenizer.from_pretrained('{base or 'BASE_MODEL'}').save_pretrained(out)\", and give {merged}"
+        f"transformers.AutoTokenizer.from_pretrained('{base or 'BASE_MODEL'}').save_pretrained(out)\", and give that"
     )
 
 
