@@ -65,6 +65,7 @@ def load_model(
 ) -> LoadedModel:
     """Load `name`: a local folder, a .gguf file, a hub id ("org/name" or "org/name@revision") or a model object.
 
+    A folder inside a hub repository is "org/name/folder" or "org/name/folder@revision".
     A model object is passed through untouched, with `tokenizer` as given (None is fine there).
     tokenizer: a tokenizer object, folder, .gguf file or hub id; default: from the same place as the model.
     dtype: "auto" is float32 on the CPU and the checkpoint's own dtype elsewhere; or "float32", "bfloat16", "float16".
@@ -331,11 +332,14 @@ def _quiet(verbose: bool) -> Iterator[None]:
         yield
         return
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     hub_bars_off = are_progress_bars_disabled()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
     try:
@@ -344,6 +348,7 @@ def _quiet(verbose: bool) -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()
         if not hub_bars_off:

@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 
 class _Method(NamedTuple):
-    """title: how people call it. packages: requirements, as pip takes them. gpu: there is no way to run it on a CPU."""
+    """title: how people call it. packages: requirements, as pip takes them. gpu: there is no way to run it on a CPU.
+
+    unread: transformers 5 has the name and the check for the package, and raises NotImplementedError at the weights.
+    """
 
     title: str
     packages: tuple[str, ...]
     gpu: bool = False
+    unread: bool = False
 
 
 # By quant_method; what transformers' quantizers ask for in validate_environment.
@@ -27,7 +31,7 @@ METHODS = {
     "awq": _Method("AWQ", ("gptqmodel", "accelerate")),
     "torchao": _Method("torchao", ("torchao>=0.15.0",)),
     "compressed-tensors": _Method("compressed-tensors", ("compressed-tensors>=0.15.0",)),
-    "hqq": _Method("HQQ", ("hqq>=0.2.1",)),
+    "hqq": _Method("HQQ", ("hqq>=0.2.1",), unread=True),
     "quanto": _Method("quanto", ("optimum-quanto", "accelerate")),
     "aqlm": _Method("AQLM", ("aqlm[gpu,cpu]", "accelerate")),
     "vptq": _Method("VPTQ", ("vptq>=0.0.4", "accelerate"), gpu=True),
@@ -74,12 +78,17 @@ def check_quantisation(config: dict[str, Any], path: Path, device: torch.device)
             f"{path} is quantised for MLX, which transformers does not read; on a Mac: python -m mlx_lm convert "
             f"--hf-path {path} --dequantize --mlx-path {path}-dequantized; or {_OTHERWISE}"
         )
+    from transformers import __version__
+
     found = METHODS.get(name)
     if found is None:
-        from transformers import __version__
-
         raise ModelError(
             f"{path} is quantised with {name}, which transformers {__version__} does not read; {_OTHERWISE}"
+        )
+    if found.unread:
+        raise ModelError(
+            f"{path} is quantised with {found.title}, which needs pip install {found.packages[0]!r} and a transformers "
+            f"that reads it ({__version__} does not yet); {_OTHERWISE}"
         )
     lacking = [package for package in found.packages if not _installed(package)]
     pip = " ".join(f"'{package}'" if set(package) & set("<>[") else package for package in lacking)
