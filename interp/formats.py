@@ -222,6 +222,8 @@ def described(names: Collection[str], folder: Path) -> str | None:
         return parts
     if _first(names, ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")):
         return _adapter(folder)
+    if "model.safetensors" in names:  # what follows has been converted already
+        return _safetensors(names, folder)
     weights = [name for name in names if not name.startswith("optimizer")]
     for each in _FORMATS:
         if found := _first(weights, each.files):

@@ -149,6 +149,8 @@ def _download(name: HubName, patterns: Sequence[str], argument: str) -> tuple[Pa
                 " connect (and unset HF_HUB_OFFLINE), or give a local folder or .gguf file"
             ) from error
     folder = snapshot / name.folder
-    if not folder.is_dir():
+    if not name.folder:
+        snapshot.mkdir(parents=True, exist_ok=True)  # it is not there where no file was wanted
+    elif not folder.is_dir():
         raise ModelError(f"{wanted}: the repository {name.repository} has no such folder; check its name on the hub")
     return folder, snapshot.name
