@@ -192,6 +192,10 @@ _FORMATS = (
     ),
 )
 
+_USUAL = (
+    *("model.safetensors", "model.safetensors.index.json"),
+    *("pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*-of-*.bin"),
+)
 _STATE = ("optimizer*", "optimizer*/*", "scheduler.*", "rng_state*.pth", "random_states_*.pkl", "trainer_state.json")
 _PICKLES = ("*.pt", "*.pth", "*.ckpt", "*.bin", "*.pkl")
 _PART = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
@@ -222,8 +226,15 @@ def described(names: Collection[str], folder: Path) -> str | None:
         return parts
     if _first(names, ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin")):
         return _adapter(folder)
-    if "model.safetensors" in names:  # what follows has been converted already
-        return _safetensors(names, folder)
+    if whole := _first(names, _USUAL):
+        if "config.json" not in names:
+            return _without_config(whole, folder)
+        if whole == "model.safetensors":
+            return None  # whatever lies beside it has been converted already
+        if whole.startswith("pytorch_model"):
+            return (
+                f"it holds only pickled weights ({whole}), which can run code; pass allow_pickle=True if you trust them"
+            )
     weights = [name for name in names if not name.startswith("optimizer")]
     for each in _FORMATS:
         if found := _first(weights, each.files):
@@ -279,8 +290,8 @@ def _adapter(folder: Path) -> str:
 def split_gguf(names: Iterable[str], folder: Path, given: str | None = None) -> str | None:
     """About GGUF files in parts (x-00001-of-00003.gguf): of those that belong to `given`, else of the first ones."""
     parts = [(match, name) for name in names if (match := _PART.fullmatch(name)) and match[4] == ".gguf"]
+    mine = None if given is None else _PART.fullmatch(given)
     if given is not None:
-        mine = _PART.fullmatch(given)
         parts = [(match, name) for match, name in parts if mine and (match[1], match[3]) == (mine[1], mine[3])]
     if not parts:
         return None
@@ -288,10 +299,9 @@ def split_gguf(names: Iterable[str], folder: Path, given: str | None = None) -> 
     wanted = [f"{stem}-{i:05d}-of-{total}.gguf" for i in range(1, int(total) + 1)]
     there = {name for _, name in parts}
     lacking = [name for name in wanted if name not in there]
-    if given is not None:
-        begin = f"it is part {int(_PART.fullmatch(given)[2])} of {int(total)} of a split GGUF file"
-    else:
-        begin = f"it holds a GGUF file split into {int(total)} parts"
+    begin = f"it holds a GGUF file split into {int(total)} parts"
+    if mine:
+        begin = f"it is part {int(mine[2])} of {int(total)} of a split GGUF file"
     if lacking:
         begin += f", and {_few(lacking)} not there: get the missing parts first"
     first, whole = (shlex.quote(str(folder / name)) for name in (wanted[0], f"{stem}.gguf"))
@@ -301,14 +311,11 @@ def split_gguf(names: Iterable[str], folder: Path, given: str | None = None) -> 
 def _safetensors(names: Collection[str], folder: Path) -> str | None:
     """Weights that lie there, without what tells how to read them."""
     files = [name for name in names if fnmatchcase(name, "*.safetensors") and "/" not in name]
-    if not files:
+    if not files or "model.safetensors.index.json" in names:
         return None
     d = shlex.quote(str(folder))
     if "config.json" not in names:
-        return (
-            f"it holds weights ({files[0]}) but no config.json, as accelerate's save_state leaves them; put "
-            f"config.json and the tokenizer of the model that was trained into {d}"
-        )
+        return _without_config(files[0], folder)
     if len(files) == 1 and not _PART.fullmatch(files[0]):
         file = shlex.quote(str(folder / files[0]))
         return f"its weights have another name; rename them: mv {file} {d}/model.safetensors"
@@ -322,6 +329,13 @@ def _safetensors(names: Collection[str], folder: Path) -> str | None:
     )
 
 
+def _without_config(weights: str, folder: Path) -> str:
+    return (
+        f"it holds weights ({weights}) but no config.json, as accelerate's save_state leaves them; put config.json and "
+        f"the tokenizer of the model that was trained into {shlex.quote(str(folder))}"
+    )
+
+
 def missing_parts(files: Iterable[str]) -> list[str]:
     """The files x-0000i-of-0000n that the names of others promise."""
     parts = [match for name in files if (match := _PART.fullmatch(name))]
@@ -332,6 +346,10 @@ def missing_parts(files: Iterable[str]) -> list[str]:
 def _leftovers(names: Collection[str]) -> str | None:
     pickles = [name for name in names if any(fnmatchcase(name, pattern) for pattern in _PICKLES)]
     weights = [name for name in pickles if not _first([name], _STATE) and name != "training_args.bin"]
+    if usual := [name for name in weights if fnmatchcase(name, "pytorch_model*.bin")]:
+        return (
+            f"it holds only pickled weights ({usual[0]}), which can run code; pass allow_pickle=True if you trust them"
+        )
     if weights:
         return (
             f"it holds pickled files of a layout of their own ({_few(weights)}); load them with the code that wrote "

@@ -81,14 +81,22 @@ def locate_weights(name: str | os.PathLike[str], commit: str, folder: Path, allo
         _download(wanted, [glob.escape(name) for name in names], argument)
         if any((folder / name).is_file() for name in names):
             return
+    refuse_other_formats(wanted, folder, argument)
+
+
+def refuse_other_formats(wanted: HubName, folder: Path, argument: str) -> None:
+    """Raise ModelError with what a hub folder holds instead of a model; nothing where the hub cannot be asked.
+
+    folder: what has been downloaded of it.
+    """
     names = _listed(wanted)
     if names is None:
-        return  # not reached: what is in the folder says enough
+        return
     here = Path(wanted.repository.rpartition("/")[2])
     ggufs = [name for name in names if name.endswith(".gguf")]
-    get = f"hf download {wanted.repository} --local-dir {here}"
     if what := formats.described(names, here / wanted.folder):
-        raise ModelError(f"{argument}: {wanted}: {what} (after {get})")
+        get = "" if "allow_pickle" in what else f" (after hf download {wanted.repository} --local-dir {here})"
+        raise ModelError(f"{argument}: {wanted}: {what}{get}")
     if ggufs and not (folder / "config.json").is_file():
         raise ModelError(
             f"{argument}: {wanted} holds GGUF files; give one of them: hf download {wanted.repository} "

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from .configs import readable_configs
 from .hub import TEXT_FILES as _TEXT_FILES
-from .hub import locate, locate_weights
+from .hub import hub_name, locate, locate_weights, refuse_other_formats
 from .quantisation import check_quantisation, method
 from .reloading import Mould, fits, mould, refill
 from .weights import ModelError, Weights, fingerprint, first_line, folder_weights, gguf_weights, read_json
@@ -285,9 +285,11 @@ def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> 
         if not callable(getattr(given, "decode", None)):
             raise ModelError(f"tokenizer: got {type(given).__name__}; give a tokenizer, its folder or a hub id")
         return given
-    path, _ = locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
+    path, commit = locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
     remedy = 'pass tokenizer="<folder or hub id>", or save it there with tokenizer.save_pretrained'
     if path.is_dir() and not has_tokenizer(path):
+        if commit is not None and (named := hub_name(os.fspath(given))):
+            refuse_other_formats(named._replace(revision=commit), path, "tokenizer")
         raise ModelError(f"{path} has no tokenizer; {remedy}")
     where, gguf = _gguf_arguments(path)
     try:
