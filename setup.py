@@ -76,6 +76,7 @@ setup(
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "numpy>=2.0",
+        "packaging>=23",
         "pandas>=2.2",
         "plotly>=6.0",
         "regex>=2025.10.22",

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,6 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from .configs import readable_configs
+from .hub import TEXT_FILES as _TEXT_FILES
+from .hub import hub_name, locate, locate_weights, refuse_other_formats
+from .quantisation import check_quantisation, method
 from .reloading import Mould, fits, mould, refill
 from .weights import ModelError, Weights, fingerprint, first_line, folder_weights, gguf_weights, read_json
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-_TEXT_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
+_MERGE_PARTS = "merge them: llama-gguf-split --merge FIRST-PART.gguf WHOLE.gguf (llama.cpp)"
 _TOKENIZER_FILES = ("tokenizer*", "tekken.json", "vocab.*", "*.model", "*.tiktoken")
 
 
@@ -62,6 +65,7 @@ def load_model(
 ) -> LoadedModel:
     """Load `name`: a local folder, a .gguf file, a hub id ("org/name" or "org/name@revision") or a model object.
 
+    A folder inside a hub repository is "org/name/folder" or "org/name/folder@revision".
     A model object is passed through untouched, with `tokenizer` as given (None is fine there).
     tokenizer: a tokenizer object, folder, .gguf file or hub id; default: from the same place as the model.
     dtype: "auto" is float32 on the CPU and the checkpoint's own dtype elsewhere; or "float32", "bfloat16", "float16".
@@ -77,18 +81,20 @@ def load_model(
     """
     if not isinstance(name, (str, os.PathLike)):
         _check_model_object(name)
-        with _quiet(verbose), _one_gguf_read(verbose):
+        with _quiet(verbose), _one_gguf_read(verbose), readable_configs():
             chosen = None if tokenizer is None else _tokenizer(tokenizer, trust_remote_code)
         config = getattr(name, "config", None)
         model_id = getattr(config, "_name_or_path", "") or type(name).__name__
         return LoadedModel(name, chosen, model_id, getattr(config, "_commit_hash", None), None)
     target_device = _device(device)
     target_dtype = _dtype(dtype, target_device)
-    with _quiet(verbose), _one_gguf_read(verbose):
-        patterns = [*_TEXT_FILES, "*.safetensors"]
-        patterns += (["*.py"] if trust_remote_code else []) + (["*.bin"] if allow_pickle else [])
-        path, commit = locate(name, revision, patterns, "model")
+    with _quiet(verbose), _one_gguf_read(verbose), readable_configs():
+        path, commit = locate(name, revision, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "model")
+        if commit is not None:
+            locate_weights(name, commit, path, allow_pickle, "model")
         weights = gguf_weights(path) if path.suffix == ".gguf" else folder_weights(path, allow_pickle)
+        if weights.kind != "gguf":
+            check_quantisation(read_json(path / "config.json", ""), path, target_device)
         chosen = _tokenizer(path if tokenizer is None else tokenizer, trust_remote_code)
         pattern = mould(path, weights, target_dtype, target_device)
         if into is not None and pattern is not None and pattern == into.mould and fits(into.model, pattern):
@@ -108,7 +114,7 @@ def load_tokenizer(
 
     No weights are read or downloaded. The arguments are those of `load_model`. Raises ModelError.
     """
-    with _quiet(verbose), _one_gguf_read(verbose):
+    with _quiet(verbose), _one_gguf_read(verbose), readable_configs():
         return _tokenizer(name, trust_remote_code)
 
 
@@ -154,70 +160,6 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> str | torch.dtype:
     return wanted
 
 
-# Where it is
-
-
-def locate(
-    name: str | os.PathLike[str], revision: str | None, patterns: list[str], argument: str
-) -> tuple[Path, str | None]:
-    """The folder or .gguf file that `name` means, and the commit when it came from the hub."""
-    if not os.fspath(name).strip():
-        raise ModelError(f"{argument}: got an empty name; give a folder, a .gguf file or a hub id")
-    path = Path(name).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
-        if revision is not None:
-            raise ModelError(f"revision: {revision!r} given, but {name} is on this disk; revisions are for hub ids")
-        return path, None
-    if path.is_file():
-        raise ModelError(f"{argument}: {name} is a file but not a .gguf file; give the folder that holds config.json")
-    text = os.fspath(name)
-    hub_id, _, at_revision = text.partition("@")
-    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", hub_id) or path.suffix in {".gguf", ".safetensors", ".bin"}:
-        raise ModelError(f"{argument}: no file or folder {text!r}; check the path (hub ids look like org/name)")
-    if revision is not None and at_revision and revision != at_revision:
-        raise ModelError(f"revision: got {revision!r}, but {argument} says @{at_revision}; give one of them")
-    return _download(hub_id, revision or at_revision or None, patterns, argument)
-
-
-def _download(hub_id: str, revision: str | None, patterns: list[str], argument: str) -> tuple[Path, str]:
-    """The local snapshot of a hub repository, downloaded where it is not in the cache, and its commit hash."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    # Files in subfolders are other formats of the same weights (original/, onnx/).
-    fetch = functools.partial(
-        snapshot_download, hub_id, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
-    )
-    wanted = f"{argument}: {hub_id!r}" + (f" at revision {revision!r}" if revision else "")
-    try:
-        folder = Path(fetch())
-    except GatedRepoError as error:
-        raise ModelError(f"{wanted} is gated; accept its licence on huggingface.co, then `hf auth login`") from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"{wanted}: the repository has no such revision; give a branch, tag or commit hash") from error
-    except RepositoryNotFoundError as error:
-        raise ModelError(
-            f"{wanted} is neither a folder here nor on the hub; check the spelling, or `hf auth login` if it is private"
-        ) from error
-    except Exception as error:  # no network has many names, and some versions then forget to look into the cache
-        try:
-            folder = Path(fetch(local_files_only=True))
-        except Exception:
-            offline = isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled))
-            reason = "" if offline else f" ({first_line(error)})"
-            raise ModelError(
-                f"{wanted} is neither a folder here nor in the download cache, and the hub cannot be reached{reason};"
-                " connect (and unset HF_HUB_OFFLINE), or give a local folder or .gguf file"
-            ) from error
-    return folder, folder.name
-
-
 # Loading
 
 
@@ -237,6 +179,7 @@ def _load_weights(
             ignore_mismatched_sizes=True,  # its own message points at a report that nobody sees; ours follows
             **gguf,
         )
+        model = model.to(device)
     except Exception as error:
         # transformers raises almost anything here; the reader needs the file, the reason and a way on.
         raise ModelError(_load_failure(path, weights.kind, error)) from error
@@ -244,15 +187,17 @@ def _load_weights(
         key, stored, wanted = min(info["mismatched_keys"])
         raise ModelError(
             f"{path}: {key} is {tuple(stored)} in the weights, but config.json asks for {tuple(wanted)};"
-            " they belong to different models: copy or download both again"
+            " they belong to different models; give each its own config.json"
         )
     missing = sorted(info["missing_keys"])
     if missing:
+        if gguf and (parts := _gguf_parts(path)):
+            raise ModelError(f"{path} is one of the {parts} parts of a split GGUF file; {_MERGE_PARTS}")
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise ModelError(
             f"{path} has no weights for {missing[0]}{more}: they would be random; give a complete causal LM checkpoint"
         )
-    return model.to(device).eval()
+    return model.eval()
 
 
 def _auto_class(path: Path) -> Any:
@@ -283,8 +228,59 @@ def _load_failure(path: Path, kind: str, error: Exception) -> str:
 
         return f"{path} has an architecture that transformers {__version__} does not know; pip install -U transformers"
     if kind == "gguf":
+        return _gguf_failure(path, reason)
+    if kind == "pickle":
+        return f"{path} could not be loaded ({reason}); if a file was cut short, copy or download it again"
+    from transformers import __version__
+
+    config = read_json(path / "config.json", "")
+    if isinstance(error, KeyError) and (rope := _rope_type(config, error)):
+        from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+        known = ", ".join(sorted(ROPE_INIT_FUNCTIONS))
+        return f"{path} has RoPE of type {rope!r}, which transformers {__version__} does not know; it knows {known}"
+    if (quantised := method(config)) is not None:
+        return (
+            f"{path} is quantised ({quantised}) and could not be loaded ({reason}); its files are whole: see what this "
+            "quantisation needs, or give the model before it was quantised"
+        )
+    return f"{path} could not be loaded ({reason}); its files are whole: look at config.json and the packages it needs"
+
+
+def _rope_type(config: dict[str, Any], error: KeyError) -> str | None:
+    """The type of RoPE that a config names and the error complains of."""
+    missed = error.args[0] if error.args else None
+    for each in (config, config.get("text_config") or {}):
+        for rope in (each.get("rope_scaling"), each.get("rope_parameters")):
+            if isinstance(rope, dict) and missed is not None:
+                named = [rope, *(layer for layer in rope.values() if isinstance(layer, dict))]
+                if any(missed in (layer.get("rope_type"), layer.get("type")) for layer in named):
+                    return str(missed)
+    return None
+
+
+def _gguf_failure(path: Path, reason: str) -> str:
+    import gguf
+
+    if parts := _gguf_parts(path):
+        return f"{path} is one of the {parts} parts of a split GGUF file; {_MERGE_PARTS}"
+    try:
+        gguf.GGUFReader(path)
+    except Exception:  # it raises almost anything
         return f"{path} could not be read as GGUF ({reason}); if it was cut short, copy or download it again"
-    return f"{path} could not be loaded ({reason}); check that the folder is complete, copy or download it again"
+    return f"{path} could not be loaded ({reason}); the file is whole: pip install -U transformers gguf"
+
+
+def _gguf_parts(path: Path) -> int:
+    """In how many files this one was split, whatever it is called now; 0: it was not, or cannot be read."""
+    import gguf
+
+    try:
+        field = gguf.GGUFReader(path).get_field("split.count")
+        count = int(field.contents()) if field is not None else 1
+    except Exception:  # a damaged file
+        return 0
+    return count if count > 1 else 0
 
 
 def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -294,9 +290,11 @@ def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> 
         if not callable(getattr(given, "decode", None)):
             raise ModelError(f"tokenizer: got {type(given).__name__}; give a tokenizer, its folder or a hub id")
         return given
-    path, _ = locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
+    path, commit = locate(given, None, [*_TEXT_FILES, *(["*.py"] if trust_remote_code else [])], "tokenizer")
     remedy = 'pass tokenizer="<folder or hub id>", or save it there with tokenizer.save_pretrained'
     if path.is_dir() and not has_tokenizer(path):
+        if commit is not None and (named := hub_name(os.fspath(given))):
+            refuse_other_formats(named._replace(revision=commit), path, "tokenizer")
         raise ModelError(f"{path} has no tokenizer; {remedy}")
     where, gguf = _gguf_arguments(path)
     try:
@@ -318,7 +316,11 @@ def _refuse_bad_weights(model: PreTrainedModel, path: Path) -> None:
         if not parameter.is_floating_point() or parameter.numel() == 0:
             continue
         values = parameter.detach()
+        if type(values) not in (torch.Tensor, torch.nn.Parameter):
+            continue  # a packed tensor of a quantisation
         if values.element_size() == 1:
+            if "float4" in str(values.dtype):
+                continue  # it has neither
             values = values.float()  # float8 has no aminmax
         # Extremes carry NaN and infinity along, in one pass and without a mask as large as the weights.
         extremes = torch.stack(torch.aminmax(values))
@@ -337,11 +339,14 @@ def _quiet(verbose: bool) -> Iterator[None]:
         yield
         return
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub_verbosity = hub_logging.get_verbosity()
     hub_bars_off = are_progress_bars_disabled()
     logging.set_verbosity_error()
+    hub_logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
     try:
@@ -350,6 +355,7 @@ def _quiet(verbose: bool) -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
+        hub_logging.set_verbosity(hub_verbosity)
         if bars:
             logging.enable_progress_bar()
         if not hub_bars_off:

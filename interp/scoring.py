@@ -138,7 +138,8 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -
     if model.context is not None and longest.length > model.context:
         raise ValueError(
             f"probe {longest.id!r} has {longest.length} tokens and {model.name} is made for {model.context} "
-            "(max_position_embeddings); build shorter probes, or raise the model's limit if its RoPE allows more"
+            "(max_position_embeddings and RoPE scaling in its config); build shorter probes, or raise the model's "
+            "limit if its RoPE allows more"
         )
     vocabulary = model.model.get_input_embeddings().weight.shape[0]
     holder = max(probes, key=lambda probe: int(probe.input_ids.max()))

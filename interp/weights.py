@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import formats
+
 _CAUSAL = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
@@ -35,15 +37,16 @@ class Weights:
 def folder_weights(folder: Path, allow_pickle: bool) -> Weights:
     """The weight files of a folder, after all checks that need only names, sizes and headers."""
     config = read_json(folder / "config.json", f"{folder} has no config.json; {_what_is_in(folder)}")
+    if "model_type" not in config and (what := formats.what_it_is(folder)):
+        raise ModelError(f"{folder}: {what}")  # trainers call their own settings config.json as well
     _check_causal(config, folder)
     index = folder / "model.safetensors.index.json"
     if (folder / "model.safetensors").is_file():
         files = [folder / "model.safetensors"]
     elif index.is_file():
-        names = set(read_json(index, "").get("weight_map", {}).values())
-        files = [folder / name for name in sorted(names)]
+        files = _named_in(index)
     else:
-        pickles = sorted(folder.glob("pytorch_model*.bin"))
+        pickles = _pickles(folder)
         if pickles and allow_pickle:
             return Weights("pickle", tuple(pickles))
         if pickles:
@@ -57,23 +60,53 @@ def folder_weights(folder: Path, allow_pickle: bool) -> Weights:
     return Weights("safetensors", tuple(files))
 
 
+def _named_in(index: Path) -> list[Path]:
+    """The files that an index of shards names, all of them there."""
+    folder = index.parent
+    names = sorted({str(name) for name in read_json(index, "").get("weight_map", {}).values()})
+    lacking = [name for name in names if not (folder / name).exists()]
+    if not lacking and names:
+        return [folder / name for name in names]
+    others = [name for name in formats.names_in(folder) if name != index.name]
+    if len(lacking) == len(names) and (what := formats.described(others, folder)):
+        raise ModelError(f"{folder}: none of the files that {index.name} names are there; {what}")
+    more = f" and {len(lacking) - 1} more are" if len(lacking) > 1 else " is"
+    first = folder / lacking[0] if lacking else f"a list of files in {index.name}"
+    raise ModelError(f"{first}{more} missing though the index names it; copy or download what is missing")
+
+
+def _pickles(folder: Path) -> list[Path]:
+    single = folder / "pytorch_model.bin"
+    return [single] if single.is_file() else sorted(folder.glob("pytorch_model-*-of-*.bin"))
+
+
 def gguf_weights(path: Path) -> Weights:
+    if what := formats.split_gguf((file.name for file in path.parent.glob("*.gguf")), path.parent, path.name):
+        raise ModelError(f"{path}: {what}")
     missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
     if missing:
         raise ModelError(f"{path.name}: reading GGUF needs {' and '.join(missing)}; pip install {' '.join(missing)}")
+    _refuse_pointer(path)
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ModelError(f"{path} does not start like a GGUF file; download it again, or give the right file")
     return Weights("gguf", (path,))
 
 
+def _refuse_pointer(path: Path) -> None:
+    """A clone without git-lfs holds a few lines of text in place of every large file."""
+    with path.open("rb") as file:
+        if file.read(24) == b"version https://git-lfs.":
+            raise ModelError(f"{path} is a pointer of Git LFS, not the file itself; git -C {path.parent} lfs pull")
+
+
 def _what_is_in(folder: Path) -> str:
     """The end of a message about a folder that is not what was expected."""
-    ggufs = sorted(folder.glob("*.gguf"))
-    if ggufs:
+    ggufs = sorted(folder.glob("*.gguf"), key=lambda path: ("mmproj" in path.name, path.name))
+    if ggufs and not formats.split_gguf([ggufs[0].name], folder):
         return f"to load the GGUF file in it, give {ggufs[0]}"
-    if (folder / "adapter_config.json").is_file():
-        return "it holds an adapter: merge it into its base model (merge_and_unload), save that and give its folder"
+    if what := formats.what_it_is(folder):
+        return what
     steps = sorted(entry.parent.name for entry in folder.glob("*/config.json"))
     if steps:
         return f"give one of the folders inside it, such as {folder / steps[-1]}"
@@ -112,6 +145,7 @@ def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
     """name -> {dtype, shape, data_offsets} and where the data begins; the file's size is checked against it."""
     again = "copy or download it again"
     try:
+        _refuse_pointer(file)
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
             prefix = stream.read(8)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 
 def copy_profile(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name) or .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name, org/name/folder) or .gguf file.")
+    ],
     text: Annotated[Path, typer.Option("--text", metavar="FILE", help="A text in UTF-8, the longer the better.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file to write.")],
     figures: options.Figures = None,

@@ -25,7 +25,9 @@ RUN = options.RUN
 
 
 def score(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name) or .gguf file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name, org/name/folder) or .gguf file.")
+    ],
     output: Annotated[
         Path,
         typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file to write, or to append a checkpoint to."),

@@ -41,7 +41,7 @@ def sweep(
         list[str],
         typer.Argument(
             metavar="CKPT...",
-            help="Folders, globs, a folder of checkpoints, .gguf files, org/name@revision or pythia-70m@1000.",
+            help="Folders, globs, a folder of checkpoints, .gguf files, org/name/folder@revision, pythia-70m@1000.",
         ),
     ],
     output: Annotated[

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..cache import TrunkCache
 from ..capture import CaptureError, routed
+from .rope import longest_sequence, rope_types
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -44,13 +45,7 @@ class HuggingFaceModel:
     @property
     def context(self) -> int | None:
         """Longest sequence that the model is made for, or None when its config does not say."""
-        positions = getattr(self.config, "max_position_embeddings", None)
-        if positions is not None and positions < 1:
-            return None  # XLNet says -1
-        if positions is not None and "dynamic" in self._rope_types():
-            # dynamic NTK grows from max_position_embeddings; other RoPE types already count their factor in it
-            positions *= max(float(rope.get("factor") or 1) for rope in self._ropes())
-        return None if positions is None else int(positions)
+        return longest_sequence(self.config)
 
     @property
     def n_kv_heads(self) -> int:
@@ -85,17 +80,9 @@ class HuggingFaceModel:
         types = set(getattr(self.config, "layer_types", None) or _ATTENTION_LAYERS)
         if others := types - _ATTENTION_LAYERS:
             return f"layers of type {', '.join(sorted(others))} keep a state that cannot be cut at a position"
-        if rope := self._rope_types() & _LENGTH_DEPENDENT_ROPE:
+        if rope := rope_types(self.config) & _LENGTH_DEPENDENT_ROPE:
             return f"RoPE of type {', '.join(sorted(rope))} depends on the total length"
         return None
-
-    def _rope_types(self) -> set[str]:
-        return {str(rope.get("rope_type") or rope.get("type") or "default") for rope in self._ropes()}
-
-    def _ropes(self) -> list[dict[str, Any]]:
-        """RoPE parameters: of the model, or of every type of layer."""
-        rope = getattr(self.config, "rope_parameters", None) or getattr(self.config, "rope_scaling", None) or {}
-        return [r for r in rope.values() if isinstance(r, dict)] or [rope]
 
     def routed(self, length: int) -> AbstractContextManager[None]:
         """Attention goes through headscope inside this block; see `capture.routed`."""
@@ -138,7 +125,7 @@ class HuggingFaceModel:
 
     def forget_length(self) -> None:
         """Reset a RoPE that remembers the longest sequence it has seen, by one forward of one token."""
-        if self._rope_types() & _LENGTH_DEPENDENT_ROPE:
+        if rope_types(self.config) & _LENGTH_DEPENDENT_ROPE:
             zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             self.forward(zero, zero, None, zero[0])
 

@@ -191,8 +191,8 @@ def _token_ids(tokens: ArrayLike) -> np.ndarray:
 def _check_fit(model: HuggingFaceModel, ids: np.ndarray) -> None:
     if model.context is not None and len(ids) > model.context:
         raise ValueError(
-            f"tokens holds {len(ids)} and {model.name} is made for {model.context} (max_position_embeddings); pass a "
-            "shorter text, or raise the model's limit if its RoPE allows more"
+            f"tokens holds {len(ids)} and {model.name} is made for {model.context} (max_position_embeddings and "
+            "RoPE scaling in its config); pass a shorter text, or raise the model's limit if its RoPE allows more"
         )
     vocabulary = model.model.get_input_embeddings().weight.shape[0]
     if ids.max() >= vocabulary:

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from os import PathLike
 from pathlib import Path
 
+from ..formats import what_it_is
+from ..hub import hub_name
 from .lens_labels import revisions
 from .names import LARGEST_STEP, STAGE_WORDS, numbered, stage_in, step_of_tokens, steps_in, tokens_in, trainer_state
 from .stages import Checkpoint, Named, add_up, by_stage, in_order
 from .table import CheckpointError, Table
 
 _WEIGHTS = ("config.json", "*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _REMEDY = 'name the step of each in a CSV with the columns checkpoint,step,tokens_seen and pass table="steps.csv"'
 
 
@@ -175,8 +175,9 @@ def _matches(pattern: Path) -> list[Path]:
 
 
 def _may_be_on_the_hub(text: str) -> bool:
-    """org/name, unless org is a folder here: then the path is misspelt."""
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*(?<!\.gguf)", text)) and not Path(text).parent.is_dir()
+    """org/name or org/name/sub/folder, unless org is a folder here: then the path is misspelt."""
+    found = hub_name(text)
+    return found is not None and "/" in found.repository and not Path(text.partition("/")[0]).is_dir()
 
 
 def _on_disk(path: Path, text: str) -> Iterator[_Found]:
@@ -188,7 +189,9 @@ def _on_disk(path: Path, text: str) -> Iterator[_Found]:
     itself = _holds(path, _WEIGHTS)
     inside = [child for child in sorted(path.iterdir()) if not child.name.startswith((".", "tmp"))]
     # A trainer's folder often ends with a copy of its last checkpoint beside the checkpoints: those are meant then.
-    # Optimizer states (checkpoint-500/global_step500) have no config.json.
+    # Optimizer states (checkpoint-500/global_step500) are no checkpoints of their own.
+    if steps_in(path.name):
+        inside = [child for child in inside if not child.name.startswith("global_step")]
     below = [c for c in inside if (_holds(c, ("config.json",)) if itself else _is_checkpoint(c))]
     if itself and not (below and any(steps_in(child.name) for child in below)):
         yield _local(path, text)
@@ -197,6 +200,8 @@ def _on_disk(path: Path, text: str) -> Iterator[_Found]:
             yield _local(child, str(child))
     elif _named(path):
         yield _local(path, text)  # a checkpoint by its name, and broken: loading says how
+    elif reasons := [f"{each}: {what}" for each in (path, *inside) if each.is_dir() and (what := what_it_is(each))]:
+        raise CheckpointError(f"{text} holds no checkpoint that can be read; {_few(reasons, 2)}")
     else:
         names = ", ".join(child.name for child in inside[:4]) or "nothing"
         raise CheckpointError(f"{text} holds no checkpoint (it holds {names}); a checkpoint has a config.json")
@@ -225,7 +230,7 @@ def _local(path: Path, text: str) -> _Found:
 
 def _on_the_hub(text: str) -> Iterator[_Found]:
     hub_id, _, revision = text.partition("@")
-    if not _HUB_ID.fullmatch(hub_id) or not revision:
+    if hub_name(text) is None or not revision:
         raise CheckpointError(f"there is no file or folder {text!r}, and it is not of the form hub_id@revision")
     labels = None
     if "/" not in hub_id or revision.isdecimal() or glob.has_magic(revision):

@@ -74,8 +74,8 @@ def sweep(
     only ever replaced as a whole. Checkpoints that have a shard are skipped as long as their weights are the same.
 
     Args:
-        checkpoints: folders, globs, folders of checkpoints, .gguf files, hub_id@revision, TransformerLens labels
-            ("pythia-70m@1000", "pythia-70m@*").
+        checkpoints: folders, globs, folders of checkpoints, .gguf files, hub_id@revision, hub_id/folder@revision,
+            TransformerLens labels ("pythia-70m@1000", "pythia-70m@*").
         probes: a ProbeSet, a file that `ProbeSet.save` wrote, or the name of a set. They are frozen beside the shards.
         table: CSV with the columns checkpoint, step and, if known, tokens_seen, for what neither trainer_state.json nor
             names tell.

@@ -320,7 +320,7 @@ def test_nothing_there(tmp_path: Path, run: Path):
     refused("matches 1 files and folders, but none is a checkpoint", f"{run}/args*")
     refused("not a .gguf file", run / "args.json")
     refused("holds no checkpoint .it holds nothing.", run / "logs")
-    refused("not of the form hub_id@revision", "a/b/c@main")
+    refused("not of the form hub_id@revision", "a b/c@main")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,44 @@
+"""What a config says about RoPE: its types, and the longest sequence that it is made for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# max_position_embeddings is the extended length already, whatever the factor.
+_EXTENDED = {"default", "llama3", "longrope"}
+
+
+def rope_types(config: Any) -> set[str]:
+    return {_type(rope) for rope in _ropes(config)}
+
+
+def longest_sequence(config: Any) -> int | None:
+    """Longest sequence that a model with this text config is made for, or None when the config does not say.
+
+    Recipes leave max_position_embeddings at the length before scaling (Qwen's YaRN, "linear", "dynamic") or raise it to
+    the length after it (DeepSeek, gpt-oss); either way what counts is the larger of it and of original length x factor.
+    """
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions < 1:
+        return None  # XLNet says -1
+    longest = float(positions)
+    for rope in _ropes(config):
+        # Gemma 3's "linear" is of its full layers only, and counted in max_position_embeddings.
+        if _type(rope) in _EXTENDED or str(config.model_type).startswith("gemma3"):
+            continue
+        start = positions
+        if _type(rope) != "dynamic":  # that one grows from max_position_embeddings
+            original = rope.get("original_max_position_embeddings")
+            start = original or getattr(config, "original_max_position_embeddings", None) or positions
+        longest = max(longest, start * float(rope.get("factor") or 1))
+    return int(longest)
+
+
+def _type(rope: dict[str, Any]) -> str:
+    return str(rope.get("rope_type") or rope.get("type") or "default")
+
+
+def _ropes(config: Any) -> list[dict[str, Any]]:
+    """RoPE parameters: of the model, or of every type of layer."""
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return [r for r in rope.values() if isinstance(r, dict)] or [rope]
