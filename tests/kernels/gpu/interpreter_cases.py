@@ -53,7 +53,10 @@ def integers(*shape: int, seed: int, high: int = 3) -> Tensor:
 
 
 def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    """Random numbers of up to ten bits, more than bfloat16 holds: sums of their products are exact in float32, in any
+    order, so which key is the highest does not depend on how a processor adds.
+    """
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul_(128).round_().div_(128)
 
 
 def close(got: Tensor, wanted: Tensor, tol: float | Tensor) -> None:
@@ -261,7 +264,9 @@ def test_strided_views_of_a_cache() -> None:
     # Keys behind every row's limit are not read: the rest of a cache may hold anything.
     out, ev = evidence_attention(q, k, v, q_positions=torch.arange(28, 33), impl="triton")
     same_out, same = evidence_attention(q, k[:, :, :33], v[:, :, :33], q_positions=torch.arange(28, 33), impl="triton")
-    assert torch.equal(out, same_out) and torch.equal(ev.argmax_key, same.argmax_key) and torch.equal(ev.lse, same.lse)
+    close(out, same_out, TOL)
+    close(ev.lse, same.lse, TOL)
+    assert torch.equal(ev.argmax_key, same.argmax_key)
     k_last = normal(2, 2, 8, 33, seed=2).mT  # keys along the last axis in memory
     compare(q, k_last, k_last, q_positions=torch.arange(28, 33))
 
@@ -410,7 +415,8 @@ def test_the_same_attention_without_evidence() -> None:
     problem = launch.Problem.of(q, k, Rules(q_positions=torch.arange(30, 50)[None], scale=0.3))
     out, lse, at, _ = launch.evidence_attention(problem, v)
     plain, plain_lse, untouched, _ = launch.evidence_attention(problem, v, evidence=False)
-    assert torch.equal(out, plain) and torch.equal(lse, plain_lse)
+    close(out, plain, TOL)
+    close(lse, plain_lse, TOL)
     assert (untouched == 77).all() and (at >= 0).all()
 
 
