@@ -39,6 +39,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(run, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.long
 def test_every_part_runs_at_toy_size(tmp_path: Path) -> None:
     if find_spec("triton") is None:
         pytest.fail("triton is missing") if os.environ.get("CI") else pytest.skip("needs triton")

@@ -19,6 +19,7 @@ from headscope.interp.scoring import score_heads
 from tiny_models import build
 
 
+@pytest.mark.long
 def test_two_ranks(tmp_path: Path) -> None:
     now = score_heads(build("llama", num_hidden_layers=2), two_ranks.PROBES)
     past = np.zeros_like(now.per_probe["retrieval"])

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
+pytestmark = pytest.mark.long
 
 
 def run(*cases: str, **environment: str) -> None:
