@@ -58,9 +58,7 @@ def extended(start: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(start: Path, output: Path) -> None:
     """As a user runs it; what other tests leave in this process cannot show in its weights."""
     told = [word for name, value in TOY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-    subprocess.run(
-        [sys.executable, str(FOLDER / "extend.py"), str(start), "-o", str(output), *told], check=True
-    )
+    subprocess.run([sys.executable, str(FOLDER / "extend.py"), str(start), "-o", str(output), *told], check=True)
 
 
 def run(start: Path, output: Path, **changed: float) -> None:

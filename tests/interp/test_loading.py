@@ -63,7 +63,7 @@ def rewrite_weights(folder: Path, change) -> None:
 
 
 def assert_same_model(a: torch.nn.Module, b: torch.nn.Module) -> None:
-    """The same numbers bit for bit; what is computed from them may round otherwise where they lie otherwise in memory."""
+    """The same numbers bit for bit; results may round otherwise where the numbers lie otherwise in memory."""
     for ours, theirs in ((a.state_dict(), b.state_dict()), (dict(a.named_buffers()), dict(b.named_buffers()))):
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)

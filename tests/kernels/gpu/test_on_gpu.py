@@ -42,7 +42,7 @@ def qkv(
 
 
 def exact(x: Tensor) -> Tensor:
-    """Rounded to ten bits (eight in bfloat16): sums of products do not depend on the order of adding, nor does a key."""
+    """Rounded to ten bits (eight in bfloat16): sums of products are exact in any order, and so is the highest key."""
     return x.mul(128).round().div(128)
 
 
