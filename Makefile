@@ -2,7 +2,7 @@
 #   make demo   score the heads of SmolLM2-135M; table in the terminal, figures and HDF5 file in demo/
 #   make evolution-demo   train a small model on the CPU and follow its heads from birth on; report in demo/evolution/
 #   make extension   continue SmolLM2-135M from 8K to 32K tokens on a GPU and follow its heads; report in demo/extension/
-#   make test   all tests (ARGS="-k store -x" is handed to pytest)
+#   make test   all tests, in two processes (ARGS="-k store -x" is handed to pytest; ARGS="-n 8" takes eight)
 #   make lint   ruff and mypy
 # Another interpreter: make PYTHON=python3.12 test. Set-up is redone when setup.py or constraints.txt changes.
 
@@ -47,7 +47,7 @@ extension: $(VENV)/.demo
 	$(BIN)/headscope report $(EXTENSION)/extension.h5 -o $(EXTENSION)/extension.html
 
 test: $(VENV)/.test
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(VENV)/.dev types
 	$(BIN)/ruff check

@@ -47,10 +47,11 @@ extras = {
 extras["all"] = sorted({requirement for group in extras.values() for requirement in group})
 extras["test"] = [
     *(extras["gguf"] + extras["lens"] + extras["parquet"] + extras["netcdf4"] + extras["triton"] + extras["ray"]),
-    "hypothesis>=6.100",
+    "hypothesis>=6.130",
     "peft>=0.17",
     "pytest>=8.4",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "websocket-client>=1.8",  # tests drive Chromium, where there is one
     "setuptools>=77",  # tests/test_packaging.py builds a wheel without the network
 ]

@@ -290,7 +290,7 @@ def cluster(workers: Path) -> Iterator[str]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        for _ in range(300):
+        for _ in range(3000):  # a busy machine may take minutes
             if head.poll() is not None:
                 raise RuntimeError(f"`ray start` ended with {head.returncode}")
             with socket.socket() as probe:
@@ -300,7 +300,7 @@ def cluster(workers: Path) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         head.terminate()
-        head.wait(60)
+        head.wait(600)
         shutil.rmtree(temporary, ignore_errors=True)
 
 

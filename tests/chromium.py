@@ -8,12 +8,14 @@ import os
 import shutil
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
 
+PATIENCE = 600.0  # seconds; for hangs only, as a busy machine may take minutes to start a browser
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -44,9 +46,9 @@ class Chromium:
         self._count = 0
         try:
             port = self._port(profile / "DevToolsActivePort")
-            with urlopen(f"http://127.0.0.1:{port}/json", timeout=20) as answer:
-                pages = [target for target in json.load(answer) if target["type"] == "page"]
-            self._socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=60)
+            while not (pages := self._pages(port)):
+                time.sleep(0.05)
+            self._socket = websocket.create_connection(pages[0]["webSocketDebuggerUrl"], timeout=PATIENCE)
         except BaseException:
             self.process.kill()
             raise
@@ -57,9 +59,9 @@ class Chromium:
         try:
             self.send("Browser.close")
             self._socket.close()
-            self.process.wait(10)
         finally:
             self.process.kill()
+            self.process.wait()
 
     def send(self, method: str, **parameters: Any) -> dict[str, Any]:
         """Call a method of the protocol and wait for its answer; what happens meanwhile is noted."""
@@ -89,11 +91,12 @@ class Chromium:
         self.send("Page.navigate", url=path.resolve().as_uri())
         self.wait("document.readyState === 'complete' && document.body.dataset.drawn !== undefined")
 
-    def wait(self, condition: str, seconds: float = 30.0) -> None:
-        end = time.monotonic() + seconds
-        while not self.evaluate(condition):
+    def wait(self, condition: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Until a JavaScript expression is true; `meanwhile` is called before every look."""
+        end = time.monotonic() + PATIENCE
+        while not (meanwhile(), self.evaluate(condition))[1]:
             if time.monotonic() > end:
-                raise TimeoutError(f"never true in {seconds:.0f} s: {condition}; console: {self.console}")
+                raise TimeoutError(f"never true: {condition}; console: {self.console}")
             time.sleep(0.05)
 
     def resize(self, width: int, height: int = 900) -> None:
@@ -121,8 +124,12 @@ class Chromium:
         answer = self.send("Page.captureScreenshot", clip=area, captureBeyondViewport=True)
         path.write_bytes(base64.b64decode(answer["data"]))
 
+    def _pages(self, port: int) -> list[dict[str, str]]:
+        with urlopen(f"http://127.0.0.1:{port}/json", timeout=PATIENCE) as answer:
+            return [target for target in json.load(answer) if target["type"] == "page"]
+
     def _port(self, file: Path) -> int:
-        end = time.monotonic() + 30
+        end = time.monotonic() + PATIENCE
         while True:
             lines = file.read_text().split() if file.exists() else []
             if lines:

@@ -1,4 +1,4 @@
-"""Shared by all tests: no network, no trackers, a modest number of threads, and one real model."""
+"""Shared by all tests: no network, no trackers, one thread a process, patience, and one real model."""
 
 import os
 from importlib.util import find_spec
@@ -13,9 +13,21 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more only slows tiny models down
+# Ray gives its processes up after some seconds, and workers where memory is short; on a busy machine both are usual.
+os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "600")
+os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "600")
+os.environ.setdefault("RAY_health_check_timeout_ms", "600000")
+os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 if TYPE_CHECKING:
     from headscope.interp.loading import LoadedModel
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two processes end at the same time when what takes longest begins first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 

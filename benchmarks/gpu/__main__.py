@@ -80,7 +80,7 @@ def main() -> None:
     names = options.only or [name for name, part in PARTS.items() if not part.asked]
     only = "-".join(options.only or ())  # not over the file of all parts
     for name in names:
-        left = options.budget - (perf_counter() - began)
+        left = None if options.dry_run else options.budget - (perf_counter() - began)
         new, seconds[name] = _supervise(name, left, options.dry_run)
         if options.dry_run:  # a toy reaches nothing and misses nothing
             new = [replace(row, at_most=None, at_least=None) for row in new]
@@ -122,11 +122,14 @@ def _need_a_gpu() -> None:
         )
 
 
-def _supervise(name: str, left: float, toy: bool) -> tuple[list[Row], float]:
-    """Run a part in a process of its own, and make rows of whatever happens to it."""
-    if left < LEAST:
+def _supervise(name: str, left: float | None, toy: bool) -> tuple[list[Row], float]:
+    """Run a part in a process of its own, and make rows of whatever happens to it.
+
+    left: seconds of the budget; None: no limit, as for a toy, whose times tell of the machine's other work.
+    """
+    if left is not None and left < LEAST:
         return [Row(name, PARTS[name].what, problem=f"{NOT_RUN}: the budget is spent")], 0.0
-    limit = min(left, PARTS[name].seconds)
+    limit = None if left is None else min(left, PARTS[name].seconds)
     began = perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "rows.jsonl")

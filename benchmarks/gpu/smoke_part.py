@@ -75,7 +75,7 @@ def cases(toy: bool) -> list[Case]:
 def run(stage: Stage, record: Record) -> None:
     every = cases(stage.toy)
     workers = min(2 if stage.toy else WORKERS, os.cpu_count() or 1, len(every))
-    until = monotonic() + SECONDS
+    until = monotonic() + SECONDS * (1000 if stage.toy else 1)  # a toy's time tells of the machine's other work
     shards = [list(range(len(every)))[i::workers] for i in range(workers)]
     with ThreadPoolExecutor(workers) as pool:
         answers = {}

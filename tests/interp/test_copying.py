@@ -77,8 +77,10 @@ def expected(family: str, model: torch.nn.Module, ids: np.ndarray) -> dict[str, 
 
 
 def assert_same_counts(profile: CopyProfile, counts: dict[str, np.ndarray]) -> None:
+    """Opportunities are equal. What the highest keys are counted in may differ by two keys that tie to rounding."""
     for name, values in counts.items():
-        np.testing.assert_array_equal(getattr(profile, name), values, err_msg=name)
+        of_keys = name.startswith(("copies", "echoes", "self", "sink"))
+        assert np.abs(getattr(profile, name) - values).sum() <= (4 if of_keys else 0), name
 
 
 @pytest.mark.parametrize("family", CHECKED)

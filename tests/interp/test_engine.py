@@ -40,6 +40,15 @@ def assert_same_keys(ours: np.ndarray, truth: oracle.Truth) -> None:
         assert np.abs(truth.margin(np.maximum(ours, 0))[different]).max() < 1e-4
 
 
+def assert_same_evidence(a: ProbeEvidence, b: ProbeEvidence) -> None:
+    """Equal but for rounding, which is another on every processor: of keys that tie to it either may win."""
+    np.testing.assert_allclose(a.p_max, b.p_max, **CLOSE)
+    assert (a.argmax_key != b.argmax_key).mean() < 0.01
+    np.testing.assert_array_equal(a.visible, b.visible)
+    np.testing.assert_allclose(a.logprob, b.logprob, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(a.mass, b.mass, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize("family", [*FAMILIES, *LENGTH_DEPENDENT, *LINEAR])
 def test_scores_equal_eager_attention(family: str) -> None:
     model = build(family)
@@ -60,10 +69,7 @@ def test_exact_sharing_equals_separate_forwards(family: str) -> None:
         shared = dict(engine.run(plan(GRID, "exact")))
         alone = dict(engine.run_alone(range(len(GRID))))
     for i in range(len(GRID)):
-        np.testing.assert_array_equal(shared[i].argmax_key, alone[i].argmax_key)
-        np.testing.assert_array_equal(shared[i].visible, alone[i].visible)
-        np.testing.assert_allclose(shared[i].logprob, alone[i].logprob, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(shared[i].mass, alone[i].mass, rtol=0, atol=1e-4)
+        assert_same_evidence(shared[i], alone[i])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -83,9 +89,7 @@ def test_grafting_at_the_end_is_exact(family: str) -> None:
     probes = ProbeSet([random_probe(length, 1.0, seed=length) for length in (60, 90, 121)])
     exact, grafted = run(model, probes, "exact"), run(model, probes, "grafted")
     for i in range(len(probes)):
-        np.testing.assert_array_equal(grafted[i].argmax_key, exact[i].argmax_key)
-        np.testing.assert_allclose(grafted[i].logprob, exact[i].logprob, rtol=0, atol=1e-4)
-        np.testing.assert_allclose(grafted[i].mass, exact[i].mass, rtol=0, atol=1e-4)
+        assert_same_evidence(grafted[i], exact[i])
 
 
 def test_grafted_needles_do_not_see_each_other() -> None:
@@ -95,8 +99,7 @@ def test_grafted_needles_do_not_see_each_other() -> None:
     for i in (1, 6, 10):
         by_itself = run(model, GRID[i : i + 1], "grafted")[0]
         # the trunk is shorter when the probe is alone, never different where the probe looks
-        np.testing.assert_array_equal(by_itself.argmax_key, together[i].argmax_key)
-        np.testing.assert_allclose(by_itself.logprob, together[i].logprob, rtol=0, atol=1e-4)
+        assert_same_evidence(by_itself, together[i])
 
 
 @pytest.mark.parametrize("family", WINDOWED)
@@ -207,6 +210,7 @@ def test_order_does_not_matter_for_a_rope_that_remembers(family: str) -> None:
     backward = score_heads(model, ProbeSet(list(GRID)[::-1]))
     assert forward.provenance["sharing"] == "alone"
     assert "RoPE" in forward.provenance["alone_because"]
+    # Bit for bit: every probe is a forward of its own, of the same shape in both runs.
     np.testing.assert_array_equal(forward.nll, backward.nll[::-1])
 
 
@@ -214,8 +218,7 @@ def test_chunk_size_does_not_matter() -> None:
     model = build("qwen3")
     one, many = run(model, GRID, "exact", chunk=4096), run(model, GRID, "exact", chunk=7)
     for i in range(len(GRID)):
-        np.testing.assert_array_equal(one[i].argmax_key, many[i].argmax_key)
-        np.testing.assert_allclose(one[i].logprob, many[i].logprob, rtol=0, atol=1e-4)
+        assert_same_evidence(one[i], many[i])
 
 
 class OutOfMemory:
@@ -242,7 +245,7 @@ def test_out_of_memory_means_smaller_chunks_and_no_lost_probe(monkeypatch: pytes
     assert full.failures > 0
     assert sorted(found) == list(range(len(GRID)))
     for i in range(len(GRID)):
-        np.testing.assert_array_equal(found[i].argmax_key, expected[i].argmax_key)
+        assert_same_evidence(found[i], expected[i])
 
 
 def test_out_of_memory_for_good_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tiny_models import build
 
 pytestmark = [pytest.mark.gpu, needs_gpu]
 
-GRID = random_grid()
+GRID = random_grid(lengths=(60, 100), depths=(0.0, 0.7)) if TOY else random_grid()
 FAMILIES = ("llama", "gemma3_text", "gemma2", "gpt_oss", "llama4_text")
 
 

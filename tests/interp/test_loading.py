@@ -62,11 +62,19 @@ def rewrite_weights(folder: Path, change) -> None:
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_folder_gives_the_saved_model_and_tokenizer(saved: Path):
-    loaded = load_model(str(saved), device="cpu")
+def assert_same_model(a: torch.nn.Module, b: torch.nn.Module) -> None:
+    """The same numbers bit for bit; results may round otherwise where the numbers lie otherwise in memory."""
+    for ours, theirs in ((a.state_dict(), b.state_dict()), (dict(a.named_buffers()), dict(b.named_buffers()))):
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     ids = torch.arange(3, 60)[None]
     with torch.no_grad():
-        assert torch.equal(loaded.model(ids).logits, build("llama")(ids).logits)
+        torch.testing.assert_close(a(ids).logits, b(ids).logits, rtol=1e-4, atol=1e-3)
+
+
+def test_folder_gives_the_saved_model_and_tokenizer(saved: Path):
+    loaded = load_model(str(saved), device="cpu")
+    assert_same_model(loaded.model, build("llama"))
     assert loaded.model_id == "tiny-llama" and loaded.revision is None
     assert loaded.tokenizer("w7 w9")["input_ids"] == [7, 9]
     assert not loaded.model.training and loaded.model.dtype == torch.float32
@@ -79,9 +87,7 @@ def test_other_ways_to_store_weights(family: str, tmp_path: Path):
     model = build(family)
     model.save_pretrained(tmp_path)
     loaded = load_model(tmp_path, tokenizer=tiny_tokenizer(), device="cpu").model
-    ids = torch.arange(3, 60)[None]
-    with torch.no_grad():
-        assert torch.equal(loaded(ids).logits, model(ids).logits)
+    assert_same_model(loaded, model)
 
 
 def test_loading_prints_nothing_and_restores_the_settings(saved: Path, capfd: pytest.CaptureFixture[str]):
@@ -137,9 +143,7 @@ def test_the_next_checkpoint_in_the_same_module_is_a_fresh_load_bit_for_bit(fami
     # Files whose names are not the module's own (experts apart, older names) are for transformers to convert.
     assert (second.model is module) == (family not in {"qwen3_moe", "gpt_neox"})
     assert (second.fingerprint, second.model_id, second.model.training) == (fresh.fingerprint, "1", False)
-    ids = torch.arange(3, 60)[None]
-    with torch.no_grad():
-        assert torch.equal(second.model(ids).logits, fresh.model(ids).logits)
+    assert_same_model(second.model, fresh.model)
 
 
 def test_a_module_is_not_reused_where_more_than_values_differ(saved: Path, copy: Path):

@@ -19,7 +19,9 @@ SPANS = torch.tensor([[[0, 4], [10, 12]], [[5, 5], [3, 30]]])
 
 
 def make(seed: int, n: int, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k and row positions; whole numbers make every product exact and ties common."""
+    """q, k and row positions. Whole numbers are full of ties; the others have ten bits, so that sums of their products
+    are exact in float32 as well, and keys in the same order on every processor.
+    """
     gen = torch.Generator().manual_seed(seed)
     shape_q, shape_k = (B, HQ, R, D), (B, HKV, n, D)
     if whole:
@@ -28,7 +30,7 @@ def make(seed: int, n: int, whole: bool) -> tuple[Tensor, Tensor, Tensor]:
             torch.randint(-2, 3, shape_k, generator=gen).float(),
         )
     else:
-        q, k = torch.randn(shape_q, generator=gen), torch.randn(shape_k, generator=gen)
+        q, k = (torch.randn(shape, generator=gen).mul_(128).round_().div_(128) for shape in (shape_q, shape_k))
     return q, k, torch.randint(-1, n + 1, (B, R), generator=gen)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from headscope.interp.loading import LoadedModel
 from headscope.probes import haystack, keyvalue, needle, words
 
 # The pre-tokenizer of Llama 3 and Qwen: ".\n" and ".\n\n" become one token.
@@ -130,11 +130,9 @@ def words_only() -> PreTrainedTokenizerFast:
 
 
 @pytest.fixture(scope="session")
-def smollm2_tokenizer(smollm2_gguf: Path) -> Any:
-    """The real thing: SmolLM2's tokenizer out of the GGUF file; takes ten seconds."""
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(smollm2_gguf.parent, gguf_file=smollm2_gguf.name)
+def smollm2_tokenizer(smollm2: LoadedModel) -> Any:
+    """The real thing: SmolLM2's tokenizer out of the GGUF file. That takes ten seconds, so it is made only once."""
+    return smollm2.tokenizer
 
 
 TINY = ("gpt2_like", "llama3_like", "without_bos", "sentencepiece_like", "words_only")

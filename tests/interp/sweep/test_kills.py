@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_killed_sweeps_resume_to_the_same_file(tmp_path: Path):
     on_ray = 1 if find_spec("ray") else 0

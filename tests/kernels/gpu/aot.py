@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import subprocess
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource
 
 from headscope.kernels.gpu.configs import FUSED
@@ -59,19 +61,18 @@ def compiled(
     attrs = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": FUSED}
-    built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
-    ptx = built.asm["ptx"]
-    target = re.search(r"\.target\s+(sm_\w+)", ptx)
-    assert target
-    with TemporaryDirectory() as folder:
-        cubin, text = Path(folder, "kernel.cubin"), Path(folder, "kernel.ptx")
-        text.write_text(ptx)
-        said = _run(get_ptxas(sm).path, "-v", f"--gpu-name={target[1]}", text, "-o", f"{cubin}.again")
-        cubin.write_bytes(built.asm["cubin"])
-        sass = _run(TOOLS / "nvdisasm", "-c", cubin)
-    spills = re.search(r"(\d+) bytes spill stores", said)
-    assert spills, said
-    return Compiled(ptx, sass, built.metadata.shared, int(spills[1]))
+    said = StringIO()
+    with redirect_stdout(said), knobs.nvidia.scope(), knobs.compilation.scope():
+        knobs.nvidia.dump_ptxas_log = True
+        knobs.compilation.always_compile = True  # what comes from Triton's cache has no log
+        built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+    with NamedTemporaryFile(suffix=".cubin") as cubin:
+        cubin.write(built.asm["cubin"])
+        cubin.flush()
+        sass = _run(TOOLS / "nvdisasm", "-c", cubin.name)
+    spills = re.search(r"(\d+) bytes spill stores", said.getvalue())
+    assert spills, said.getvalue()
+    return Compiled(built.asm["ptx"], sass, built.metadata.shared, int(spills[1]))
 
 
 def _run(*command: object) -> str:

@@ -53,7 +53,10 @@ def integers(*shape: int, seed: int, high: int = 3) -> Tensor:
 
 
 def normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    """Random numbers of up to ten bits, more than bfloat16 holds: sums of their products are exact in float32, in any
+    order, so which key is the highest does not depend on how a processor adds.
+    """
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul_(128).round_().div_(128)
 
 
 def close(got: Tensor, wanted: Tensor, tol: float | Tensor) -> None:
@@ -261,7 +264,9 @@ def test_strided_views_of_a_cache() -> None:
     # Keys behind every row's limit are not read: the rest of a cache may hold anything.
     out, ev = evidence_attention(q, k, v, q_positions=torch.arange(28, 33), impl="triton")
     same_out, same = evidence_attention(q, k[:, :, :33], v[:, :, :33], q_positions=torch.arange(28, 33), impl="triton")
-    assert torch.equal(out, same_out) and torch.equal(ev.argmax_key, same.argmax_key) and torch.equal(ev.lse, same.lse)
+    close(out, same_out, TOL)
+    close(ev.lse, same.lse, TOL)
+    assert torch.equal(ev.argmax_key, same.argmax_key)
     k_last = normal(2, 2, 8, 33, seed=2).mT  # keys along the last axis in memory
     compare(q, k_last, k_last, q_positions=torch.arange(28, 33))
 
@@ -345,8 +350,7 @@ def test_trunk_of_many_tails() -> None:
             close(whole.span_mass[i], wanted.span_mass[0], TOL)
 
 
-@pytest.mark.parametrize("splits", [1, 2, 5])
-@pytest.mark.parametrize("topk", [1, 3, 16])
+@pytest.mark.parametrize(("topk", "splits"), [(1, 2), (3, 1), (3, 5), (16, 2)])
 def test_topk_through_splits(topk: int, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "splits_for", lambda *_: splits)
     q, k, v = qkv(1, 2, 2, 6, 90, 8, seed=topk)
@@ -410,7 +414,8 @@ def test_the_same_attention_without_evidence() -> None:
     problem = launch.Problem.of(q, k, Rules(q_positions=torch.arange(30, 50)[None], scale=0.3))
     out, lse, at, _ = launch.evidence_attention(problem, v)
     plain, plain_lse, untouched, _ = launch.evidence_attention(problem, v, evidence=False)
-    assert torch.equal(out, plain) and torch.equal(lse, plain_lse)
+    close(out, plain, TOL)
+    close(lse, plain_lse, TOL)
     assert (untouched == 77).all() and (at >= 0).all()
 
 
@@ -445,17 +450,18 @@ def _triton_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("_triton_in_the_engine")
 @pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma2"])
 def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = adapt(build(family))
-    probes = ProbeSet([random_probe(n, depth, seed=n) for n, depth in ((75, 0.0), (90, 0.6), (90, 1.0))])
+    layer_types = {} if family == "llama" else {"layer_types": ["sliding_attention", "full_attention"]}
+    model = adapt(build(family, num_hidden_layers=2, **layer_types))
+    probes = ProbeSet([random_probe(n, depth, seed=n) for n, depth in ((75, 0.0), (80, 0.6), (80, 1.0))])
     launches = []
     monkeypatch.setattr(launch, "evidence_attention", lambda *a: (launches.append(a[0].q.shape), fused(*a))[1])
 
     def run() -> tuple[dict[int, Any], dict[str, str]]:
-        with model.routed(90), choices.recording() as used:
+        with model.routed(80), choices.recording() as used:
             return dict(Engine(model, probes).run(plan(probes, "grafted"))), used
 
     ours, used = run()
-    plain_layers = {"llama": 4, "gpt_oss": 2, "gemma2": 0}[family]
+    plain_layers = {"llama": 2, "gpt_oss": 1, "gemma2": 0}[family]
     # A tail's pass: one launch a layer for the trunk; one for itself, and one a chunk of the trunk but for the last
     # layer's, where torch's own kernels do not know the rule.
     last_is_plain = family != "gemma2"

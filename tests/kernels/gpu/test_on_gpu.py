@@ -41,6 +41,11 @@ def qkv(
     )
 
 
+def exact(x: Tensor) -> Tensor:
+    """Rounded to ten bits (eight in bfloat16): sums of products are exact in any order, and so is the highest key."""
+    return x.mul(128).round().div(128)
+
+
 def budget(q: Tensor, k: Tensor, scale: float | None) -> float:
     """Largest error of a logit, in nats."""
     raw = float(q.float().norm(dim=-1).max() * k.float().norm(dim=-1).max())
@@ -176,8 +181,10 @@ def test_numbers_of_rows(rows: int) -> None:
 
 
 def test_ties_go_to_the_lowest_position() -> None:
-    k = normal(1, 2, 1, 64, seed=0, dtype=torch.bfloat16).expand(1, 2, size(3000, 100), 64).to(DEVICE)
-    q = normal(1, 8, 3, 64, seed=1, dtype=torch.bfloat16).to(DEVICE)
+    # Equal keys score the same only where no sum is rounded: what is added up in which order differs by column in
+    # the interpreter, where a processor's library decides.
+    k = exact(normal(1, 2, 1, 64, seed=0, dtype=torch.bfloat16)).expand(1, 2, size(3000, 100), 64).to(DEVICE)
+    q = exact(normal(1, 8, 3, 64, seed=1, dtype=torch.bfloat16)).to(DEVICE)
     n = k.shape[2]
     for options, wanted in (({}, 0), ({"window": 70}, n - 70)):
         at = torch.full((3,), n - 1, device=DEVICE)
@@ -188,6 +195,7 @@ def test_ties_go_to_the_lowest_position() -> None:
 
 
 def test_the_same_call_gives_the_same_bits() -> None:
+    """Of a toy too: the very same products, of one thread, in one process."""
     q, k, v = (x.to(DEVICE) for x in qkv(torch.bfloat16))
     at, spans = at_the_end(q, k).to(DEVICE), SPANS.to(DEVICE)
     a, b = (row_evidence(q, k, q_positions=at, spans=spans, topk=3, impl="triton") for _ in range(2))
@@ -201,7 +209,7 @@ def test_the_same_call_gives_the_same_bits() -> None:
 def test_splits_and_batch_neighbours_change_rounding_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     from headscope.kernels.gpu import row_evidence as module
 
-    q, k, v = (x.to(DEVICE) for x in qkv(torch.bfloat16, n=5000))
+    q, k, v = (exact(x).to(DEVICE) for x in qkv(torch.bfloat16, n=5000))
     at = at_the_end(q, k).to(DEVICE)
     whole = row_evidence(q, k, q_positions=at, impl="triton")
     alone = [row_evidence(q[i : i + 1], k[i : i + 1], q_positions=at, impl="triton") for i in range(2)]
@@ -215,7 +223,9 @@ def test_splits_and_batch_neighbours_change_rounding_at_most(monkeypatch: pytest
     out, fused = evidence_attention(q, k, v, q_positions=at, impl="triton")
     for i in range(2):  # its tiles do not depend on the batch
         part, ev = evidence_attention(q[i : i + 1], k[i : i + 1], v[i : i + 1], q_positions=at, impl="triton")
-        assert torch.equal(part[0], out[i]) and torch.equal(ev.lse[0], fused.lse[i])
+        assert torch.equal(ev.argmax_key[0], fused.argmax_key[i])
+        close(part[0], out[i].cpu(), EXPONENT if TOY else 0.0)  # of a toy, elsewhere in memory is another computation
+        close(ev.lse[0], fused.lse[i].cpu(), EXPONENT if TOY else 0.0)
 
 
 def test_a_million_keys_beyond_32_bit_offsets() -> None:
@@ -273,7 +283,7 @@ def test_eight_thousand_rows() -> None:
 def test_nan_is_reported_by_the_rows_that_see_it_and_only_by_them(where: str, softcap: float | None) -> None:
     dtype = torch.float32 if TOY else torch.bfloat16
     n = size(600, 60)
-    q, k, v = (normal(1, 2, r, size(64, 8), seed=i, dtype=dtype) for i, r in enumerate((6, n, n)))
+    q, k, v = (exact(normal(1, 2, r, size(64, 8), seed=i, dtype=dtype)) for i, r in enumerate((6, n, n)))
     rows = torch.tensor([4, 9, 10, 11, n - 1, -1], device=DEVICE)
     (q if where == "q" else k)[0, 1, 2 if where == "q" else 10, 3] = torch.nan
     broken = torch.zeros(1, 2, 6, dtype=torch.bool)
@@ -319,7 +329,7 @@ def test_views_of_a_cache_are_read_where_they_lie() -> None:
 
 
 def test_trunk_and_tail_merge_to_the_whole() -> None:
-    q, k, _ = (x.to(DEVICE) for x in qkv(torch.float32 if TOY else torch.bfloat16))
+    q, k, _ = (exact(x).to(DEVICE) for x in qkv(torch.float32 if TOY else torch.bfloat16))
     n = k.shape[2]
     at, cut = at_the_end(q, k).to(DEVICE), n // 2 + 3
     whole = row_evidence(q, k, q_positions=at, impl="triton")

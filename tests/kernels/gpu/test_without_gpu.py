@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-pytestmark = pytest.mark.timeout(900)  # about a minute each, on a machine that has nothing else to do
+pytestmark = pytest.mark.long
 
 
 def run(*cases: str, **environment: str) -> None:
