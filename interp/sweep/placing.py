@@ -50,9 +50,9 @@ def place(found: Sequence[Checkpoint], shards: Shards, allow_pickle: bool) -> Pl
         own = shard.checkpoint
         return is_same(replace(own, run=""), checkpoint) and _same_weights(checkpoint, shard, allow_pickle)
 
-    take(lambda checkpoint, shard: bool(shard.made.get("run")) and is_same(checkpoint, shard.checkpoint))
-    take(of_stage)
+    take(lambda checkpoint, shard: shard.made.get("run") == checkpoint.run and is_same(checkpoint, shard.checkpoint))
     take(moved)
+    take(of_stage)
 
     stages: dict[str, list[Checkpoint]] = {}
     for checkpoint in found:

@@ -533,6 +533,16 @@ def test_stages_that_were_interleaved_before_are_put_in_order(run: Path, plain: 
     assert checkpoints(output) == [100, 200, 250]
 
 
+def test_a_run_keeps_its_scores_when_another_of_its_name_comes_before_it(run: Path, tmp_path: Path):
+    for name, old in (("a", 10), ("b", 20)):
+        shutil.copytree(run / f"checkpoint-{old}", tmp_path / name / "ckpts" / "checkpoint-5")
+    output = tmp_path / "run.h5"
+    hs.sweep(tmp_path / "b" / "ckpts", PROBES, output)
+    before = hashes(output)
+    result = hs.sweep([tmp_path / "a" / "ckpts", tmp_path / "b" / "ckpts"], PROBES, output)
+    assert (result.done, result.skipped) == ((5,), (10,)) and hashes(output)[10] == before[5]
+
+
 def test_files_that_were_swept_apart_are_not_interleaved(two_runs: tuple[Path, Path], tmp_path: Path):
     for path in two_runs:
         hs.sweep(path, PROBES, tmp_path / f"{path.name}.h5")
