@@ -63,10 +63,12 @@ def from_text(
     if found:
         at, end = found[0]
         needle = context[at:end]
+        outside = (context[:at], context[end:])
     else:
+        outside = (context,)
         context, at = _insert(context, needle, _place(codec, context, depth, id))
         end = at + len(needle)
-    _check_leak(id, needle, answer, (context[:at], context[end:], question, *_markup(codec, frame)))
+    _check_leak(id, needle, answer, (*outside, question, *_markup(codec, frame)))
 
     prompt = f"{context}\n{frame.ask(question)}"
     best = None

@@ -237,15 +237,12 @@ class Layout:
                         for question, widest in zip(questions, rooms, strict=True):
                             room = widest + len(usual.ids) - len(insert.ids)
                             place = room if cut is None else cut
-                            if abs(place - depth * room) <= self._shift(room):
+                            if abs(place / room - depth) <= depth_tolerance(len(self.head) + room):
                                 yield insert, place, room, question, answer
 
     def _cuts(self, at: str, depth: float, room: int) -> list[int | None]:
         """Places for the needle, nearest first; None is the very end of the context."""
         places = self.stream.places[at]
-        cuts: list[int | None] = [*nearest(places[places <= room], depth * room, self._shift(room))]
+        shift = depth_tolerance(len(self.head) + room) * room + 1
+        cuts: list[int | None] = [*nearest(places[places <= room], depth * room, shift)]
         return [None, *cuts] if depth == 1.0 and at == "sentence" else cuts
-
-    def _shift(self, room: int) -> float:
-        """Tokens by which a needle may be moved in a haystack of `room` tokens."""
-        return depth_tolerance(len(self.head) + room) * room

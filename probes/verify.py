@@ -76,7 +76,9 @@ def _extends(codec: Codec, fp: str) -> bool:
 def _cut_alike(probe: Probe, codec: Codec) -> bool:
     """The same ids for what is the probe's own: all but the haystack, which it shares with others."""
     ids, head = probe.input_ids, codec.head
-    if tuple(ids[: len(head)].tolist()) != head:
+    opening = tuple(ids[: len(head) + 1].tolist())
+    chat = probe.variant.endswith("-chat")  # its template's own special tokens follow
+    if opening[:-1] != head or (not chat and opening[-1] in codec.special_ids):
         return False
     start, end = probe.graft or (0, probe.question_start)
     return codec.cuts_alike(ids, start, end) and codec.cuts_alike(ids, probe.question_start, probe.length)
@@ -147,7 +149,7 @@ def _check_leak(probe: Probe, codec: Codec) -> None:
 def _check_depth(probe: Probe) -> None:
     start, end = probe.graft or (0, 0)
     tolerance = depth_tolerance(probe.question_start - (end - start))
-    if abs(probe.depth - probe.depth_nominal) > tolerance + 1e-9:
+    if abs(probe.depth - probe.depth_nominal) > tolerance:
         raise SpanNotFound(
             f"{probe.id}: the needle lies at depth {probe.depth:.3f}, more than {tolerance:.3f} from {probe.depth_nominal}."
         )

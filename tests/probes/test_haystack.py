@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -126,3 +128,55 @@ def test_lines_with_special_or_unknown_tokens_are_left_out(gpt2_like: Any, words
         assert "more line" in text
         assert not any(word in text for word in dropped)
     assert "☃" in tokenise(Codec(gpt2_like), own, 60, 0).text  # bytes spell everything
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("essays.json", '{"text": "One.\\n\\nTwo \\u00e9."}', ["One.", "Two é."]),
+        ("list.json", '["One.", "Two."]', ["One.", "Two."]),
+        ("rows.json", '[{"content": "One.", "id": 3}, {"text": "Two."}]', ["One.", "Two."]),
+        ("rows.jsonl", '{"text": "One."}\n\n{"text": "Two."}\n', ["One.", "Two."]),
+        ("named.json", '{"text": "One."}\n{"text": "Two."}\n', ["One.", "Two."]),
+        ("many.json", '{"text": ["One.", "Two."]}', ["One.", "Two."]),
+        ("mark.json", '\ufeff{"text": "One."}', ["One."]),
+        ("half.jsonl", '{"text": "One \\ud83d."}', ["One �."]),
+    ],
+)
+def test_json_is_read_as_data(name: str, content: str, expected: list[str], tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert "".join(folder(tmp_path / name).documents(0)).splitlines() == expected
+    assert "".join(folder(tmp_path).documents(0)).splitlines() == expected
+    with gzip.open(tmp_path / f"{name}.gz", "wt", encoding="utf-8") as file:
+        file.write(content)
+    assert "".join(folder(tmp_path / f"{name}.gz").documents(0)).splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.json", '{"body": "One.", "id": 3}', "holds an object with the fields 'body', 'id', no text; accepted are"),
+        ("a.json", '{"text": 7}', "holds 'text' with the int 7"),
+        ("a.json", "[[], 3]", "item 0, holds an empty list"),
+        ("a.json", "{'text': 1}", "is not JSON"),
+        ("a.jsonl", '{"text": "One."}\n{"text": "Tw', "line 2, is not JSON"),
+        ("a.jsonl", '{"text": "One."}\n{"txt": "Two."}', "line 2, holds an object with the fields 'txt'"),
+        ("a.txt.gz", "no gzip", "is not UTF-8 text"),
+    ],
+)
+def test_json_without_text_is_refused_in_one_line(name: str, content: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(content)
+    for given in (tmp_path / name, tmp_path):
+        with pytest.raises(ProbeError, match=re.escape(says)) as error:
+            list(folder(given).documents(0))
+        assert "\n" not in str(error.value)
+
+
+def test_json_that_is_no_text_is_left_out_of_a_folder_of_texts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.md").write_text("One.\n")
+    (tmp_path / "b.json").write_text('{"text": "Two."}')
+    (tmp_path / "package.json").write_text('{"name": "x"}')
+    assert sorted("".join(folder(tmp_path).documents(0)).splitlines()) == ["One.", "Two."]
+    assert "package.json" in caplog.text

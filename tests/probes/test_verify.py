@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -143,3 +145,86 @@ def test_probes_from_ids_are_checked_by_their_ids(llama3_like: Any) -> None:
     check(Probe.from_ids(ids, prompt_len=len(ids) - 1, needles=[(1, 4)]), llama3_like)
     with pytest.raises(DoubleBOS):
         check(Probe.from_ids(words, prompt_len=len(words) - 1, needles=[(1, 4)]), llama3_like)
+
+
+@pytest.mark.parametrize("kind", ["sentence", "number", "biography"])
+def test_short_sets_meet_their_depths_and_pass_their_own_check(kind: Any, gpt2_like: Any) -> None:
+    for length in (220, 300, 410, 512):
+        probes = build("grid", gpt2_like, lengths=[length], depths=9, needles=2, kind=kind, seed=length)
+        probes.verify(gpt2_like)
+        for probe in probes:
+            start, end = probe.graft or (0, 0)
+            limit = max(0.02, 8 / (probe.question_start - (end - start)))
+            assert abs(probe.depth - probe.depth_nominal) <= limit
+
+
+# Which tokenizers give the ids of probes that another one built
+
+
+def again(tokenizer: Any, change: Any) -> Any:
+    """The tokenizer with its JSON changed."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
+    change(content)
+    backend = Tokenizer.from_str(json.dumps(content))
+    return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>")
+
+
+def swapped(first: str, second: str) -> Any:
+    def change(content: Any) -> None:
+        vocabulary = content["model"]["vocab"]
+        vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+
+    return change
+
+
+def test_tokens_that_were_added_do_not_matter(probe: Probe, llama3_like: Any) -> None:
+    chat = again(llama3_like, lambda content: None)
+    chat.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    chat.add_tokens(["zzyzx"])
+    assert Codec(chat).fingerprint != probe.tokenizer_fp
+    check(probe, chat)
+    check(replace(probe, vocabulary_fp=""), chat)  # saved before the field was there: by the fingerprint alone
+
+
+def test_reserved_tokens_that_were_renamed_do_not_matter(probe: Probe, llama3_like: Any) -> None:
+    def rename(content: Any) -> None:
+        vocabulary = content["model"]["vocab"]
+        vocabulary["<|im_end|>"] = vocabulary.pop("<|bot|>")
+        for token in content["added_tokens"]:
+            token["content"] = token["content"].replace("<|bot|>", "<|im_end|>")
+
+    check(probe, again(llama3_like, rename))
+    with pytest.raises(TokenizerMismatch, match="--tokenizer BASE"):
+        check(replace(probe, vocabulary_fp=""), again(llama3_like, rename))
+
+
+def test_two_tokens_in_exchange_are_noticed(probe: Probe, llama3_like: Any) -> None:
+    words = [" " + word for word in ("the", "of", "is")]
+    in_use = [word for word in words if Codec(llama3_like).piece(word)[0] in probe.input_ids]
+    for first, second in itertools.combinations(in_use, 2):
+        other = again(llama3_like, swapped(first.replace(" ", "Ġ"), second.replace(" ", "Ġ")))
+        assert len(other) == len(llama3_like)
+        with pytest.raises(TokenizerMismatch, match="other tokens.*--tokenizer BASE"):
+            check(probe, other)
+
+
+def test_an_added_token_that_cuts_the_text_differently_is_noticed(probe: Probe, llama3_like: Any) -> None:
+    start, end = probe.needle_spans[0]
+    for first, last in ((start + 1, end), (start - 40, start - 20)):  # in the needle, in the haystack
+        other = again(llama3_like, lambda content: None)
+        other.add_tokens([" ".join(llama3_like.decode(probe.input_ids[first:last]).split()[1:3])])
+        with pytest.raises(TokenizerMismatch, match="cuts the text differently"):
+            check(probe, other)
+
+
+def test_missing_merges_are_noticed(probe: Probe, llama3_like: Any) -> None:
+    with pytest.raises(TokenizerMismatch, match="cuts the text differently"):
+        check(probe, again(llama3_like, lambda content: content["model"].update(merges=content["model"]["merges"][:400])))
+
+
+def test_another_opening_is_noticed(probe: Probe, llama3_like: Any) -> None:
+    with pytest.raises(TokenizerMismatch, match="cuts the text differently"):
+        check(probe, again(llama3_like, lambda content: content.update(post_processor=None)))
