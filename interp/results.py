@@ -201,7 +201,7 @@ class HeadScores:
         return counting_level(~np.isnan(self.per_probe["retrieval"]), self.probes, threshold)
 
     def retrieval_heads(self, threshold: float = RETRIEVAL_THRESHOLD, *, plain: bool = False) -> list[tuple[int, int]]:
-        """Every (layer, head) whose mean retrieval score is strictly above threshold and chance, in that order.
+        """Every (layer, head) whose mean retrieval score is strictly above threshold and chance, in this order.
 
         plain: count as the paper does, above the threshold only, whatever a head would score by chance.
         """
