@@ -271,7 +271,6 @@ def _read_on(outputs: Path, stop: Any, results: Any) -> None:
 @contextmanager
 def cluster(workers: Path) -> Iterator[str]:
     """A Ray cluster with two CPU slots, of processes that this one starts and ends."""
-    ray = Path(sys.executable).with_name("ray")
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
@@ -284,7 +283,7 @@ def cluster(workers: Path) -> Iterator[str]:
     }
     options = ["--num-cpus=2", "--include-dashboard=false", f"--object-store-memory={10**8}", f"--temp-dir={temporary}"]
     head = subprocess.Popen(
-        [str(ray), "start", "--head", "--block", f"--port={port}", *options],
+        [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", *options],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
