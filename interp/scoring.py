@@ -149,13 +149,14 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -
     held = f"probe {holder.id!r} holds token id {largest}"
     if codec is None:
         raise ValueError(
-            f"{held} and the embedding of {model.name} has {vocabulary} rows; build the probes with this model's tokenizer"
+            f"{held} and the embedding of {model.name} has {vocabulary} rows; build the probes with this model's "
+            "tokenizer"
         )
     raise ValueError(
         f"{held} ({codec.entries.get(largest)!r}) and the embedding of {model.name} has only {vocabulary} rows: its "
-        f"tokenizer ({codec.size} tokens) is larger than the model; if tokens were added to it later, give the tokenizer "
-        "from before (--tokenizer BASE, or tokenizer=... in Python) or probes without them (no --chat); otherwise the two "
-        "do not belong together"
+        f"tokenizer ({codec.size} tokens) is larger than the model; if tokens were added to it later, give the "
+        "tokenizer from before (--tokenizer BASE, or tokenizer=... in Python) or probes without them (no --chat); "
+        "otherwise the two do not belong together"
     )
 
 

@@ -28,7 +28,7 @@ def suffix(file: Path) -> str:
 def texts(file: Path) -> Iterator[str]:
     """The texts that a file holds. A file of another suffix than JSON's is one text.
 
-    Raises NoText where a JSON file holds none, ProbeError where a line of JSON Lines is broken or the file is not UTF-8.
+    Raises NoText where a JSON file holds none, ProbeError where a line of JSON is broken or the file is not UTF-8.
     """
     kind = suffix(file)
     try:
@@ -42,12 +42,16 @@ def texts(file: Path) -> Iterator[str]:
     except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
         raise ProbeError(f"{file} is not UTF-8 text ({error}); convert it or leave it out.") from error
     except OSError as error:
-        raise ProbeError(f"{file} cannot be read ({error.strerror or error}); make it readable or leave it out.") from error
+        raise ProbeError(
+            f"{file} cannot be read ({error.strerror or error}); make it readable or leave it out."
+        ) from error
 
 
 def _open(file: Path) -> TextIO:
     # utf-8-sig: without the mark that some editors put first
-    return gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix.lower() == ".gz" else file.open(encoding="utf-8-sig")
+    return (
+        gzip.open(file, "rt", encoding="utf-8-sig") if file.suffix.lower() == ".gz" else file.open(encoding="utf-8-sig")
+    )
 
 
 def _json(file: Path, content: str) -> Iterator[str]:

@@ -60,12 +60,12 @@ def from_text(
         raise NeedleLeak(
             f"{id}: the needle is in the context {len(found)} times; give a context that holds it once or not."
         )
+    outside: tuple[str, ...] = (context,)
     if found:
         at, end = found[0]
         needle = context[at:end]
         outside = (context[:at], context[end:])
     else:
-        outside = (context,)
         context, at = _insert(context, needle, _place(codec, context, depth, id))
         end = at + len(needle)
     _check_leak(id, needle, answer, (*outside, question, *_markup(codec, frame)))
@@ -198,7 +198,9 @@ def _encode(codec: Codec, text: str, id: str) -> tuple[NDArray[np.int32], NDArra
         groups = codec.characters(ids)
         sizes = np.diff([*(start for start, _ in groups), len(ids)])
         spelt = "".join(piece for _, piece in groups)
-        extra = len(spelt) - len(spelt.removeprefix(" ")) if not text.startswith(" ") else 0  # SentencePiece puts it first
+        extra = (
+            len(spelt) - len(spelt.removeprefix(" ")) if not text.startswith(" ") else 0
+        )  # SentencePiece puts it first
         bounds = np.maximum(np.cumsum([0, *(len(piece) for _, piece in groups)]) - extra, 0)
         starts, ends = np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
         if spelt[extra:] != text:

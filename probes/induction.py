@@ -35,11 +35,7 @@ def build(
     filler_words, blocks = _words(codec, n, seed, period)
     filler = filler_words[rng(seed, "filler").integers(0, len(filler_words), size=max(lengths))]
     return [
-        [
-            probe(codec, block, filler, length=length, depth=depth, seed=seed)
-            for length in lengths
-            for depth in depths
-        ]
+        [probe(codec, block, filler, length=length, depth=depth, seed=seed) for length in lengths for depth in depths]
         for block in blocks
     ]
 

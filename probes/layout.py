@@ -4,10 +4,10 @@
                            graft                        question_start              prompt_len
 
 The needle is inserted where a sentence starts, or else a line, a clause or a word: the first of these that is near the
-depth asked for (`depth_tolerance`). It has the leading space of a sentence: its ids are the same at every depth, and the
-same as those of an answer that repeats it. Taking the graft out leaves a prefix of the haystack's stream, so all probes of
-a set can share one prefill. Ids are joined first; then the tokenizer is asked whether it would cut the joined text the
-same way, and if not, the next place is tried.
+depth asked for (`depth_tolerance`). It has the leading space of a sentence: its ids are the same at every depth, and
+the same as those of an answer that repeats it. Taking the graft out leaves a prefix of the haystack's stream, so all
+probes of a set can share one prefill. Ids are joined first; then the tokenizer is asked whether it would cut the joined
+text the same way, and if not, the next place is tried.
 """
 
 from __future__ import annotations

@@ -259,7 +259,7 @@ class Probe:
 
         A needle that `context` already holds (once) stays where it is and `depth` says nothing; otherwise the needle is
         inserted at the sentence start nearest to `depth` (0: before the context, 1: after it). Where none is within
-        two hundredths of the context (or 20 tokens, if that is more), a clause or a word that starts nearer is taken;
+        two hundredths of the context (or 8 tokens, if that is more), a clause or a word that starts nearer is taken;
         `Probe.depth` is where the needle really lies. `chat`, `system` and `template_args` are those of `build`.
         """
         from .from_text import from_text

@@ -129,7 +129,9 @@ class Codec:
                 runs[-1] += [] if id in self.special_ids else [id]
         else:
             runs[0] = [int(id) for id in ids]
-        return "".join(self._decode(run, skip=self._spells_pieces and run[0] not in self.special_ids) for run in runs if run)
+        return "".join(
+            self._decode(run, skip=self._spells_pieces and run[0] not in self.special_ids) for run in runs if run
+        )
 
     def _decode(self, ids: list[int], *, skip: bool) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=skip, clean_up_tokenization_spaces=False))

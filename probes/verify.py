@@ -53,12 +53,11 @@ def check_tokenizer(probes: ProbeSet, codec: Codec) -> None:
     extended = {fp: _extends(codec, fp) for fp in {probe.tokenizer_fp for probe in others if not probe.vocabulary_fp}}
     longest: dict[str, Probe] = {}
     for probe in others:
-        known = codec.vocabulary_fp(probe.input_ids) if probe.vocabulary_fp else ""
-        why = "" if known == probe.vocabulary_fp and extended.get(probe.tokenizer_fp, True) else "the ids stand for other tokens"
-        if not why and probe.needle_text and not _cut_alike(probe, codec):
-            why = "it cuts the text differently"
-        if why:
-            raise _mismatch(probe, codec, why)
+        used = probe.vocabulary_fp
+        if not (codec.vocabulary_fp(probe.input_ids) == used if used else extended[probe.tokenizer_fp]):
+            raise _mismatch(probe, codec, "the ids stand for other tokens")
+        if probe.needle_text and not _cut_alike(probe, codec):
+            raise _mismatch(probe, codec, "it cuts the text differently")
         if probe.needle_text and probe.haystack_id:
             longest[probe.haystack_id] = max(probe, longest.get(probe.haystack_id, probe), key=lambda one: one.length)
     for probe in longest.values():
@@ -86,8 +85,9 @@ def _cut_alike(probe: Probe, codec: Codec) -> bool:
 
 def _mismatch(probe: Probe, codec: Codec, why: str) -> TokenizerMismatch:
     return TokenizerMismatch(
-        f"{probe.id} was built with tokenizer {probe.tokenizer_fp}, and {codec.name} is {codec.fingerprint}: {why}; build "
-        "the probes with this tokenizer, or give the one that built them (--tokenizer BASE, or tokenizer=... in Python)"
+        f"{probe.id} was built with tokenizer {probe.tokenizer_fp}, and {codec.name} is {codec.fingerprint}: {why}; "
+        "build the probes with this tokenizer, or give the one that built them (--tokenizer BASE, or tokenizer=... in "
+        "Python)"
     )
 
 
@@ -151,7 +151,8 @@ def _check_depth(probe: Probe) -> None:
     tolerance = depth_tolerance(probe.question_start - (end - start))
     if abs(probe.depth - probe.depth_nominal) > tolerance:
         raise SpanNotFound(
-            f"{probe.id}: the needle lies at depth {probe.depth:.3f}, more than {tolerance:.3f} from {probe.depth_nominal}."
+            f"{probe.id}: the needle lies at depth {probe.depth:.3f}, more than {tolerance:.3f} from "
+            f"{probe.depth_nominal}."
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from builders import random_grid
-from headscope.interp.loading import ModelError, load_model, load_tokenizer
+from headscope.interp.loading import ModelError, has_tokenizer, load_model, load_tokenizer
 from headscope.interp.scoring import score_heads
 from tiny_models import build
 from tiny_run import tiny_tokenizer
@@ -384,3 +384,10 @@ def test_real_gguf(smollm2_gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixt
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(smollm2_gguf.read_bytes()[:50_000_000])
     refused("could not be read as GGUF .*copy or download it again", cut)
+
+
+def test_a_folder_with_only_tekken_json_has_a_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert not has_tokenizer(tmp_path)
+    (tmp_path / "tekken.json").write_text("{}")
+    assert has_tokenizer(tmp_path)

@@ -118,6 +118,38 @@ def test_another_tokenizer_is_refused() -> None:
     score_heads(build("llama"), fitting, tokenizer=tokenizer)
 
 
+def test_a_tokenizer_that_gained_tokens_scores_the_same_probes() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    def words(n: int) -> PreTrainedTokenizerFast:
+        made = Tokenizer(models.WordLevel({f"w{i}": i for i in range(n)}, unk_token="w0"))
+        return PreTrainedTokenizerFast(tokenizer_object=made, unk_token="w0")
+
+    base, grown, other = words(199), words(203), words(198)
+    made = ProbeSet([replace(probe, tokenizer_fp=hp.fingerprint(base)) for probe in GRID])
+    model = build("llama")
+    plain, scores = (score_heads(model, made, tokenizer=tokenizer) for tokenizer in (base, grown))
+    np.testing.assert_array_equal(plain.per_probe["retrieval"], scores.per_probe["retrieval"])
+    assert scores.provenance["tokenizer_fp"] == hp.fingerprint(grown)
+    assert scores.provenance["probes_tokenizer_fp"] == [hp.fingerprint(base)]
+    with pytest.raises(hp.ProbeError, match="--tokenizer BASE"):
+        score_heads(model, made, tokenizer=other)
+
+
+def test_a_tokenizer_larger_than_the_model_says_which_token() -> None:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(901)}, unk_token="w0"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0")
+    small, large = ([1, 5, 6, 7, token, 8, 9, 5, 6] for token in (150, 900))
+    given = {"prompt_len": 7, "needles": [(1, 3)], "tokenizer_fp": hp.fingerprint(tokenizer)}
+    score_heads(build("llama"), ProbeSet([Probe.from_ids(small, **given)]), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=r"token id 900 \('w900'\).* 199 rows: its tokenizer \(901 tokens\)"):
+        score_heads(build("llama"), ProbeSet([Probe.from_ids(large, **given)]), tokenizer=tokenizer)
+
+
 def test_an_answer_that_no_needle_token_gives_is_an_error_not_a_zero() -> None:
     ids = np.array([1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
     with pytest.raises(ValueError, match="no token of its answer occurs in its needle"):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from transformers import ByT5Tokenizer
 
-from benchmarks.languages import haystacks, outcomes, unigram
 from benchmarks.language_texts import LANGUAGES
+from benchmarks.languages import haystacks, outcomes, unigram
 from headscope.probes import build
 from headscope.probes.errors import HaystackTooShort
 from headscope.probes.haystack import Haystack

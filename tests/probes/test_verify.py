@@ -222,7 +222,9 @@ def test_an_added_token_that_cuts_the_text_differently_is_noticed(probe: Probe, 
 
 def test_missing_merges_are_noticed(probe: Probe, llama3_like: Any) -> None:
     with pytest.raises(TokenizerMismatch, match="cuts the text differently"):
-        check(probe, again(llama3_like, lambda content: content["model"].update(merges=content["model"]["merges"][:400])))
+        check(
+            probe, again(llama3_like, lambda content: content["model"].update(merges=content["model"]["merges"][:400]))
+        )
 
 
 def test_another_opening_is_noticed(probe: Probe, llama3_like: Any) -> None:
