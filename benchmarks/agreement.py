@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from headscope import probes as hp
-from headscope.interp.adapters import adapt
-from headscope.interp.engine import Engine
+from headscope.interp.engine.engine import Engine
+from headscope.interp.engine.plan import plan
+from headscope.interp.model.adapt import adapt
 from headscope.interp.scoring import score_heads
-from headscope.interp.tree import plan
 from tests import oracle
 
 from .machine import machine, one_line, write_results

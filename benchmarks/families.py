@@ -27,11 +27,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from headscope.interp.adapters import adapt
-from headscope.interp.capture import CaptureError
-from headscope.interp.engine import Engine
-from headscope.interp.preflight import preflight
-from headscope.interp.tree import plan
+from headscope.interp.engine.engine import Engine
+from headscope.interp.engine.plan import plan
+from headscope.interp.engine.preflight import preflight
+from headscope.interp.model.adapt import adapt
+from headscope.interp.model.attention import CaptureError
 from headscope.probes import Probe, ProbeSet
 from tests import oracle
 

@@ -245,7 +245,7 @@ def _reader(outputs: Path, tally: Tally) -> Iterator[None]:
 
 
 def _read_on(outputs: Path, stop: Any, results: Any) -> None:
-    from headscope.interp.store import read_scores, read_steps
+    from headscope.interp.store.results_file import read_scores, read_steps
 
     reads, unreadable = 0, []
     seen: dict[Path, int] = {}

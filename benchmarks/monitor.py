@@ -24,9 +24,9 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
 import headscope as hs
-from headscope.interp import store
-from headscope.interp.loading import LoadedModel
-from headscope.interp.tree import plan
+from headscope.interp.engine.plan import plan
+from headscope.interp.model.loading import LoadedModel
+from headscope.interp.store import results_file as store
 from headscope.probes.haystack import as_haystack
 from headscope.probes.stream import tokenise
 from headscope.probes.tokens import Codec

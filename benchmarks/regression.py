@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from headscope.interp.analysis.regression import MARGIN, RATE, Watch
+from headscope.interp.analysis.drop_alarm import MARGIN, RATE, Watch
 
 from .machine import machine, one_line, write_results
 from .smollm2 import say

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from headscope.interp.loading import LoadedModel, load_model
+from headscope.interp.model.loading import LoadedModel, load_model
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LEADING = ("L18H6", "L17H3", "L18H7", "L17H4", "L20H6", "L23H2")  # on every needle tried, 500 to 4000 tokens

@@ -17,7 +17,7 @@ from time import perf_counter
 from typing import Any
 from unittest.mock import patch
 
-from headscope.interp.adapters import HuggingFaceModel
+from headscope.interp.model.adapt import HuggingFaceModel
 from headscope.interp.sweep.checkpoints import find_checkpoints
 from headscope.interp.sweep.run import Options, run
 from headscope.interp.sweep.shards import ProbeSource

@@ -117,7 +117,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="the median is reported")
     options = parser.parse_args()
 
-    from headscope.interp.loading import load_model
+    from headscope.interp.model.loading import load_model
 
     found = machine()
     loaded = load_model(options.model)

@@ -13,7 +13,7 @@ from pathlib import Path
 from rich import print
 
 import headscope as hs
-from headscope.interp.report.figures import save_figures
+from headscope.interp.report.figures.scores import save_figures
 from headscope.interp.report.terminal import summary
 
 

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from . import kernels, probes
     from .interp.copying.profile import CopyProfile
     from .interp.copying.run import copy_profile
-    from .interp.loading import load_model
+    from .interp.model.loading import load_model
     from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
-    from .interp.store import open
+    from .interp.store.results_file import open
     from .interp.sweep.merge import merge
     from .interp.sweep.run import sweep
 else:

@@ -18,16 +18,17 @@ from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..probes import ProbeSet
-from . import schema, store
-from .adapters import check_kind, unwrapped
-from .analysis.regression import LEADING, MARGIN, RATE, Regression, Watch
+from .analysis.drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
 from .analysis.trajectory import read_trajectory
 from .estimators.chance import chance
 from .levels import counting_level
-from .rescue import rescue
+from .model.adapt import check_kind, unwrapped
+from .model.training_state import undisturbed
 from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
-from .training_state import undisturbed
+from .store import results_file as store
+from .store import schema
+from .store.rescue import rescue
 
 log = logging.getLogger(__name__)
 

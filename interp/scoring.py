@@ -9,21 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.choices import recording
+from ..kernels.dispatch_log import recording
 from ..probes import ProbeSet
 from ..probes.tokens import Codec
 from ..probes.verify import check_tokenizer
-from .adapters import HuggingFaceModel, adapt
-from .engine import CHUNK, Engine, Progress
+from .engine.check_sharing import compare_sharing
+from .engine.engine import CHUNK, Engine, Progress
+from .engine.plan import plan
+from .engine.preflight import preflight
 from .environment import describe
 from .estimators import ESTIMATORS
 from .estimators.chance import chance
-from .loading import LoadedModel, load_model
-from .preflight import preflight
-from .probe_scores import score_probe
+from .estimators.probe_scores import score_probe
+from .model.adapt import HuggingFaceModel, adapt
+from .model.loading import LoadedModel, load_model
 from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
-from .sharing import compare_sharing
-from .tree import plan
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +99,7 @@ def score_heads(
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in ESTIMATORS}
         checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
         if generate:
-            from .generation import generated_counts
+            from .engine.generation import generated_counts
 
             per_probe["wu_count_generated"] = generated_counts(engine, tokenizer)
 

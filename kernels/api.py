@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from . import reference
-from .choices import note
+from .dispatch_log import note
 from .evidence import RowEvidence
 from .rules import Rules
 
@@ -207,7 +207,7 @@ def run(
 ) -> tuple[Tensor | None, RowEvidence]:
     """What every row did and, with v, the output, unchecked. Notes under `operation` which implementation it was."""
     if implementation(q, v, topk=rules.topk, impl=impl) == "triton":
-        from .gpu import first_use
+        from .gpu import self_check as first_use
 
         try:
             found = first_use.evidence(q, k, v, rules)

@@ -21,7 +21,7 @@ os.environ.setdefault("RAY_health_check_timeout_ms", "600000")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
 if TYPE_CHECKING:
-    from headscope.interp.loading import LoadedModel
+    from headscope.interp.model.loading import LoadedModel
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -49,6 +49,6 @@ def smollm2_gguf() -> Path:
 @pytest.fixture(scope="session")
 def smollm2(smollm2_gguf: Path) -> "LoadedModel":
     """SmolLM2-135M-Instruct in float32: 30 layers, 9 query and 3 KV heads, 8192 tokens of context."""
-    from headscope.interp.loading import load_model
+    from headscope.interp.model.loading import load_model
 
     return load_model(str(smollm2_gguf))

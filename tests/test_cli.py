@@ -15,7 +15,7 @@ from filelock import FileLock
 
 import headscope as hs
 from command_line import fail, run, succeed
-from headscope.interp.store import read_scores
+from headscope.interp.store.results_file import read_scores
 from made_up_scores import make_scores
 from tiny_models import build
 
@@ -180,7 +180,7 @@ def test_scores_are_not_lost_with_their_folder(scored, model, tmp_path, monkeypa
 
 
 def test_a_held_lock_is_noticed_before_the_model_is_loaded(tmp_path, monkeypatch):
-    from headscope.interp import store
+    from headscope.interp.store import results_file as store
 
     monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
     with FileLock(tmp_path / ".run.h5.lock"):
@@ -417,7 +417,7 @@ def test_probes_can_be_listed_and_looked_at(model):
 
 
 def load_tokenizer(model):
-    from headscope.interp.loading import load_tokenizer
+    from headscope.interp.model.loading import load_tokenizer
 
     return load_tokenizer(model)
 

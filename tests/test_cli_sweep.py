@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from command_line import fail, run, succeed
-from headscope.interp.store import checkpoints
+from headscope.interp.store.results_file import checkpoints
 from headscope.interp.sweep.same import differences
 from tiny_run import make_run, small_probes
 

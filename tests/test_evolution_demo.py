@@ -75,8 +75,8 @@ def test_keeps_checkpoints_with_step_tokens_and_rope_base(trained: Path) -> None
 
 def test_a_sweep_of_it_is_a_trajectory_and_a_report(trained: Path, tmp_path: Path) -> None:
     from headscope.interp.analysis.trajectory import read_trajectory
-    from headscope.interp.loading import load_tokenizer
-    from headscope.interp.report.html import write_report
+    from headscope.interp.model.loading import load_tokenizer
+    from headscope.interp.report.page.html import write_report
 
     tokenizer = load_tokenizer(trained / "checkpoint-0")
     probes = hs.probes.build(

@@ -73,7 +73,7 @@ def lines(output: Path) -> list[dict[str, float]]:
 
 def test_keeps_checkpoints_that_a_sweep_reads_and_learns(start: Path, extended: Path, tmp_path: Path) -> None:
     from headscope.interp.analysis.trajectory import read_trajectory
-    from headscope.interp.loading import load_tokenizer
+    from headscope.interp.model.loading import load_tokenizer
 
     probes = hs.probes.build("monitor", load_tokenizer(start), lengths=[192, 384], depths=2, needles=2)
     result = hs.sweep(str(extended / "checkpoint-*"), probes, tmp_path / "run.h5")

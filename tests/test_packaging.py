@@ -195,7 +195,7 @@ def test_module_runs_as_a_command() -> None:
 
 def test_public_names() -> None:
     from headscope.interp.results import HeadScores
-    from headscope.interp.store import open as open_store
+    from headscope.interp.store.results_file import open as open_store
 
     for name in headscope.__all__:
         assert getattr(headscope, name) is not None

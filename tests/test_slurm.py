@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from headscope.interp.store import checkpoints
+from headscope.interp.store.results_file import checkpoints
 from tiny_run import make_run, small_probes
 
 PAGE = (Path(__file__).parents[1] / "docs" / "slurm.md").read_text(encoding="utf-8")

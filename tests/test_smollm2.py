@@ -9,10 +9,10 @@ import pytest
 
 import headscope as hs
 import oracle
-from headscope.interp.adapters import adapt
-from headscope.interp.engine import Engine
-from headscope.interp.loading import LoadedModel
-from headscope.interp.tree import plan
+from headscope.interp.engine.engine import Engine
+from headscope.interp.engine.plan import plan
+from headscope.interp.model.adapt import adapt
+from headscope.interp.model.loading import LoadedModel
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from transformers import Trainer, TrainingArguments
 
 import headscope as hs
 from builders import random_probe
-from headscope.interp.adapters import HuggingFaceModel
+from headscope.interp.model.adapt import HuggingFaceModel
 from headscope.probes import ProbeSet
 from tiny_models import VOCAB, build
 

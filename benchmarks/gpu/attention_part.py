@@ -8,8 +8,8 @@ import torch
 
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.evidence_attention import evidence_attention
-from headscope.kernels.gpu.problem import Problem
-from headscope.kernels.plain import attend, cudnn, flash
+from headscope.kernels.gpu.kernel_args import Problem
+from headscope.kernels.sdpa import attend, cudnn, flash
 
 from .backends import prefill_ms
 from .inputs import like_a_model, problem, qkv

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headscope.kernels.gpu.problem import Problem
+from headscope.kernels.gpu.kernel_args import Problem
 from headscope.kernels.rules import Rules
 
 from .stage import Stage

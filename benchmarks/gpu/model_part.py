@@ -13,14 +13,14 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from headscope.interp.adapters import HuggingFaceModel, adapt
-from headscope.interp.cache import TrunkCache
-from headscope.interp.capture import running
-from headscope.interp.engine import CHUNK, Engine
-from headscope.interp.passes import TrunkPass
+from headscope.interp.engine.engine import CHUNK, Engine
+from headscope.interp.engine.passes import TrunkPass
+from headscope.interp.engine.plan import plan
+from headscope.interp.model.adapt import HuggingFaceModel, adapt
+from headscope.interp.model.attention import running
+from headscope.interp.model.prefix_cache import TrunkCache
 from headscope.interp.results import HeadScores
 from headscope.interp.scoring import score_heads
-from headscope.interp.tree import plan
 from headscope.probes import Probe, ProbeSet
 
 from .inputs import heads

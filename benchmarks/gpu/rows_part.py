@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from headscope.kernels import row_evidence
-from headscope.kernels.gpu import first_use
+from headscope.kernels.gpu import self_check as first_use
 
 from .backends import prefill_ms
 from .inputs import heads, qkv

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from headscope.kernels import RowEvidence, evidence_attention, row_evidence
 from headscope.kernels.gpu.evidence_attention import evidence_attention as bare
-from headscope.kernels.plain import attend
+from headscope.kernels.sdpa import attend
 
 from .inputs import problem
 from .record import FAILED, Record

@@ -13,7 +13,7 @@ import torch
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention
-from headscope.kernels.gpu.problem import Problem
+from headscope.kernels.gpu.kernel_args import Problem
 from headscope.kernels.gpu.row_evidence import row_evidence, splits_for
 
 from .inputs import heads, problem

@@ -32,8 +32,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from checkpoint import set_rope_base, write_checkpoint
 from corpus import Ids
-from headscope.interp.loading import load_model
-from headscope.interp.weights import ModelError
+from headscope.interp.model.loading import load_model
+from headscope.interp.model.weights import ModelError
 from long_loss import flops_per_token, token_losses
 from source_code import cut, packages
 

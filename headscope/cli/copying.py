@@ -14,7 +14,7 @@ from .score import progress_bar, working
 
 if TYPE_CHECKING:
     from ..interp.copying.profile import CopyProfile
-    from ..interp.rescue import Unsaved
+    from ..interp.store.rescue import Unsaved
 
 
 def copy_profile(
@@ -43,7 +43,7 @@ def copy_profile(
 
     check_target(output)
     from ..interp.copying import run
-    from ..interp.loading import load_model
+    from ..interp.model.loading import load_model
 
     with working(f"loading {Path(model).name}"):
         loaded = load_model(
@@ -69,7 +69,7 @@ def copy_profile(
             raise unsaved
     lines = [f"Profile  {output}"]
     if figures is not None:
-        from ..interp.report.copy_figures import save_copy_figures
+        from ..interp.report.figures.copying import save_copy_figures
 
         with working("drawing figures"):
             paths = save_copy_figures(profile, figures)
@@ -80,7 +80,7 @@ def copy_profile(
 
 def save(profile: CopyProfile, path: Path) -> Unsaved | None:
     """Write the file; where that fails or is interrupted, the profile goes elsewhere, and the error says where."""
-    from ..interp.rescue import Unsaved, somewhere, words
+    from ..interp.store.rescue import Unsaved, somewhere, words
 
     try:
         profile.save(path)

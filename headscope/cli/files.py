@@ -16,7 +16,7 @@ ResultsFile = Annotated[Path, typer.Argument(metavar="FILE.h5", help="A file tha
 
 def validate(file: ResultsFile) -> None:
     """Check a results file; say what is wrong with it, or what it holds."""
-    from ..interp import store
+    from ..interp.store import results_file as store
 
     problems = store.validate(file)
     for problem in problems:
@@ -60,8 +60,8 @@ def export(
     headscope export run.h5 --format csv > heads.csv
     headscope export run.h5 --format duo-attention -o full_attention_heads.tsv
     """
-    from ..interp import export as formats
-    from ..interp.store import write_file
+    from ..interp.store import export as formats
+    from ..interp.store.results_file import write_file
 
     at_least("--top", top, 1)
     if top is not None and format is not Format.qrhead:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..interp.checkpoint_names import LARGEST_STEP
 from ..interp.report.lengths import LengthError, parse_length
-from ..interp.sweep.names import LARGEST_STEP
 from .errors import UsageError
 
 if TYPE_CHECKING:

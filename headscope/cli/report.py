@@ -55,13 +55,13 @@ def report(
         evolution = evolve(file, downstream=downstream or None)
     lines = []
     if page is not None:
-        from ..interp.report.html import write_report
+        from ..interp.report.page.html import write_report
 
         with working("writing the page"):
             write_report(evolution, page)
         lines.append(f"Report   {page}")
     if figures is not None:
-        from ..interp.report.evolution_figures import save_evolution_figures
+        from ..interp.report.figures.evolution import save_evolution_figures
 
         with working("drawing figures"):
             paths = save_evolution_figures(evolution, figures)
@@ -73,7 +73,7 @@ def report(
 
 def check_page(page: Path, file: Path) -> None:
     """Raise, before any work is done, where the page could not be written afterwards."""
-    from ..interp.store import target_path
+    from ..interp.store.results_file import target_path
 
     if page.is_dir():
         raise UsageError(f"-o: {page} is a folder; give a file in it, such as {page / file.with_suffix('.html').name}")
@@ -90,7 +90,7 @@ def show(evolution: Evolution) -> None:
     from rich.text import Text
 
     from ..interp.report.evolution import model_name
-    from ..interp.report.provenance import facts
+    from ..interp.report.page.provenance import facts
 
     console = Console(highlight=False, markup=False)
     console.print(Text(model_name(evolution), style="bold"))

@@ -164,7 +164,7 @@ def merge(
     headscope merge run.h5.shards -o run.h5
     headscope merge first-half.h5 second-half.h5 -o run.h5
     """
-    from ..interp.store import checkpoints
+    from ..interp.store.results_file import checkpoints
     from ..interp.sweep import merge as merging
 
     failed = merging.merge(shards, output)
@@ -224,7 +224,7 @@ def duration(seconds: float) -> str:
 def conclude(result: SweepResult, output: Path, share: tuple[int, int] | None) -> None:
     from rich.console import Console
 
-    from ..interp.locks import beside
+    from ..interp.store.locks import beside
     from ..interp.sweep.summary import table
 
     if share is None and output.exists():

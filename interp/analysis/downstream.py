@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..sweep.names import steps_in
+from ..checkpoint_names import steps_in
 from .evaluations import PATTERNS, DownstreamError, Key, number, progress_of, read_evaluation
 from .evolution import Panel, panel
 from .statistics import Correlation, correlate, holm

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..sweep.names import steps_in, tokens_in
+from ..checkpoint_names import steps_in, tokens_in
 
 Key = tuple[str, str]  # task; metric, length and filter, as far as there are any
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...kernels import evidence_attention
-from ..cache import TrunkCache
-from ..capture import Scoring, Visibility
-from ..passes import SINK, limits
+from ..engine.passes import SINK, limits
+from ..model.attention import Scoring, Visibility
+from ..model.prefix_cache import TrunkCache
 from .bins import distance_starts, position_starts
 
 

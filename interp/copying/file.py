@@ -10,10 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..netcdf import LIBVER, create_variable, set_attrs
-from ..schema import COPY_PROFILE as NAME
-from ..schema import StoreError, Variable, text
-from ..store import check_writable, one_line, open_hdf5, target_path, write_file
+from ..store.netcdf import LIBVER, create_variable, set_attrs
+from ..store.results_file import check_writable, one_line, open_hdf5, target_path, write_file
+from ..store.schema import COPY_PROFILE as NAME
+from ..store.schema import StoreError, Variable, text
 from .profile import COUNTS, HEADS, RATES, CopyProfile
 
 VERSION = (1, 0)

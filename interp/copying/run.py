@@ -14,16 +14,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ...kernels.choices import recording
+from ...kernels.dispatch_log import recording
 from ...probes import Probe
-from ..adapters import HuggingFaceModel, adapt
-from ..cache import TrunkCache
-from ..capture import Visibility, running
-from ..engine import CHUNK, Engine, Progress
+from ..engine.engine import CHUNK, Engine, Progress
+from ..engine.passes import TrunkPass
+from ..engine.preflight import LENGTH, preflight
 from ..environment import describe
-from ..loading import LoadedModel, load_model
-from ..passes import TrunkPass
-from ..preflight import LENGTH, preflight
+from ..model.adapt import HuggingFaceModel, adapt
+from ..model.attention import Visibility, running
+from ..model.loading import LoadedModel, load_model
+from ..model.prefix_cache import TrunkCache
 from .counting import CopyPass, Counts, Text
 from .possible import possible_rows
 from .profile import COUNTS, CopyProfile

@@ -25,8 +25,8 @@ from ..analysis.statistics import ALPHA
 from ..analysis.trajectory import Trajectory, read_trajectory
 from ..analysis.verdicts import Verdict, judge
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
-from ..schema import PROVENANCE_COLUMNS, text
-from ..store import reading
+from ..store.results_file import reading
+from ..store.schema import PROVENANCE_COLUMNS, text
 from .lengths import human_length
 
 NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}

@@ -14,10 +14,19 @@ from itertools import groupby
 from os import PathLike
 from pathlib import Path
 
-from ..formats import what_it_is
-from ..hub import hub_name
+from ..checkpoint_names import (
+    LARGEST_STEP,
+    STAGE_WORDS,
+    numbered,
+    stage_in,
+    step_of_tokens,
+    steps_in,
+    tokens_in,
+    trainer_state,
+)
+from ..model.formats import what_it_is
+from ..model.hub import hub_name
 from .lens_labels import revisions
-from .names import LARGEST_STEP, STAGE_WORDS, numbered, stage_in, step_of_tokens, steps_in, tokens_in, trainer_state
 from .stages import Checkpoint, Named, add_up, by_stage, in_order
 from .table import CheckpointError, Table
 

@@ -12,10 +12,10 @@ from itertools import groupby
 from os import PathLike, fspath
 from pathlib import Path
 
-from .. import schema
 from ..results import CHANCE_COLUMNS, HeadScores
-from ..schema import StoreError
-from ..store import append, read_scores, read_steps, reading, target_path, write
+from ..store import schema
+from ..store.results_file import append, read_scores, read_steps, reading, target_path, write
+from ..store.schema import StoreError
 
 Shape = tuple[int, int, int]
 

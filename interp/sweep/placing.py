@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ..weights import ModelError
-from .names import stage_key
+from ..checkpoint_names import stage_key
+from ..model.weights import ModelError
 from .shards import Held, Shards, SweepError, is_same, same_run, same_weights
 from .stages import Checkpoint, add_up, by_stage, in_order
 from .table import CheckpointError

@@ -14,10 +14,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...probes import ProbeSet
-from ..loading import has_tokenizer, load_tokenizer
-from ..schema import StoreError
-from ..store import check_writable, one_line, target_path
-from ..weights import ModelError
+from ..model.loading import has_tokenizer, load_tokenizer
+from ..model.weights import ModelError
+from ..store.results_file import check_writable, one_line, target_path
+from ..store.schema import StoreError
 from .checkpoints import Checkpoint, find_checkpoints
 from .merge import refresh
 from .placing import Placing, place
@@ -26,7 +26,7 @@ from .shards import Held, ProbeSource, Shards, SweepError, same_weights
 from .worker import MakeWork, Outcome, Setup, Worker
 
 if TYPE_CHECKING:
-    from ..engine import Progress
+    from ..engine.engine import Progress
 
 log = logging.getLogger(__name__)
 

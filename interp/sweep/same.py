@@ -10,8 +10,8 @@ import h5py
 import numpy as np
 
 from ..environment import describe
-from ..schema import datasets
-from ..store import reading
+from ..store.results_file import reading
+from ..store.schema import datasets
 
 WHEN = ("created_at", "history")
 """Attributes, provenance columns and entries that tell when the scores were made."""

@@ -28,14 +28,14 @@ from shlex import quote
 from typing import Any
 
 from ...probes import ProbeSet
-from .. import schema
-from ..loading import locate
-from ..locks import Busy, beside, locked
-from ..rescue import Unsaved, somewhere, words
+from ..model.loading import locate
+from ..model.weights import fingerprint, folder_weights, gguf_weights
 from ..results import HeadScores
-from ..schema import StoreError
-from ..store import read_scores, read_steps, reading, write, write_file
-from ..weights import fingerprint, folder_weights, gguf_weights
+from ..store import schema
+from ..store.locks import Busy, beside, locked
+from ..store.rescue import Unsaved, somewhere, words
+from ..store.results_file import read_scores, read_steps, reading, write, write_file
+from ..store.schema import StoreError
 from .stages import Checkpoint
 
 _SHARD = re.compile(r"step-\d{10}(-[\w.-]+)?\.h5")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 
-from .names import BRANCH_WORDS, LARGEST_STEP, STAGE_WORDS, lengths, numbered, stage_key
+from ..checkpoint_names import BRANCH_WORDS, LARGEST_STEP, STAGE_WORDS, lengths, numbered, stage_key
 from .table import CheckpointError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..levels import in_words
 from ..results import RETRIEVAL_THRESHOLD
-from ..store import reading
+from ..store.results_file import reading
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
-from .names import LARGEST_STEP, read_amount
+from ..checkpoint_names import LARGEST_STEP, read_amount
 
 
 class CheckpointError(ValueError):

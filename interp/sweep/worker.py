@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...probes import ProbeSet
-from ..loading import LoadedModel, has_tokenizer, load_model
+from ..model.loading import LoadedModel, has_tokenizer, load_model
+from ..model.weights import ModelError, first_line
 from ..results import HeadScores
-from ..weights import ModelError, first_line
 from .checkpoints import Checkpoint
 from .shards import placed, stamp
 
 if TYPE_CHECKING:
-    from ..engine import Progress
+    from ..engine.engine import Progress
 
 log = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import FUSED, Tile, attention_tile
+from .kernel_args import Problem
 from .primitives import (
     LOG2E,
     NO_KEY,
@@ -27,7 +28,6 @@ from .primitives import (
     tile_rows,
     walked_keys,
 )
-from .problem import Problem
 
 
 def evidence_attention(

@@ -11,7 +11,7 @@ from ..evidence import RowEvidence, best
 from ..reference import key_index
 from ..rules import Rules
 from .evidence_attention import evidence_attention
-from .problem import Problem
+from .kernel_args import Problem
 from .row_evidence import row_evidence
 from .span_mass import span_mass
 

@@ -19,8 +19,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import FUSED, Tile, processors, row_tile
+from .kernel_args import Problem
 from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, scores, tile_rows, walked_keys
-from .problem import Problem
 
 LEAST_BLOCKS = 4  # blocks of keys a split is worth
 

@@ -10,8 +10,8 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import FUSED, span_tile
+from .kernel_args import Problem
 from .primitives import NO_KEY, load_rows, logit, or_zero, scores, tile_rows
-from .problem import Problem
 
 
 def span_mass(problem: Problem, lse: Tensor, spans: Tensor) -> Tensor:

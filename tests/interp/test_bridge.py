@@ -10,8 +10,8 @@ import pytest
 
 from builders import random_grid
 from headscope import copy_profile
-from headscope.interp.capture import CaptureError
 from headscope.interp.copying.profile import COUNTS
+from headscope.interp.model.attention import CaptureError
 from headscope.interp.scoring import score_heads
 from tiny_models import VOCAB, build
 

@@ -7,8 +7,8 @@ import torch
 from transformers import masking_utils
 
 from builders import random_grid
-from headscope.interp.adapters import adapt
-from headscope.interp.capture import CaptureError, Visibility, classify
+from headscope.interp.model.adapt import adapt
+from headscope.interp.model.attention import CaptureError, Visibility, classify
 from headscope.interp.scoring import score_heads
 from tiny_models import build
 

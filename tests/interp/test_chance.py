@@ -12,14 +12,14 @@ import pytest
 from scipy import stats
 
 import headscope as hs
+from headscope.interp.analysis.drop_alarm import Watch, regression
 from headscope.interp.analysis.evolution import head_counts, panel
 from headscope.interp.analysis.heads import life
-from headscope.interp.analysis.regression import Watch, regression
 from headscope.interp.analysis.trajectory import read_trajectory
 from headscope.interp.analysis.verdicts import judge
 from headscope.interp.estimators.chance import chance
 from headscope.interp.levels import counting_level, in_words
-from headscope.interp.store import read_scores
+from headscope.interp.store.results_file import read_scores
 from headscope.interp.sweep.merge import merge
 from headscope.probes import Probe, ProbeSet
 from made_scores import make_scores, with_chance

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from headscope.interp.configs import readable
-from headscope.interp.loading import ModelError, load_model
+from headscope.interp.model.configs import readable
+from headscope.interp.model.loading import ModelError, load_model
 from tiny_models import build
 from tiny_run import tiny_tokenizer
 

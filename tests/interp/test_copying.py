@@ -18,9 +18,9 @@ from builders import VOCAB
 from headscope import CopyProfile, copy_profile
 from headscope.interp.copying.bins import distance_starts, position_starts
 from headscope.interp.copying.profile import COUNTS
-from headscope.interp.report.copy_figures import copy_distances, copy_heads, save_copy_figures
-from headscope.interp.schema import StoreError
-from headscope.interp.store import validate
+from headscope.interp.report.figures.copying import copy_distances, copy_heads, save_copy_figures
+from headscope.interp.store.results_file import validate
+from headscope.interp.store.schema import StoreError
 from headscope.probes import Probe
 from tiny_models import FAMILIES, LENGTH_DEPENDENT, LINEAR, WINDOW, build
 

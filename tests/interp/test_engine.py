@@ -10,13 +10,13 @@ import torch
 
 import oracle
 from builders import random_grid, random_probe
-from headscope.interp.adapters import adapt
-from headscope.interp.capture import CaptureError
-from headscope.interp.engine import Engine
+from headscope.interp.engine.engine import Engine
+from headscope.interp.engine.plan import plan
+from headscope.interp.engine.preflight import preflight
 from headscope.interp.evidence import ProbeEvidence
-from headscope.interp.preflight import preflight
+from headscope.interp.model.adapt import adapt
+from headscope.interp.model.attention import CaptureError
 from headscope.interp.scoring import score_heads
-from headscope.interp.tree import plan
 from headscope.probes import ProbeSet
 from tiny_models import BYPASSING, FAMILIES, LENGTH_DEPENDENT, LINEAR, WINDOWED, build
 

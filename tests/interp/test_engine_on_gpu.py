@@ -8,11 +8,11 @@ import torch
 
 from builders import VOCAB, random_grid
 from headscope import copy_profile
-from headscope.interp.adapters import adapt
-from headscope.interp.engine import Engine
+from headscope.interp.engine.engine import Engine
+from headscope.interp.engine.plan import plan
 from headscope.interp.evidence import ProbeEvidence
+from headscope.interp.model.adapt import adapt
 from headscope.interp.scoring import score_heads
-from headscope.interp.tree import plan
 from headscope.probes import ProbeSet
 from on_device import DEVICE, TOY, needs_gpu
 from tiny_models import build

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from headscope.interp import results
-from headscope.interp.export import (
+from headscope.interp.results import HeadScores, MissingPackageError
+from headscope.interp.store.export import (
     FORMATS,
     csv,
     duo_attention_tsv,
@@ -19,8 +20,7 @@ from headscope.interp.export import (
     render,
     retrieval_head_json,
 )
-from headscope.interp.results import HeadScores, MissingPackageError
-from headscope.interp.store import StoreError
+from headscope.interp.store.results_file import StoreError
 from made_scores import make_scores
 
 NAN = float("nan")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from headscope.interp.loading import ModelError, load_model
+from headscope.interp.model.loading import ModelError, load_model
 from headscope.interp.sweep.checkpoints import CheckpointError, find_checkpoints
 from tiny_models import build
 from tiny_run import tiny_tokenizer

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from builders import random_grid
-from headscope.interp import generation
+from headscope.interp.engine import generation
 from headscope.interp.scoring import score_heads
 from headscope.probes import ProbeSet
 from tiny_models import build

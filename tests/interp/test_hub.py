@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from headscope.interp.hub import hub_name
-from headscope.interp.loading import ModelError, load_model, load_tokenizer
+from headscope.interp.model.hub import hub_name
+from headscope.interp.model.loading import ModelError, load_model, load_tokenizer
 from headscope.interp.sweep.checkpoints import find_checkpoints
 from headscope.interp.sweep.shards import stamp
 from local_hub import COMMIT, local_hub

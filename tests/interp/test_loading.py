@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from builders import random_grid
-from headscope.interp.loading import ModelError, has_tokenizer, load_model, load_tokenizer
+from headscope.interp.model.loading import ModelError, has_tokenizer, load_model, load_tokenizer
 from headscope.interp.scoring import score_heads
 from tiny_models import build
 from tiny_run import tiny_tokenizer

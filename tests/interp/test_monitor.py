@@ -17,10 +17,10 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 import headscope as hs
 from builders import random_grid, random_probe
-from headscope.interp import store
-from headscope.interp.cache import TrunkCache
+from headscope.interp.model.prefix_cache import TrunkCache
+from headscope.interp.model.training_state import undisturbed
 from headscope.interp.scoring import score_heads
-from headscope.interp.training_state import undisturbed
+from headscope.interp.store import results_file as store
 from headscope.probes import ProbeSet
 from tiny_models import VOCAB, build
 

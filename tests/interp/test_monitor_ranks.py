@@ -14,8 +14,8 @@ import pytest
 from torch.distributed import TCPStore
 
 import two_ranks
-from headscope.interp import store
 from headscope.interp.scoring import score_heads
+from headscope.interp.store import results_file as store
 from tiny_models import build
 
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from builders import random_grid
-from headscope.interp import quantisation
-from headscope.interp.loading import ModelError, load_model
+from headscope.interp.model import quantisation
+from headscope.interp.model.loading import ModelError, load_model
 from headscope.interp.scoring import score_heads
 from tiny_models import build
 from tiny_run import tiny_tokenizer

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from builders import random_grid
-from headscope.interp.adapters import adapt
 from headscope.interp.copying.run import copy_profile
-from headscope.interp.loading import load_model
+from headscope.interp.model.adapt import adapt
+from headscope.interp.model.loading import load_model
 from headscope.interp.scoring import score_heads
 from tiny_models import build
 from tiny_run import tiny_tokenizer

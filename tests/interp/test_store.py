@@ -17,9 +17,11 @@ from filelock import FileLock
 
 import headscope as hs
 from full_disk import room_for
-from headscope.interp import results, schema, store
+from headscope.interp import results
 from headscope.interp.results import HeadScores, MissingPackageError
-from headscope.interp.store import StoreError, append, checkpoints, read_scores, read_steps, validate
+from headscope.interp.store import results_file as store
+from headscope.interp.store import schema
+from headscope.interp.store.results_file import StoreError, append, checkpoints, read_scores, read_steps, validate
 from made_scores import assert_same, make_scores, with_chance
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from builders import random_grid, random_probe
-from headscope.interp.tree import Trunk, plan
+from headscope.interp.engine.plan import Trunk, plan
 from headscope.probes import Probe, ProbeSet
 
 

@@ -12,8 +12,8 @@ from torch import nn
 
 import headscope as hs
 from builders import random_grid
+from headscope.interp.model.weights import ModelError
 from headscope.interp.scoring import score_heads
-from headscope.interp.weights import ModelError
 from tiny_models import build
 
 GRID = random_grid(lengths=(100, 150), depths=(0.0, 0.5))

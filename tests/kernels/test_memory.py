@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from headscope.kernels import evidence_attention, reference, row_evidence
-from headscope.kernels.plain import attend
+from headscope.kernels.sdpa import attend
 
 
 class LiveBytes(TorchDispatchMode):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headscope.kernels import RowEvidence, evidence_attention, merge, row_evidence
-from headscope.kernels.plain import merge_outputs
+from headscope.kernels.sdpa import merge_outputs
 
 B, HQ, HKV, R, D, TOPK = 2, 4, 2, 5, 3, 3
 SPANS = torch.tensor([[[0, 4], [10, 12]], [[5, 5], [3, 30]]])

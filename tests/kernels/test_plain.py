@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headscope.kernels import choices, plain, reference
-from headscope.kernels.plain import attend
+from headscope.kernels import dispatch_log as choices
+from headscope.kernels import reference
+from headscope.kernels import sdpa as plain
+from headscope.kernels.sdpa import attend
 from naive_attention import naive_map
 
 

@@ -8,7 +8,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from headscope.interp.loading import LoadedModel
+from headscope.interp.model.loading import LoadedModel
 from headscope.probes import haystack, keyvalue, needle, words
 
 # The pre-tokenizer of Llama 3 and Qwen: ".\n" and ".\n\n" become one token.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headscope.interp.analysis.regression import RATE, Regression, Watch, regression
+from headscope.interp.analysis.drop_alarm import RATE, Regression, Watch, regression
 from headscope.interp.scoring import score_heads
 
 NEEDLES = np.arange(24) // 2  # 12 needles, two probes each

@@ -11,7 +11,7 @@ import pytest
 from headscope.interp.analysis.evolution import panel
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
 from headscope.interp.analysis.verdicts import judge
-from headscope.interp.store import StoreError, read_scores
+from headscope.interp.store.results_file import StoreError, read_scores
 from made_up_trajectory import in_stages, make_trajectory
 from made_up_worlds import worlds
 

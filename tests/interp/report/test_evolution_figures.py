@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from full_disk import room_for
-from headscope.interp.report import evolution_figures
-from headscope.interp.report.evolution_figures import (
+from headscope.interp.report.figures import evolution as evolution_figures
+from headscope.interp.report.figures.evolution import (
     agreement,
     distance_interference,
     downstream,
@@ -28,9 +28,9 @@ from headscope.interp.report.evolution_figures import (
     rank_flow,
     save_evolution_figures,
 )
-from headscope.interp.report.plots import rank_flow as page_rank_flow
-from headscope.interp.report.plots import trajectories as page_curves
-from headscope.interp.store import StoreError
+from headscope.interp.report.page.plots import rank_flow as page_rank_flow
+from headscope.interp.report.page.plots import trajectories as page_curves
+from headscope.interp.store.results_file import StoreError
 from made_up_trajectory import BORN, DYING, GROWING, STEADY, in_stages, make_trajectory
 
 

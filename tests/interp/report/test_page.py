@@ -12,7 +12,7 @@ import pytest
 
 from chromium import Chromium
 from headscope.interp.analysis.trajectory import Trajectory
-from headscope.interp.report.html import write_report
+from headscope.interp.report.page.html import write_report
 from made_up_trajectory import make_trajectory
 
 NASTY = "<script>document.body.dataset.hacked = 1</script>"

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 
 from headscope.interp.analysis.bootstrap import MIN_NEEDLES
 from headscope.interp.analysis.downstream import DownstreamError
-from headscope.interp.report import evolution_figures
 from headscope.interp.report.evolution import evolve, human_count, model_name
-from headscope.interp.report.html import render, write_report
-from headscope.interp.report.sections import cards, sections, tiles
-from headscope.interp.store import StoreError
+from headscope.interp.report.figures import evolution as evolution_figures
+from headscope.interp.report.page.html import render, write_report
+from headscope.interp.report.page.sections import cards, sections, tiles
+from headscope.interp.store.results_file import StoreError
 from made_up_scores import make_scores
 from made_up_trajectory import BORN, DYING, GROWING, STEADY, make_trajectory
 
@@ -62,7 +62,7 @@ def test_the_data_of_the_page_are_the_scores(run):
 
 
 def test_standard_errors_are_those_of_the_file(file):
-    from headscope.interp.store import read_scores
+    from headscope.interp.store.results_file import read_scores
 
     data = data_of(render(evolve(file)))
     stderrs = unpacked(data["stderrs"], (3, 9, 30))

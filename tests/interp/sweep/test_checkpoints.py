@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from headscope.interp.checkpoint_names import stage_in, steps_in, tokens_in
 from headscope.interp.sweep.checkpoints import CheckpointError, find_checkpoints
-from headscope.interp.sweep.names import stage_in, steps_in, tokens_in
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 import headscope as hs
-from headscope.interp.loading import load_model
+from headscope.interp.model.loading import load_model
 from headscope.interp.scoring import score_heads
-from headscope.interp.store import StoreError, checkpoints, read_scores, read_steps, validate, write
+from headscope.interp.store.results_file import StoreError, checkpoints, read_scores, read_steps, validate, write
 from headscope.interp.sweep.checkpoints import CheckpointError
 from headscope.interp.sweep.merge import merge
 from headscope.interp.sweep.run import SweepResult

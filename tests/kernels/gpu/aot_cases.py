@@ -12,10 +12,10 @@ from aot import Compiled, compiled
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
-from headscope.kernels.gpu.intervals import intervals_kernel
-from headscope.kernels.gpu.problem import Problem
+from headscope.kernels.gpu.kernel_args import Problem
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
+from headscope.kernels.gpu.visible_keys import intervals_kernel
 
 SMS = (80, 90, 100)
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -18,12 +18,15 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from builders import random_grid
-from headscope.interp import passes, tails
-from headscope.interp.adapters import adapt
-from headscope.interp.engine import Engine
-from headscope.interp.tree import plan
-from headscope.kernels import api, plain
-from headscope.kernels.gpu import configs, first_use
+from headscope.interp.engine import passes
+from headscope.interp.engine import suffixes as tails
+from headscope.interp.engine.engine import Engine
+from headscope.interp.engine.plan import plan
+from headscope.interp.model.adapt import adapt
+from headscope.kernels import api
+from headscope.kernels import sdpa as plain
+from headscope.kernels.gpu import configs
+from headscope.kernels.gpu import self_check as first_use
 from headscope.kernels.gpu.launch import evidence, near
 from headscope.kernels.rules import Rules
 from tiny_models import build

@@ -16,14 +16,18 @@ import torch
 from torch import Tensor
 
 from builders import random_probe
-from headscope.interp import passes, tails
-from headscope.interp.adapters import adapt
-from headscope.interp.engine import Engine
-from headscope.interp.tree import plan
-from headscope.kernels import RowEvidence, api, choices, evidence_attention, merge, plain, row_evidence
+from headscope.interp.engine import passes
+from headscope.interp.engine import suffixes as tails
+from headscope.interp.engine.engine import Engine
+from headscope.interp.engine.plan import plan
+from headscope.interp.model.adapt import adapt
+from headscope.kernels import RowEvidence, api, evidence_attention, merge, row_evidence
+from headscope.kernels import dispatch_log as choices
+from headscope.kernels import sdpa as plain
 from headscope.kernels.api import implementation
-from headscope.kernels.gpu import configs, first_use, launch
+from headscope.kernels.gpu import configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
+from headscope.kernels.gpu import self_check as first_use
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
 from headscope.kernels.rules import Rules
 from headscope.probes import ProbeSet

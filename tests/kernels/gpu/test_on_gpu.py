@@ -359,7 +359,7 @@ def test_a_cuda_graph_replays_a_call() -> None:
 
 @real_only
 def test_auto_means_triton_here() -> None:
-    from headscope.kernels.choices import recording
+    from headscope.kernels.dispatch_log import recording
 
     q, k, v = (x.to(DEVICE) for x in qkv(torch.bfloat16))
     with recording() as used:

@@ -1,0 +1,200 @@
+"""Runs a plan: every trunk once, in chunks; then its tails, in batches; evidence and logits on answer rows only."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...probes import Probe
+from ..evidence import ProbeEvidence
+from ..model.adapt import HuggingFaceModel
+from ..model.attention import running
+from ..model.prefix_cache import TrunkCache
+from .passes import LayerEvidence, TrunkPass, WholePass
+from .plan import Plan, Tail, Trunk
+from .suffixes import TailPass
+
+log = logging.getLogger(__name__)
+
+CHUNK = 4096  # prefill rows per forward; larger chunks cost memory, smaller ones speed
+TAIL_ROWS = 4096  # rows of tails per forward
+LOGITS = 1 << 27  # logits per forward: 512 MiB in float32
+SMALLEST_CHUNK = 64
+
+T = TypeVar("T")
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass
+class Engine:
+    """Runs probes through one model. Use inside `model.routed(...)`.
+
+    Args:
+        model: the adapted model.
+        probes: the probes; plans refer to them by index.
+        chunk, tail_rows: prefill rows and rows of tails per forward. Halved, and the work tried again, when memory runs
+            out; no probe is ever dropped.
+        progress: called with (rows done, rows in all, what is running).
+    """
+
+    model: HuggingFaceModel
+    probes: Sequence[Probe]
+    chunk: int = CHUNK
+    tail_rows: int = TAIL_ROWS
+    progress: Progress | None = None
+    _done: int = field(default=0, init=False)
+    _total: int = field(default=0, init=False)
+
+    def run(self, plan: Plan) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Yield (index of the probe, its evidence) for every probe of the plan, trunk by trunk."""
+        self._done, self._total = 0, plan.n_tokens
+        cache = TrunkCache(plan.capacity)
+        for trunk in plan.trunks:
+            self.prefill(trunk, cache)
+            yield from self.branch(trunk, cache)
+
+    def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Every probe in a forward of its own, without a cache: for models whose state cannot be shared."""
+        self._done, self._total = 0, sum(self.probes[i].length for i in indices)
+        for i in indices:
+            with running(TrunkPass()):
+                self.model.forget_length()
+            yield i, self.run_whole(self.probes[i])
+            self._tick(self.probes[i].length, "probes")
+
+    def prefill(self, trunk: Trunk, cache: TrunkCache) -> None:
+        """Bring the cache to hold the trunk: what it shares with the trunk before stays."""
+        cache.length = trunk.keep
+        while cache.length < len(trunk.ids):
+            start = cache.length
+            end = min(start + self.chunk, len(trunk.ids))
+            if self._retry(lambda start=start, end=end: self._chunk(trunk.ids[start:end], start, cache)) is None:  # type: ignore[misc]
+                continue  # out of memory: the chunk is smaller now, and writing it again is harmless
+            cache.length = end
+            self._tick(end - start, "haystack")
+
+    def branch(self, trunk: Trunk, cache: TrunkCache) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Run all tails of a trunk that is in the cache, in batches, shortest first."""
+        waiting = sorted(trunk.tails, key=lambda tail: len(tail.ids))
+        while waiting:
+            batch = waiting[: self._batch_size(waiting)]
+            found = self._retry(lambda batch=batch: self.run_tails(batch, cache))  # type: ignore[misc]
+            if found is None:
+                continue  # out of memory: the batch is smaller now
+            del waiting[: len(batch)]
+            for tail, evidence in zip(batch, found, strict=True):
+                yield tail.probe, evidence
+            self._tick(sum(len(tail.ids) for tail in batch), "probes")
+
+    def _chunk(self, ids: np.ndarray, start: int, cache: TrunkCache) -> Tensor:
+        with running(TrunkPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
+            tokens = self._tensor(ids)[None]
+            positions = torch.arange(start, start + len(ids), device=tokens.device)[None]
+            last = torch.tensor([len(ids) - 1], device=tokens.device)
+            return self.model.forward(tokens, positions, cache, last)
+
+    def run_tails(self, tails: Sequence[Tail], cache: TrunkCache) -> list[ProbeEvidence]:
+        """Run a batch of tails beside the trunk in the cache."""
+        batch = TailPass(tails, self.probes, cache, self.model.device)
+        with running(batch):
+            logits = self.model.forward(batch.ids, batch.positions, cache, batch.answers)
+        return self._collect([self.probes[tail.probe] for tail in tails], batch.evidence, logits)
+
+    def run_whole(self, probe: Probe) -> ProbeEvidence:
+        """Run one probe as one sequence."""
+        this = WholePass(probe, self.model.device)
+        with running(this):
+            # The last answer token predicts nothing, but a length-dependent RoPE counts it.
+            tokens = self._tensor(probe.input_ids)[None]
+            positions = torch.arange(tokens.shape[1], device=tokens.device)[None]
+            logits = self.model.forward(tokens, positions, None, this.rows)
+        return self._collect([probe], this.evidence, logits)[0]
+
+    def _collect(
+        self, probes: Sequence[Probe], layers: dict[int, LayerEvidence], logits: Tensor
+    ) -> list[ProbeEvidence]:
+        """Join the layers' evidence and the logits, and cut them into probes."""
+        answers = torch.from_numpy(np.concatenate([p.answer_ids for p in probes]).astype(np.int64)).to(logits.device)
+        logits = logits.float()
+        logprobs = (logits.gather(-1, answers[:, None])[:, 0] - logits.logsumexp(dim=-1)).cpu().numpy()
+        correct = (logits.argmax(dim=-1) == answers).cpu().numpy()
+        heads = max((found.argmax_key.shape[0] for found in layers.values()), default=0)
+        shape = (self.model.n_layers, heads, len(answers))
+        key, p_max = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
+        mass, visible = np.full((*shape, 3), np.nan, np.float32), np.zeros((*shape[:2], len(probes)), bool)
+        for layer, found in layers.items():
+            h = found.argmax_key.shape[0]
+            key[layer, :h], p_max[layer, :h] = found.argmax_key.cpu().numpy(), found.p_max.float().cpu().numpy()
+            mass[layer, :h], visible[layer, :h] = found.mass.float().cpu().numpy(), found.visible
+            if np.isnan(p_max[layer, :h]).any():
+                raise ValueError(
+                    f"{self.model.name}: attention of layer {layer} is NaN; its weights hold NaN or overflow in "
+                    f"{self.model.dtype}. Check the checkpoint, or load it in float32 or bfloat16"
+                )
+        if not np.isfinite(logprobs).all():
+            raise ValueError(
+                f"{self.model.name}: the model's logits are not finite; its weights hold NaN or overflow in "
+                f"{self.model.dtype}. Check the checkpoint, or load it in float32 or bfloat16"
+            )
+        cuts = np.cumsum([p.n_answer for p in probes])[:-1]
+        parts = [np.split(x, cuts, axis=2) for x in (key, p_max, mass)]
+        rows = [np.split(x, cuts) for x in (logprobs, correct)]
+        return [
+            ProbeEvidence(parts[0][i], parts[1][i], parts[2][i], visible[:, :, i], rows[0][i], rows[1][i])
+            for i in range(len(probes))
+        ]
+
+    def _batch_size(self, waiting: Sequence[Tail]) -> int:
+        """How many of the waiting tails, shortest first, fit one forward."""
+        vocabulary = self.model.model.get_output_embeddings().weight.shape[0]
+        answers = 0
+        for n, tail in enumerate(waiting):
+            answers += tail.n_answer
+            if n and ((n + 1) * len(tail.ids) > self.tail_rows or answers * vocabulary > LOGITS):
+                return n
+        return len(waiting)
+
+    def _retry(self, work: Callable[[], T]) -> T | None:
+        """Run a forward; out of memory, halve what a forward holds and return None, so that the caller tries again."""
+        try:
+            return work()
+        except RuntimeError as error:
+            if not _out_of_memory(error) or max(self.chunk, self.tail_rows) <= SMALLEST_CHUNK:
+                raise
+        # Outside the handler: its traceback holds the tensors that should be freed first.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.chunk = max(self.chunk // 2, SMALLEST_CHUNK)
+        self.tail_rows = max(self.tail_rows // 2, SMALLEST_CHUNK)
+        log.warning("out of memory: going on with %d tokens at a time", self.chunk)
+        return None
+
+    def _tensor(self, ids: np.ndarray) -> Tensor:
+        return torch.from_numpy(ids.astype(np.int64)).to(self.model.device)
+
+    def _layer_by_layer(self, rows: int) -> Callable[[], None] | None:
+        """Progress inside a chunk of the haystack, which may take minutes."""
+        if self.progress is None:
+            return None
+        report, done, total, layers = self.progress, self._done, self._total, count(1)
+
+        def layer_done() -> None:
+            report(done + rows * min(next(layers), self.model.n_layers) // self.model.n_layers, total, "haystack")
+
+        return layer_done
+
+    def _tick(self, rows: int, what: str) -> None:
+        self._done += rows
+        if self.progress is not None:
+            self.progress(self._done, self._total, what)
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -1,0 +1,108 @@
+"""The published count of Wu et al. (arXiv 2404.15574): hits while the model answers by itself, gated by success."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...probes import Probe
+from ..estimators.wu import wu_count
+from ..model.attention import running
+from ..model.prefix_cache import TrunkCache
+from .engine import Engine
+from .passes import TrunkPass
+from .plan import Tail, plan
+
+MAX_NEW_TOKENS = 50
+GATE = 0.5  # ROUGE-1 recall of the needle's words in the generated answer must exceed it
+
+
+def generated_counts(engine: Engine, tokenizer: Any) -> np.ndarray:
+    """Let the model answer every probe greedily, and count hits on its own tokens.
+
+    Decoding stops at a line end, at the model's end-of-text token, or after `MAX_NEW_TOKENS`. What the heads did while
+    decoding is read off one teacher-forced pass over the model's own answer, which is the same computation.
+
+    Args:
+        engine: inside the model's routing, on a model whose probes can share prefills.
+        tokenizer: of the model; decodes answers for the gate.
+
+    Returns:
+        float32 [n_probes, n_layers, n_heads]; NaN for probes whose answer fails the gate.
+    """
+    planned = plan(engine.probes, "exact")
+    cache = TrunkCache(
+        planned.capacity + max(len(t.ids) for trunk in planned.trunks for t in trunk.tails) + MAX_NEW_TOKENS
+    )
+    stops = _stop_tokens(engine.model.model, tokenizer)
+    counts: dict[int, np.ndarray] = {}
+    for trunk in planned.trunks:
+        engine.prefill(trunk, cache)
+        for tail in trunk.tails:
+            probe = engine.probes[tail.probe]
+            answer = _decode(engine, tail, cache, stops)
+            spoken = _with_answer(probe, answer)
+            own = plan([spoken], "exact").trunks[0].tails
+            found = Engine(engine.model, [spoken], chunk=engine.chunk).run_tails(own, cache)[0]
+            score = wu_count(spoken, found)
+            counts[tail.probe] = score if _passes(probe, answer, tokenizer) else np.full_like(score, np.nan)
+    return np.stack([counts[i] for i in range(len(engine.probes))])
+
+
+def _decode(engine: Engine, tail: Tail, cache: TrunkCache, stops: set[int]) -> np.ndarray:
+    """Greedy answer [<= MAX_NEW_TOKENS] to one tail's question. The trunk's keys that it overwrites are put back."""
+    model, start = engine.model, tail.context_len
+    ids = tail.ids[: len(tail.ids) - tail.n_answer + 1]
+    end = start + len(ids) + MAX_NEW_TOKENS
+    buffers = [*cache.keys.values(), *cache.values.values()]
+    saved = [buffer[:, :, start:end].clone() for buffer in buffers]
+    length, cache.length = cache.length, start
+    answer: list[int] = []
+    tokens = torch.from_numpy(ids.astype(np.int64))[None].to(model.device)
+    while len(answer) < MAX_NEW_TOKENS:
+        rows = tokens.shape[1]
+        positions = torch.arange(cache.length, cache.length + rows, device=model.device)[None]
+        with running(TrunkPass(cache)):
+            logits = model.forward(tokens, positions, cache, torch.tensor([rows - 1], device=model.device))
+        cache.length += rows
+        answer.append(int(logits[0].argmax()))
+        if answer[-1] in stops:
+            break
+        tokens = torch.tensor([[answer[-1]]], device=model.device)
+    cache.length = length
+    for buffer, kept in zip(buffers, saved, strict=True):
+        buffer[:, :, start:end] = kept
+    return np.array(answer, np.int32)
+
+
+def _with_answer(probe: Probe, answer: np.ndarray) -> Probe:
+    return replace(
+        probe,
+        input_ids=np.concatenate([probe.input_ids[: probe.prompt_len], answer]),
+        sources=np.full((len(answer), 1), -1, np.int32),
+        token_class=("format",) * len(answer),
+        alignment="none",
+    )
+
+
+def _passes(probe: Probe, answer: np.ndarray, tokenizer: Any) -> bool:
+    """ROUGE-1 recall of the needle's words in the answer, with multiplicity, above the gate."""
+    needle = Counter(_words(tokenizer.decode(probe.input_ids[probe.needle_mask])))
+    overlap = needle & Counter(_words(tokenizer.decode(answer)))
+    return overlap.total() > GATE * needle.total()
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
+    end = getattr(model.generation_config, "eos_token_id", None)
+    ends = set(end) if isinstance(end, list) else {end} if end is not None else set()
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    return ends | ({newline[-1]} if newline else set())

@@ -1,0 +1,156 @@
+"""The plan of a run: which haystacks are prefilled once, and which short tails branch off them.
+
+A causal model's keys and values of the first P tokens do not depend on what follows. So every probe is cut into a
+*context*, which may be shared, and a *tail*, which is its own:
+
+- exact:   context = everything before the question; tail = question and answer. Nothing is approximated.
+- grafted: context = the haystack without the needle; tail = needle, question and answer. The needle's rows see the
+           haystack up to its depth, the question's rows see all of it and the needle. Haystack tokens behind the needle
+           have not seen it: an approximation, measured by `score_heads(..., check_sharing=n)`.
+
+Contexts that are prefixes of one another become one trunk, prefilled once. Consecutive trunks keep their common prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+
+import numpy as np
+
+from ...probes import Probe
+
+SHARED_ENOUGH = 4  # "auto" grafts a probe when at least this many probes of the set share its haystack
+
+
+@dataclass(frozen=True)
+class Tail:
+    """The part of one probe that is run beside a trunk.
+
+    Attributes:
+        probe: index of the probe in the set.
+        ids: int32 [m], tokens of the tail, without the last answer token, which predicts nothing.
+        positions: int32 [m], position of every row in the probe's own sequence, strictly increasing.
+        rotary: int32 [m], position at which the model runs the row, strictly increasing. A needle has its own position;
+            a grafted question follows the haystack as the haystack was prefilled, not as it would be behind the needle.
+        limits: int32 [m], how many trunk keys each row may see.
+        graft_start, graft_len: where the needle was inserted; trunk key j is position j of the probe before graft_start
+            and j + graft_len from there on. graft_len 0: nothing was cut out.
+        n_answer: the last n_answer rows predict the answer tokens.
+    """
+
+    probe: int
+    ids: np.ndarray
+    positions: np.ndarray
+    rotary: np.ndarray
+    limits: np.ndarray
+    graft_start: int
+    graft_len: int
+    n_answer: int
+
+    @property
+    def context_len(self) -> int:
+        return int(self.limits[-1])
+
+
+@dataclass
+class Trunk:
+    """One prefilled context. The first `keep` tokens are still in the cache from the trunk before."""
+
+    ids: np.ndarray
+    keep: int = 0
+    tails: list[Tail] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Trunks in the order in which they are run, and which probes are grafted (bool [n_probes])."""
+
+    trunks: list[Trunk]
+    grafted: np.ndarray
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows that go through the model."""
+        return sum(len(t.ids) - t.keep + sum(len(tail.ids) for tail in t.tails) for t in self.trunks)
+
+    @property
+    def capacity(self) -> int:
+        """Longest trunk: how many positions the cache must hold."""
+        return max((len(t.ids) for t in self.trunks), default=0)
+
+
+def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
+    """Plan a run of a set of probes.
+
+    Args:
+        probes: the probes.
+        sharing: "exact", "grafted" (every probe must have one inserted piece that holds all its needles), or "auto":
+            grafted where at least `SHARED_ENOUGH` probes share a haystack, else exact. The choice depends on the probes
+            alone, never on the model, so that a sweep never changes mode between checkpoints.
+
+    Raises:
+        ValueError: unknown `sharing`, or "grafted" for a probe that cannot be grafted.
+    """
+    if sharing not in ("auto", "exact", "grafted"):
+        raise ValueError(f"sharing must be 'auto', 'exact' or 'grafted', got {sharing!r}")
+    grafted = np.zeros(len(probes), dtype=bool)
+    if sharing != "exact":
+        graftable = [i for i, probe in enumerate(probes) if probe.graft is not None]
+        odd = [probe.id for probe in probes if probe.graft is None]
+        if sharing == "grafted" and odd:
+            raise ValueError(
+                f"sharing='grafted': probe {odd[0]!r} has no single inserted piece that holds its needles; "
+                "use sharing='auto' or 'exact'"
+            )
+        for trunk in _trunks([_cut_grafted(i, probes[i]) for i in graftable]):
+            if sharing == "grafted" or len(trunk.tails) >= SHARED_ENOUGH:
+                grafted[[tail.probe for tail in trunk.tails]] = True
+    cuts = [_cut_grafted(i, p) if grafted[i] else _cut_exact(i, p) for i, p in enumerate(probes)]
+    return Plan(_trunks(cuts), grafted)
+
+
+def _cut_exact(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
+    start = min(probe.question_start, probe.prompt_len - 1)
+    positions = np.arange(start, probe.length - 1, dtype=np.int32)
+    limits = np.full_like(positions, start)
+    tail = Tail(index, probe.input_ids[start:-1], positions, positions, limits, start, 0, probe.n_answer)
+    return probe.input_ids[:start], tail
+
+
+def _cut_grafted(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
+    assert probe.graft is not None
+    (start, end), question = probe.graft, min(probe.question_start, probe.prompt_len - 1)
+    ids = probe.input_ids
+    needle = np.arange(start, end, dtype=np.int32)
+    branch = np.arange(question, probe.length - 1, dtype=np.int32)
+    context = np.concatenate([ids[:start], ids[end:question]])
+    limits = np.concatenate([np.full_like(needle, start), np.full_like(branch, len(context))])
+    positions = np.concatenate([needle, branch])
+    # Measured: a question at the haystack's end is closer to separate forwards than one shifted by the needle's
+    # length. Only a needle that reaches beyond the end pushes it back; right before the question, nothing is changed.
+    rotary = np.concatenate([needle, branch - question + max(len(context), end)])
+    return context, Tail(index, ids[positions], positions, rotary, limits, start, end - start, probe.n_answer)
+
+
+def _trunks(cuts: list[tuple[np.ndarray, Tail]]) -> list[Trunk]:
+    """Join contexts that are prefixes of one another; lexicographic order makes neighbours share the most."""
+    # Big-endian bytes compare like the token sequences do.
+    keyed = sorted(((context.astype(">u4").tobytes(), context, tail) for context, tail in cuts), key=lambda c: c[0])
+    trunks: list[Trunk] = []
+    waiting: list[Tail] = []
+    for (key, context, tail), following in zip_longest(keyed, keyed[1:]):
+        waiting.append(tail)
+        if following is not None and following[0].startswith(key):
+            continue  # the next context goes on where this one ends
+        keep = _common_prefix(trunks[-1].ids, context) if trunks else 0
+        trunks.append(Trunk(context, keep, waiting))
+        waiting = []
+    return trunks
+
+
+def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:
+    n = min(len(a), len(b))
+    different = np.flatnonzero(a[:n] != b[:n])
+    return int(different[0]) if len(different) else n

@@ -1,0 +1,115 @@
+"""Is this model really reproduced? A few forwards of forty tokens answer before any number is trusted."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...probes import Probe
+from ..model.adapt import HuggingFaceModel
+from ..model.attention import CaptureError, attending, running
+from ..model.prefix_cache import TrunkCache
+from ..model.weights import first_line
+from .engine import Engine
+from .passes import WholePass
+from .plan import plan
+from .suffixes import TailPass
+
+log = logging.getLogger(__name__)
+
+LENGTH = 40
+# Relative difference of logits: rounding, not another computation. Half precision may also flip a near-tied expert.
+TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
+
+
+def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
+    """Compare a short sequence: the model's eager attention, ours in trunk and tail, where needed ours in one piece.
+
+    Returns:
+        None when probes may share a prefill, else why each must run alone.
+
+    Raises:
+        CaptureError: our attention does not reproduce the model's own, or was never asked.
+    """
+    ids = np.resize(probe.input_ids, LENGTH)
+    short = Probe.from_ids(ids, prompt_len=LENGTH - 4, needles=[(5, 9)], question_start=LENGTH - 10, id="preflight")
+    whole = WholePass(short, model.device)
+    tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None].to(model.device)
+    positions = torch.arange(LENGTH - 1, device=model.device)[None]
+    # eager is what the model's authors define; its SDPA may leave something out, as Gemma 2's soft-cap once was
+    with attending(model.model, "eager"):
+        own = model.forward(tokens, positions, None, whole.rows)
+    # sharded training may compute in another dtype than its weights show
+    computed = (model.dtype, own.dtype, _products(model.device))
+    tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in computed)
+    with model.routed(LENGTH), _runs_as_before(model.name):
+        reason = model.alone_because()
+        if reason is None:
+            shared, n_layers = _in_trunk_and_tail(model, short)
+            if n_layers and _difference(shared, own) <= tolerance:
+                return None
+        with running(whole):
+            ours = model.forward(tokens, positions, None, whole.rows)
+    if not whole.evidence:
+        raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
+    if max(whole.evidence) >= model.n_layers:
+        raise CaptureError(
+            f"{model.name}: its attention counts layers up to {max(whole.evidence)}, but num_hidden_layers is "
+            f"{model.n_layers} (an encoder's?); headscope scores decoder-only models"
+        )
+    if _difference(ours, own) > tolerance:
+        raise CaptureError(
+            f"{model.name}: logits differ by {_difference(ours, own):.2g} (relative) from the model's own eager "
+            "attention; its attention does something that headscope does not reproduce"
+        )
+    if reason is None:
+        reason = f"a prefill in chunks changes its logits by {_difference(shared, ours):.2g} (relative)"
+        log.warning("%s: %s; every probe runs alone", model.name, reason)
+    return reason
+
+
+@contextmanager
+def _runs_as_before(name: str) -> Iterator[None]:
+    """The model ran with its own attention and cache: where its code fails now, it needs something of theirs."""
+    try:
+        yield
+    except Exception as error:
+        place = list(traceback.walk_tb(error.__traceback__))[-1][0].f_globals.get("__name__", "")
+        if place.startswith("headscope.") or isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise CaptureError(
+            f"{name} runs with its own attention but not with headscope's mask and cache ({first_line(error)}); "
+            "its layers do something with them that headscope cannot follow"
+        ) from error
+
+
+def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, int]:
+    """Logits of the probe's answer rows, its context prefilled before them, and how many layers asked for attention."""
+    trunk = plan([probe], "exact").trunks[0]
+    cache = TrunkCache(len(trunk.ids))
+    Engine(model, [probe]).prefill(trunk, cache)
+    tail = TailPass(trunk.tails, [probe], cache, model.device)
+    with running(tail):
+        return model.forward(tail.ids, tail.positions, cache, tail.answers), len(tail.evidence)
+
+
+def _products(device: torch.device) -> torch.dtype:
+    """How exactly float32 is multiplied there, as the dtype that is: tf32 has as many bits as float16.
+
+    Asked by doing it: torch.set_float32_matmul_precision is one of several switches, old and new.
+    """
+    x = torch.randn(256, 256, dtype=torch.float32, generator=torch.Generator().manual_seed(0))
+    error = _difference(x.to(device) @ x.to(device), x.double() @ x.double())
+    return torch.bfloat16 if error > 2**-10 else torch.float16 if error > 2**-16 else torch.float32
+
+
+def _difference(a: Tensor, b: Tensor) -> float:
+    a, b = a.cpu().double(), b.cpu().double()
+    difference = float((a - b).norm() / b.norm().clamp(min=torch.finfo(b.dtype).tiny))  # logits may all be 0
+    return difference if b.isfinite().all() else 0.0  # NaN weights have an error message of their own

@@ -1,0 +1,27 @@
+"""One probe's evidence, boiled down to its scores, so that evidence need not outlive its batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...probes import Probe
+from ..evidence import ProbeEvidence
+from . import ESTIMATORS
+from .nll import nll_classes
+
+
+@dataclass(frozen=True, eq=False)
+class ProbeScores:
+    """heads: estimator -> float32 [n_layers, n_heads]; nll: class -> nats; exact_match: every token predicted."""
+
+    heads: dict[str, np.ndarray]
+    nll: dict[str, float]
+    exact_match: bool
+
+
+def score_probe(probe: Probe, evidence: ProbeEvidence) -> ProbeScores:
+    """Every estimator, NLL class and the exact match of one probe."""
+    heads = {name: estimator(probe, evidence) for name, estimator in ESTIMATORS.items()}
+    return ProbeScores(heads, nll_classes(probe, evidence), bool(evidence.correct.all()))

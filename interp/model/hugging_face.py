@@ -1,0 +1,145 @@
+"""A transformers causal LM, run row by row with exact positions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from .attention import CaptureError, routed
+from .prefix_cache import TrunkCache
+from .rope import longest_sequence, rope_types
+
+_ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
+_LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
+
+
+class HuggingFaceModel:
+    """What the engine needs of a model.
+
+    Attributes:
+        model: the transformers model.
+        name: class name and where it came from, for messages and provenance.
+        n_layers, n_kv_heads: from the text config; head counts are read off the queries instead (tensor parallelism).
+    """
+
+    def __init__(self, model: Any):
+        self.model = model
+        self.config = model.config.get_text_config(decoder=True)
+        self.name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+        self.n_layers = int(self.config.num_hidden_layers)
+        if model.get_output_embeddings() is None:
+            raise CaptureError(
+                f"{type(model).__name__} has no output embeddings; give the causal LM, not its base model"
+            )
+        if all(parameter.is_meta for parameter in model.parameters()) and self.device.type == "meta":
+            raise CaptureError(
+                f"the weights of {self.name} are on torch's meta device, so there are none; load the model with them "
+                "(nnsight: dispatch=True)"
+            )
+
+    @property
+    def context(self) -> int | None:
+        """Longest sequence that the model is made for, or None when its config does not say."""
+        return longest_sequence(self.config)
+
+    @property
+    def n_kv_heads(self) -> int:
+        heads = int(getattr(self.config, "num_attention_heads", 0))
+        return int(getattr(self.config, "num_key_value_heads", None) or heads)
+
+    @property
+    def device(self) -> torch.device:
+        embeddings = self.model.get_input_embeddings()
+        device: torch.device = embeddings.weight.device
+        if device.type == "meta":  # accelerate keeps an offloaded weight elsewhere until it is computed with
+            place = getattr(getattr(embeddings, "_hf_hook", None), "execution_device", None)  # 0 is a GPU
+            device = device if place is None else torch.device(place)
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the model computes in: autocast's dtype inside autocast, else that of its weights."""
+        if torch.is_autocast_enabled(self.device.type):
+            return torch.get_autocast_dtype(self.device.type)
+        weight = self.model.get_output_embeddings().weight
+        # a quantised layer's weight is a method, or integers
+        dtype: torch.dtype = getattr(weight, "dtype", None) or self.model.dtype
+        return dtype if dtype.is_floating_point else self.model.dtype
+
+    def attention(self) -> str:
+        """The attention implementation that the model is set to now."""
+        return str(self.config._attn_implementation)
+
+    def alone_because(self) -> str | None:
+        """Why probes of this model cannot share a prefill, or None when they can."""
+        types = set(getattr(self.config, "layer_types", None) or _ATTENTION_LAYERS)
+        if others := types - _ATTENTION_LAYERS:
+            return f"layers of type {', '.join(sorted(others))} keep a state that cannot be cut at a position"
+        if rope := rope_types(self.config) & _LENGTH_DEPENDENT_ROPE:
+            return f"RoPE of type {', '.join(sorted(rope))} depends on the total length"
+        return None
+
+    def routed(self, length: int) -> AbstractContextManager[None]:
+        """Attention goes through headscope inside this block; see `capture.routed`."""
+        return routed(self.model, length)
+
+    def forward(self, ids: Tensor, positions: Tensor, cache: TrunkCache | None, rows: Tensor) -> Tensor:
+        """Run tokens and return the logits of some rows.
+
+        Args:
+            ids, positions: int64 [B, m].
+            cache: where keys go, or None to keep none.
+            rows: int64 [A], indices into the flattened [B * m] rows.
+
+        Returns:
+            Logits [A, vocabulary]; no other row's logits are computed.
+        """
+        with _only_rows(self.model.get_output_embeddings(), rows), self._named_outputs():
+            out = self.model(
+                input_ids=ids,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                return_dict=True,
+            )
+        logits: Tensor = out.logits
+        return logits.reshape(-1, logits.shape[-1])
+
+    @contextmanager
+    def _named_outputs(self) -> Iterator[None]:
+        """Inner models answer by name too, whatever their config says: the argument reaches only the outer one."""
+        configs = {id(m.config): m.config for m in self.model.modules() if isinstance(m, PreTrainedModel)}
+        plain = [config for config in configs.values() if config.return_dict is False]
+        try:
+            for config in plain:
+                config.return_dict = True
+            yield
+        finally:
+            for config in plain:
+                config.return_dict = False
+
+    def forget_length(self) -> None:
+        """Reset a RoPE that remembers the longest sequence it has seen, by one forward of one token."""
+        if rope_types(self.config) & _LENGTH_DEPENDENT_ROPE:
+            zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            self.forward(zero, zero, None, zero[0])
+
+
+@contextmanager
+def _only_rows(head: torch.nn.Module, rows: Tensor) -> Iterator[None]:
+    """Let the output embedding see only some rows, so that soft-caps and logit scales behind it still apply."""
+
+    def keep(_: torch.nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, *rest = args
+        return (hidden.reshape(-1, hidden.shape[-1])[rows.to(hidden.device)][None], *rest)
+
+    handle = head.register_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,471 @@
+"""The HDF5 file of a run: head scores by checkpoint, valid netCDF-4, safe against a crash at any moment.
+
+A file is never changed in place. `append` copies it, writes to the copy and renames the copy over it, so that a reader
+sees the file as it was or as it will be, and a killed writer leaves nothing behind but a hidden .tmp. The layout is in
+schema.py and, for people, in SCHEMA.md.
+"""
+
+from __future__ import annotations
+
+import json
+import operator
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace as changed
+from itertools import chain, count
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+import numpy as np
+
+from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores, need
+from . import schema
+from .locks import Busy, beside, has_flock, locked
+from .netcdf import LIBVER, create, row, write_row
+from .schema import StoreError
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
+
+
+def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
+    """The scores of a file as an xarray.Dataset with dims (checkpoint, layer, head).
+
+    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_heads_above_chance` (not in files of
+    schema 1.0), the paper's plain count `n_retrieval_heads`, and `tokens_seen` [checkpoint]. They are in memory: the
+    file may grow or go afterwards. `group="probes"` gives the detail with the further dim `probe`, `group="provenance"`
+    where each checkpoint came from; both read lazily and keep the file open.
+
+    Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
+    without xarray or h5netcdf.
+    """
+    xarray = need("xarray", "open()")
+    need("h5netcdf", "open()")
+    with reading(path) as file:
+        groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+        if group is not None and group not in groups:
+            raise StoreError(f"{path} has no group {group!r}; it has {', '.join(sorted(groups))}")
+        found: xr.Dataset
+        unlocked = not file.id.get_access_plist().get_file_locking()[0]
+        how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
+        if group is None:
+            found = xarray.load_dataset(path, **how)
+        else:
+            found = xarray.open_datatree(path, **how)[group].to_dataset()
+        return found
+
+
+def append(
+    path: str | PathLike[str],
+    scores: HeadScores,
+    checkpoint: int,
+    tokens_seen: float | None = None,
+    *,
+    timeout: float | None = None,
+) -> None:
+    """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
+
+    Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and
+    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape,
+    probe set or estimators are others, and when the file cannot be read or written. A file of schema 1.0 stays one:
+    what chance is, it does not tell.
+    """
+    step, tokens = _step(checkpoint), _tokens(tokens_seen)
+    with _in_one_step(path, timeout) as (target, partial):
+        if target.exists():
+            with reading(target) as file:
+                _refuse_misfit(file, path, scores, step)
+            shutil.copy(target, partial)
+        with _in_memory(partial, "r+" if target.exists() else "w") as file:
+            if not target.exists():
+                create(file, scores)
+            write_row(file, row(_with_chance_of(file, scores), step, tokens))
+
+
+def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
+    """A file that holds these checkpoints (step, tokens seen, scores), whole, in place of what was there.
+
+    Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
+    two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
+    """
+    with _in_one_step(path) as (_, partial):
+        empty = True
+        with _in_memory(partial, "w") as file:
+            for step, tokens_seen, scores in rows:
+                if empty:
+                    create(file, scores)
+                else:
+                    _refuse_misfit(file, path, scores, _step(step))
+                write_row(file, row(_with_chance_of(file, scores), _step(step), _tokens(tokens_seen)))
+                empty = False
+            if empty:
+                raise StoreError(f"no checkpoint to write to {path}: give at least one")
+
+
+def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
+    """Take what was measured from `checkpoint` on out of a file, for training that went back; nothing is lost.
+
+    The file as it was is kept beside it under a name of its own, run.abandoned-1000.h5, whole: what led up to that
+    branch is in it too. The file goes on with the checkpoints before; where there are none, it is gone. Returns the
+    path of the one beside. Raises StoreError, and leaves the file as it was, when it cannot be read or written, or
+    holds no such checkpoint.
+    """
+    step = _step(checkpoint)
+    with _in_one_step(path) as (target, partial):
+        with reading(target) as file:
+            steps = checkpoints_of(file)
+        kept = [held for held in steps if held < step]
+        if len(kept) == len(steps):
+            raise StoreError(f"{path} holds no checkpoint from {step} on; it has {_list(steps)}")
+        apart = _apart(target, step)
+        shutil.copy(target, partial)
+        replace(partial, apart)
+        if not kept:
+            target.unlink()
+            return apart
+        shutil.copy(target, partial)
+        with _in_memory(partial, "r+") as file:
+            for dataset in schema.datasets(file).values():
+                if schema.dims(dataset)[:1] == ("checkpoint",):
+                    dataset.resize(len(kept), axis=0)
+    return apart
+
+
+def _apart(target: Path, step: int) -> Path:
+    """A name that is free, for what was measured from `step` on."""
+    again = chain([""], (f"-{n}" for n in count(2)))
+    paths = (beside(target.with_suffix(""), f"{{}}.abandoned-{step}{number}") for number in again)
+    return next(path for each in paths if not (path := each.with_name(each.name + target.suffix)).exists())
+
+
+@contextmanager
+def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
+    """The HDF5 file at `path` ("r+"), or a new one ("w"), in memory; it is written there when the block ends well.
+
+    The library itself is kept from writing: on a full disk it may crash the process, a training run for instance.
+    """
+    order = {"track_order": True} if mode == "w" else {}
+    # Nobody else knows of the file, so it needs no lock of HDF5's.
+    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
+        yield file
+        file.flush()
+        image = file.id.get_file_image()
+    path.write_bytes(image)
+
+
+@contextmanager
+def _in_one_step(path: str | PathLike[str], timeout: float | None = None) -> Iterator[tuple[Path, Path]]:
+    """The file to write and, under its lock, the partial one that takes its place when the block ends well."""
+    with _alone(path, timeout) as target:
+        partial = beside(target, ".{}.tmp")
+        partial.unlink(missing_ok=True)  # half a file of a writer that was killed
+        try:
+            yield target, partial
+            if partial.exists():
+                replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone(path: str | PathLike[str], timeout: float | None = None) -> Iterator[Path]:
+    """The file to write, under its lock."""
+    target = target_path(path)
+    wait = LOCK_TIMEOUT if timeout is None else timeout
+    try:
+        with locked(beside(target, ".{}.lock"), wait):
+            yield target
+    except Busy as error:
+        raise StoreError(f"another process has held {path} for {wait:.0f} s; {error}") from error
+    except OSError as error:
+        held = f" ({error.filename})" if str(error.filename).endswith("lock") else ""
+        raise StoreError(f"cannot write {path}: {one_line(error)}{held}; it is left as it was") from error
+
+
+def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
+    """Raise StoreError, before any work is done, when a file could not be written to `path` afterwards.
+
+    Its name, its folder and, where it is to be appended to, its lock are tried; the file itself is not touched.
+    """
+    target = target_path(path)
+    tried = beside(target, f".{{}}.{os.getpid()}.tmp")
+    try:
+        try:
+            tried.write_bytes(b"tried")
+        finally:
+            tried.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {one_line(error)}; choose another place") from error
+    # A lock file that is not there is held by nobody, and need not be made for trying.
+    if appends and (beside(target, ".{}.lock").exists() or not has_flock(target.parent)):
+        with _alone(path):
+            pass
+
+
+def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
+    """The scores of one checkpoint (by default the last), exactly as they were appended.
+
+    Raises StoreError when the file cannot be read or does not hold that checkpoint.
+    """
+    with reading(path) as file:
+        steps = checkpoints_of(file)
+        if not steps:
+            raise StoreError(f"{path} holds no checkpoint")
+        step = steps[-1] if checkpoint is None else checkpoint
+        if step not in steps:
+            raise StoreError(f"{path} has no checkpoint {step}; it has {_list(steps)}")
+        i, detail = steps.index(step), file["probes"]
+        columns = {"id": detail["probe"].asstr()[:].astype(str)}
+        for name, dtype in schema.columns_of(file).items():
+            columns[name] = detail[name].asstr()[:].astype(str) if dtype == schema.STRING else detail[name][:]
+        return HeadScores(
+            model_id=file["provenance/model_id"].asstr()[i],
+            n_layers=len(file["layer"]),
+            n_heads=len(file["head"]),
+            n_kv_heads=_n_kv_heads(file),
+            per_probe={name: detail[name][i] for name in schema.estimators_of(file)},
+            **{name: detail[name][i] for name in NLL_CLASSES},
+            exact_match=detail["exact_match"][i] == 1,
+            probes=columns,
+            probe_set_name=schema.text(file, "probe_set_name"),
+            probe_set_hash=schema.text(file, "probe_set_hash"),
+            provenance=json.loads(file["provenance/json"].asstr()[i]),
+        )
+
+
+def checkpoints(path: str | PathLike[str]) -> list[int]:
+    """The checkpoints a file holds, in order. Raises StoreError when it cannot be read."""
+    return list(read_steps(path))
+
+
+def read_steps(path: str | PathLike[str]) -> dict[int, float | None]:
+    """The checkpoints of a file, in order, with the training tokens seen by each (None: not told).
+
+    Raises StoreError when the file cannot be read.
+    """
+    with reading(path) as file:
+        told = (None if np.isnan(tokens) else float(tokens) for tokens in file["tokens_seen"][:])
+        return dict(zip(checkpoints_of(file), told, strict=True))
+
+
+def validate(path: str | PathLike[str]) -> list[str]:
+    """What is wrong with a file, one sentence each; an empty list when all is well. Never raises for a bad file."""
+    from .validation import problems
+
+    try:
+        with reading(path) as file:
+            return list(problems(file))
+    except StoreError as error:
+        return [str(error)]
+
+
+def write_file(path: str | PathLike[str], content: bytes) -> None:
+    """Write a whole file or nothing. Raises StoreError when it cannot be written."""
+    target = target_path(path)
+    partial = beside(target, f".{{}}.{os.getpid()}.tmp")
+    try:
+        try:
+            partial.write_bytes(content)
+            replace(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {path}: {one_line(error)}") from error
+
+
+def replace(partial: Path, target: Path) -> None:
+    """Put a finished file in the place of `target` in one step that also a power cut cannot halve."""
+    with partial.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, target)
+    if os.name == "posix":
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def checkpoints_of(file: h5py.File) -> list[int]:
+    return [int(step) for step in file["checkpoint"][:]]
+
+
+@contextmanager
+def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
+    """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
+    path = Path(path)
+    if not path.exists():
+        raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
+    if not path.is_file():
+        raise StoreError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; give the .h5 file that was written")
+    if path.stat().st_size == 0:
+        raise StoreError(f"{path} is empty; delete it and run again")
+    try:
+        if not h5py.is_hdf5(path):
+            raise StoreError(f"{path} is not an HDF5 file")
+        file = open_hdf5(path)
+    except OSError as error:
+        raise StoreError(f"cannot open {path}: {one_line(error)}; restore it or write to another file") from error
+    try:
+        with file:
+            _check_ours(file, path)
+            yield file
+    except StoreError:
+        raise
+    except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+        remedy = f"`headscope validate {path}` says what is wrong"
+        raise StoreError(f"{path} is damaged or incomplete: {one_line(error)}; {remedy}") from error
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading, also where its file system has no locks.
+
+    A file of ours is only ever replaced as a whole, so a reader needs none; but HDF5's own tell that another program
+    writes into it. Raises StoreError for that and for locks that cannot be done without, OSError for anything else.
+    """
+    try:
+        return h5py.File(path, "r")
+    except BlockingIOError as error:
+        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
+    except OSError as error:
+        try:
+            return h5py.File(path, "r", locking=False)
+        except OSError as again:
+            if "unable to lock" not in str(again):
+                raise error from None
+            why = f"{one_line(again)}, and the variable HDF5_USE_FILE_LOCKING insists on them"
+            raise StoreError(f"cannot lock {path}: {why}; set HDF5_USE_FILE_LOCKING=FALSE") from again
+
+
+def _check_ours(file: h5py.File, path: Path) -> None:
+    from ... import __version__
+
+    name = schema.text(file, "schema_name") if "schema_name" in file.attrs else None
+    if name == schema.COPY_PROFILE:
+        remedy = f"read it with headscope.CopyProfile.load({str(path)!r})"
+        raise StoreError(f"{path} is a copy profile, not head scores; {remedy}")
+    if name != schema.NAME:
+        raise StoreError(f"{path} is HDF5, but was not written by headscope (no schema_name={schema.NAME!r})")
+    version = schema.text(file, "schema_version")
+    try:
+        major = int(version.split(".")[0])
+    except ValueError:
+        raise StoreError(f"{path} has the schema_version {version!r}, which is none; restore the file") from None
+    if major > schema.VERSION[0]:
+        here = f"this is headscope {__version__} (schema {schema.VERSION[0]}.x)"
+        raise StoreError(f"{path} was written with schema {version}; {here}: upgrade with `pip install -U headscope`")
+
+
+def target_path(path: str | PathLike[str]) -> Path:
+    """Where to write: links are followed, so that the file behind a link grows and the link stays."""
+    target = Path(path).resolve()
+    try:
+        target.stat()
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long, a file system that is gone, a file where a folder should be
+        raise StoreError(f"cannot write {path}: {one_line(error)}; choose another name or place") from error
+    if target.is_dir():
+        raise StoreError(f"{path} is a folder; give the name of a file in it, such as {Path(path) / 'run.h5'}")
+    if not target.parent.is_dir():
+        raise StoreError(f"the folder {target.parent} does not exist; create it, then write {target.name} again")
+    if not os.access(target.parent, os.W_OK):
+        raise StoreError(f"the folder {target.parent} is not writable; choose another place for {target.name}")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise StoreError(f"{path} is read-only; make it writable or write to another file")
+    return target
+
+
+def _step(checkpoint: int) -> int:
+    try:
+        step = operator.index(checkpoint)
+    except TypeError:
+        kind = type(checkpoint).__name__
+        raise TypeError(f"checkpoint must be an integer, the optimizer step, got {kind} {checkpoint!r}") from None
+    if isinstance(checkpoint, bool) or not 0 <= step < 2**31:
+        raise ValueError(f"checkpoint must be an optimizer step from 0 to {2**31 - 1}, got {checkpoint!r}")
+    return step
+
+
+def _tokens(tokens_seen: float | None) -> float:
+    tokens = np.nan if tokens_seen is None else float(tokens_seen)
+    if tokens_seen is not None and not 0 <= tokens < np.inf:
+        raise ValueError(f"tokens_seen must be a count of at least 0, or None, got {tokens_seen!r}")
+    return tokens
+
+
+def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScores, step: int) -> None:
+    steps = checkpoints_of(file)
+    if step in steps:
+        remedy = "give another checkpoint, or write to another file"
+        raise StoreError(f"checkpoint {step} is already in {path} (it has {_list(steps)}); {remedy}")
+    if steps and step < steps[-1]:
+        remedy = "write it to another file, and `headscope merge` puts the two in order; or, if training went back to "
+        remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
+        raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
+
+    there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))
+    here = (scores.n_layers, scores.n_heads, scores.n_kv_heads)
+    differences = []
+    if here != there:
+        sizes = "{} layers, {} heads, {} kv heads"
+        differences.append(f"the model has {sizes.format(*here)}, not {sizes.format(*there)}")
+    if set(scores.estimators) != set(schema.estimators_of(file)):
+        known = ", ".join(schema.estimators_of(file))
+        differences.append(f"the estimators are {', '.join(scores.estimators)}, not {known}")
+    differences += _other_probes(file, scores)
+    if differences:
+        remedy = "write them to another file"
+        raise StoreError(f"these scores do not fit into {path}: {'; '.join(differences)}. Keep them apart: {remedy}")
+
+
+def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
+    names = [schema.text(file, "probe_set_name"), scores.probe_set_name]
+    hashes = [schema.text(file, "probe_set_hash"), scores.probe_set_hash]
+    if hashes[0] != hashes[1]:
+        there, here = (f"{name!r} ({digest[:12]})" for name, digest in zip(names, hashes, strict=True))
+        return [f"the probe set is {here}, not {there}"]
+    columns = schema.columns_of(file)
+    if ({*columns, "id"} ^ set(scores.probes)) - {*CHANCE_COLUMNS}:
+        return [f"the probe columns are {', '.join(sorted(scores.probes))}, not {', '.join(sorted([*columns, 'id']))}"]
+    for name, values in scores.probes.items():
+        if name in CHANCE_COLUMNS and name not in columns:
+            continue
+        item = file["probes/probe" if name == "id" else f"probes/{name}"]
+        stored = item.asstr()[:].astype(str) if schema.disk_type(item) == schema.STRING else item[:]
+        if not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):
+            return [f"the probe column {name!r} has other values, though the hash of the probe set is the same"]
+    return []
+
+
+def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
+    """The scores with the chance that the file knows: none in one of schema 1.0, which is continued as it is.
+
+    It follows from the probes, and those are the same: scores from such a file may also be added to a newer one.
+    """
+    held = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS if name in schema.columns_of(file)}
+    others = {name: values for name, values in scores.probes.items() if name not in CHANCE_COLUMNS}
+    return changed(scores, probes=others | held)
+
+
+def _n_kv_heads(file: h5py.File) -> int:
+    return int(np.ravel(file.attrs["n_kv_heads"])[0])
+
+
+def _list(steps: list[int]) -> str:
+    shown = steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-3:]]
+    return ", ".join(map(str, shown))
+
+
+def one_line(error: BaseException) -> str:
+    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if inside := re.search(r"\berrno = (\d+)", words):  # HDF5 wraps the reason in addresses and sizes
+        words = os.strerror(int(inside[1]))
+    return " ".join(words.strip("'\"").split())

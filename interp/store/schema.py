@@ -1,0 +1,190 @@
+"""What a headscope file holds, said once for the writer, the reader and the validator. SCHEMA.md is the prose of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..levels import FALSE_COUNT
+from ..results import CHANCE_COLUMNS, NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD
+
+NAME = "headscope"
+COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
+VERSION = (1, 1)
+
+MAP = ("checkpoint", "layer", "head")
+DETAIL = ("checkpoint", "probe", "layer", "head")
+STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
+
+# Entries of HeadScores.provenance that get a column of their own; everything is in the column `json` as well.
+PROVENANCE_COLUMNS = (
+    "revision", "weights_sha256", "device", "dtype", "attn_implementation", "sharing", "created_at",
+)  # fmt: skip
+ROOT_ATTRIBUTES = (
+    "Conventions", "title", "schema_name", "schema_version", "model_id", "n_kv_heads", "estimators",
+    "probe_set_name", "probe_set_hash", "created_at", "creation_library", "creation_library_version",
+)  # fmt: skip
+
+LONG_NAMES = {
+    "retrieval": "copy-paste retrieval score",
+    "wu_count": "retrieval score counted as in Retrieval_Head",
+    "wu_count_generated": "the same count on the model's own answers; NaN where an answer fails the gate",
+    "aligned_copy": "share of answer tokens copied from exactly their source",
+    "needle_mass": "attention probability on the needle",
+    "source_mass": "attention probability on the sources of the answer tokens",
+    "sink_mass": "attention probability on the first tokens",
+    "chance": "retrieval score of a head that looks at random copyable tokens of the needle, its mean",
+    "chance_sd": "its standard deviation",
+    "nll": "negative log-likelihood of the answer, mean nats per token",
+    "nll_novel": "negative log-likelihood of the answer tokens found only in the needle, mean nats per token",
+    "nll_echo": "negative log-likelihood of the answer tokens that the question has too, mean nats per token",
+    "nll_first": "negative log-likelihood of the first answer token found only in the needle, nats",
+}
+IN_UNIT_INTERVAL = ("retrieval", "aligned_copy", "needle_mass", "source_mass", "sink_mass")
+# Only shares of counts never round beyond 1; some readers mask what lies outside valid_min and valid_max.
+EXACT_SHARES = ("retrieval", "aligned_copy")
+
+
+class StoreError(ValueError):
+    """A results file cannot be read, or does not take what should be written to it."""
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable of the file: group ("" is the root), name, dimensions, type on disk, attributes."""
+
+    group: str
+    name: str
+    dims: tuple[str, ...]
+    dtype: str
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def path(self) -> str:
+        return f"{self.group}/{self.name}" if self.group else self.name
+
+
+def knows_chance(columns: Iterable[str]) -> bool:
+    """Whether these probe columns tell what a head scores by chance; without them a file is one of schema 1.0."""
+    return {*CHANCE_COLUMNS} <= {*columns}
+
+
+def column_type(name: str, kind: str) -> str:
+    """Type on disk of a probe column from its numpy kind. 32 bits where they do: R has no 64-bit integers."""
+    if kind in "iu":
+        return "i4" if name in PROBE_COLUMNS and name != "seed" else "i8"
+    return "f8" if kind == "f" else STRING
+
+
+# Only in a file whose checkpoints are of several stages of training.
+STAGES = [
+    Variable("", "stage", ("checkpoint",), STRING, {"long_name": "stage of training, or run"}),
+    Variable("", "step_in_stage", ("checkpoint",), "i4", {"long_name": "step within the stage", "units": "1"}),
+]
+
+
+def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: bool = False) -> list[Variable]:
+    """Every variable of a file with these estimators and these probe columns (name -> type on disk), in file order."""
+    one = {"units": "1"}
+    found = [
+        Variable("", "checkpoint", ("checkpoint",), "i4", {"long_name": "optimizer step of the checkpoint"} | one),
+        Variable("", "layer", ("layer",), "i4", {"long_name": "layer, counted from 0"} | one),
+        Variable("", "head", ("head",), "i4", {"long_name": "query head, counted from 0"} | one),
+        Variable("", "kv_head", ("head",), "i4", {"long_name": "key-value head that the query head reads"} | one),
+        Variable("", "tokens_seen", ("checkpoint",), "f8", {"long_name": "training tokens seen"} | one),
+    ]
+    found += STAGES if stages else []
+    for name in estimators:
+        beside = {"coordinates": "tokens_seen kv_head"}
+        error = {"ancillary_variables": f"{name}_stderr"}
+        found.append(Variable("", name, MAP, "f4", _score_attrs(name, "mean over probes") | error | beside))
+        found.append(Variable("", f"{name}_stderr", MAP, "f4", _stderr_attrs(name) | beside))
+    counted = {
+        "long_name": "number of retrieval heads",
+        "comment": "heads whose retrieval is strictly above threshold; -1: not counted",
+        "threshold": np.float64(RETRIEVAL_THRESHOLD),
+        "coordinates": "tokens_seen",
+    }
+    if knows_chance(columns):
+        counted["long_name"] = "number of retrieval heads as the paper counts them, chance or not"
+    found.append(Variable("", "n_retrieval_heads", ("checkpoint",), "i4", counted | one))
+    if knows_chance(columns):
+        counted |= {
+            "long_name": "number of retrieval heads",
+            "comment": "heads whose retrieval is strictly above threshold and the level of chance; -1: not counted",
+            "false_count": np.float64(FALSE_COUNT),
+        }
+        found.append(Variable("", "n_heads_above_chance", ("checkpoint",), "i4", counted | one))
+
+    found.append(Variable("probes", "probe", ("probe",), STRING, {"long_name": "id of the probe"}))
+    for name, dtype in columns.items():
+        named = {"long_name": LONG_NAMES[name]} if name in CHANCE_COLUMNS else {}
+        found.append(Variable("probes", name, ("probe",), dtype, named | ({} if dtype == STRING else one)))
+    beside = {"coordinates": " ".join(columns)}
+    for name in estimators:
+        found.append(Variable("probes", name, DETAIL, "f4", _score_attrs(name, "one value a probe") | beside))
+    for name in NLL_CLASSES:
+        attrs = {"long_name": LONG_NAMES[name]} | one | beside
+        found.append(Variable("probes", name, ("checkpoint", "probe"), "f4", attrs))
+    flags = {"flag_values": np.array([-1, 0, 1], np.int8), "flag_meanings": "not_scored miss match"}
+    matched = {"long_name": "every answer token is the most probable one"} | flags | beside
+    found.append(Variable("probes", "exact_match", ("checkpoint", "probe"), "i1", matched))
+
+    for name in ("model_id", *PROVENANCE_COLUMNS):
+        found.append(Variable("provenance", name, ("checkpoint",), STRING))
+    whole = {"long_name": "everything known about how the scores were made, as JSON"}
+    found.append(Variable("provenance", "json", ("checkpoint",), STRING, whole))
+    return found
+
+
+def _score_attrs(name: str, comment: str) -> dict[str, Any]:
+    attrs: dict[str, Any] = {"long_name": LONG_NAMES.get(name, name.replace("_", " ")), "units": "1"}
+    attrs["comment"] = f"{comment}; NaN: unobservable, as when the needle is outside the layer's window"
+    if name in EXACT_SHARES:
+        attrs |= {"valid_min": np.float32(0), "valid_max": np.float32(1)}
+    return attrs
+
+
+def _stderr_attrs(name: str) -> dict[str, Any]:
+    comment = "clustered by needle; NaN: fewer than two needles"
+    return {"long_name": f"standard error of {name}", "units": "1", "comment": comment}
+
+
+def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
+    found: dict[str, h5py.Dataset] = {}
+    file.visititems(lambda path, item: found.update({path: item}) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def dims(dataset: h5py.Dataset) -> tuple[str | None, ...]:
+    """Names of a dataset's dimensions, from the scales on its axes; None for an axis without one."""
+    if dataset.is_scale:
+        return (dataset.name.rsplit("/", 1)[-1],)
+    return tuple(axis[0].name.rsplit("/", 1)[-1] if len(axis) else None for axis in dataset.dims)
+
+
+def text(file: h5py.File, name: str) -> str:
+    """A text attribute, whichever of HDF5's kinds of string a tool has left there."""
+    value = np.ravel(file.attrs[name])[0]
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def estimators_of(file: h5py.File) -> tuple[str, ...]:
+    return tuple(text(file, "estimators").split())
+
+
+def columns_of(file: h5py.File) -> dict[str, str]:
+    """The probe columns of a file, but for the id, with their types on disk."""
+    found = {}
+    for name, item in file["probes"].items():
+        if name != "probe" and isinstance(item, h5py.Dataset) and dims(item) == ("probe",):
+            found[name] = disk_type(item)
+    return found
+
+
+def disk_type(dataset: h5py.Dataset) -> str:
+    return STRING if h5py.check_string_dtype(dataset.dtype) else dataset.dtype.str.lstrip("<>|=")
