@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from headscope.interp.sweep.checkpoints import Checkpoint, find_checkpoints
-from headscope.interp.sweep.run import Options, SweepResult, run
+from headscope.interp.sweep.run import Options, SweepResult, run_sweep
 from headscope.interp.sweep.same import differences
 from headscope.interp.sweep.shards import ProbeSource
 from headscope.interp.sweep.worker import MakeWork, Outcome, Setup, Worker
@@ -93,7 +93,7 @@ class Scene:
 
     def sweep(self, output: Path, ray: str | None = None, make_work: MakeWork = Worker) -> SweepResult:
         found = find_checkpoints(self.run)
-        return run(found, self.source, output, Options(), ray=ray, make_work=make_work)
+        return run_sweep(found, self.source, output, Options(), ray=ray, make_work=make_work)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from typing import Any
 
 from headscope.interp.results import HeadScores
 from headscope.interp.sweep.checkpoints import Checkpoint, find_checkpoints
-from headscope.interp.sweep.run import Options, run
+from headscope.interp.sweep.run import Options, run_sweep
 from headscope.interp.sweep.same import differences
 from headscope.interp.sweep.shards import ProbeSource
 from headscope.interp.sweep.worker import MakeWork, Outcome, Setup
@@ -72,7 +72,7 @@ def main() -> None:
         checkpoints = find_checkpoints(folder / "run")
         work: MakeWork = functools.partial(Wait, scores=scores, seconds=given.seconds)
         sweep = functools.partial(
-            run, checkpoints, ProbeSource(lambda _: probes), options=Options(device="cpu"), make_work=work
+            run_sweep, checkpoints, ProbeSource(lambda _: probes), options=Options(device="cpu"), make_work=work
         )
 
         start = time.perf_counter()

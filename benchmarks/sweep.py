@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 from headscope.interp.model.adapt import HuggingFaceModel
 from headscope.interp.sweep.checkpoints import find_checkpoints
-from headscope.interp.sweep.run import Options, run
+from headscope.interp.sweep.run import Options, run_sweep
 from headscope.interp.sweep.shards import ProbeSource
 from headscope.interp.sweep.worker import Outcome
 from headscope.probes import build
@@ -88,7 +88,7 @@ def main() -> None:
         checkpoints = find_checkpoints(folder / "run")
         with patch.object(HuggingFaceModel, "forward", timed):
             start = perf_counter()
-            run(checkpoints, ProbeSource(lambda _: probes), folder / "run.h5", Options(), on_checkpoint=told)
+            run_sweep(checkpoints, ProbeSource(lambda _: probes), folder / "run.h5", Options(), on_checkpoint=told)
             total = perf_counter() - start
     rest = total - sum(spent.values())
     results = {

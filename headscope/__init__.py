@@ -36,15 +36,13 @@ if (_root / "interp").is_dir() and (_root / "setup.py").is_file():
 
 if TYPE_CHECKING:
     from . import kernels, probes
-    from .interp.copying.profile import CopyProfile
-    from .interp.copying.run import copy_profile
-    from .interp.model.loading import load_model
+    from .interp.copying import CopyProfile, copy_profile
+    from .interp.model import load_model
     from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
-    from .interp.store.results_file import open
-    from .interp.sweep.merge import merge
-    from .interp.sweep.run import sweep
+    from .interp.store import merge, open
+    from .interp.sweep import sweep
 else:
     _ROOMS = ("interp", "kernels", "probes")
     _HOMES = {

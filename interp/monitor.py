@@ -18,17 +18,14 @@ from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..probes import ProbeSet
-from .analysis.drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
-from .analysis.trajectory import read_trajectory
-from .estimators.chance import chance
+from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
+from .estimators import chance
 from .levels import counting_level
-from .model.adapt import check_kind, unwrapped
-from .model.training_state import undisturbed
+from .model import check_kind, undisturbed, unwrapped
 from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
+from .store import rescue, schema
 from .store import results_file as store
-from .store import schema
-from .store.rescue import rescue
 
 log = logging.getLogger(__name__)
 

@@ -251,7 +251,7 @@ class HeadScores:
 
         Raises StoreError (a ValueError), and leaves the file as it was, when the scores do not fit: see `store.append`.
         """
-        from .store.results_file import append
+        from .store import append
 
         append(path, self, checkpoint=checkpoint, tokens_seen=tokens_seen)
 

@@ -9,20 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.dispatch_log import recording
-from ..probes import ProbeSet
-from ..probes.tokens import Codec
-from ..probes.verify import check_tokenizer
-from .engine.check_sharing import compare_sharing
-from .engine.engine import CHUNK, Engine, Progress
-from .engine.plan import plan
-from .engine.preflight import preflight
+from ..kernels import recording
+from ..probes import Codec, ProbeSet, check_tokenizer
+from .engine import CHUNK, Engine, Progress, compare_sharing, plan, preflight
 from .environment import describe
-from .estimators import ESTIMATORS
-from .estimators.chance import chance
-from .estimators.probe_scores import score_probe
-from .model.adapt import HuggingFaceModel, adapt
-from .model.loading import LoadedModel, load_model
+from .estimators import ESTIMATORS, chance, score_probe
+from .model import HuggingFaceModel, LoadedModel, adapt, load_model
 from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
 
 log = logging.getLogger(__name__)
@@ -99,7 +91,7 @@ def score_heads(
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in ESTIMATORS}
         checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
         if generate:
-            from .engine.generation import generated_counts
+            from .engine import generated_counts
 
             per_probe["wu_count_generated"] = generated_counts(engine, tokenizer)
 

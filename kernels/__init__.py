@@ -1,6 +1,8 @@
 """Row evidence: what every attention head did at one query row, without building an attention map.
 
-`row_evidence` and `evidence_attention` compute it, `merge` joins the evidence of disjoint key ranges.
+`row_evidence` and `evidence_attention` compute it, `merge` joins the evidence of disjoint key ranges. `attend` is plain
+attention with its log-sum-exp, `merge_attention_states` joins two of its results; `implementation` and `recording` say
+which kernel is chosen and which ran.
 """
 
 
@@ -27,7 +29,18 @@ def _step_aside() -> None:
 if __name__ == "kernels":
     _step_aside()
 else:
-    from .api import evidence_attention, row_evidence
+    from .api import evidence_attention, implementation, row_evidence
+    from .dispatch_log import recording
     from .evidence import RowEvidence, merge
+    from .sdpa import attend, merge_attention_states
 
-    __all__ = ["RowEvidence", "evidence_attention", "merge", "row_evidence"]
+    __all__ = [
+        "RowEvidence",
+        "attend",
+        "evidence_attention",
+        "implementation",
+        "merge",
+        "merge_attention_states",
+        "recording",
+        "row_evidence",
+    ]

@@ -1,7 +1,7 @@
 """Attention without evidence, by the fastest kernel torch has, with the log-sum-exp needed to merge it with other keys.
 
 The kernels are only asked for two things they all agree on: every row sees every key, and the causal square (as many
-rows as keys). Everything else is put together from these with ``merge_outputs``: no mask is ever built.
+rows as keys). Everything else is put together from these with ``merge_attention_states``: no mask is ever built.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def attend(
     return out, lse
 
 
-def merge_outputs(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
+def merge_attention_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: Tensor) -> tuple[Tensor, Tensor]:
     """Attention over the union of two disjoint sets of keys: out [..., D] and lse [...] of both, for the same rows.
 
     A learned sink must be part of exactly one side.
@@ -91,7 +91,7 @@ def _last_rows(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) ->
     own = kernel(q, k[:, :, prefix:], v[:, :, prefix:], scale, True)
     if prefix == 0:
         return own
-    return merge_outputs(*kernel(q, k[:, :, :prefix], v[:, :, :prefix], scale, False), *own)
+    return merge_attention_states(*kernel(q, k[:, :, :prefix], v[:, :, :prefix], scale, False), *own)
 
 
 def _windowed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, window: int) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ def _windowed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, win
             far_out, far_lse = _last_rows(
                 kernel, here[:, :, :reach].flip(2), k[:, :, earlier].flip(2), v[:, :, earlier].flip(2), scale
             )
-            part_out[:, :, :reach], part_lse[:, :, :reach] = merge_outputs(
+            part_out[:, :, :reach], part_lse[:, :, :reach] = merge_attention_states(
                 part_out[:, :, :reach], part_lse[:, :, :reach], far_out.flip(2), far_lse.flip(2)
             )
         out[:, :, begin - n + rows : end - n + rows], lse[:, :, begin - n + rows : end - n + rows] = part_out, part_lse

@@ -4,6 +4,18 @@ from .errors import ProbeError
 from .probe import Probe, ProbeSet, Span
 from .sets import build, list_sets
 from .show import show
-from .tokens import fingerprint
+from .tokens import Codec, fingerprint
+from .verify import check_tokenizer
 
-__all__ = ["Probe", "ProbeError", "ProbeSet", "Span", "build", "fingerprint", "list_sets", "show"]
+__all__ = [
+    "Codec",
+    "Probe",
+    "ProbeError",
+    "ProbeSet",
+    "Span",
+    "build",
+    "check_tokenizer",
+    "fingerprint",
+    "list_sets",
+    "show",
+]

@@ -9,8 +9,8 @@ import numpy as np
 from typer import echo
 
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
+from headscope.interp.lengths import group_lengths
 from headscope.interp.levels import counting_level
-from headscope.interp.report.lengths import group_lengths
 from headscope.interp.results import RETRIEVAL_THRESHOLD, observed_mean
 
 

@@ -13,8 +13,8 @@ from .errors import UsageError
 from .score import progress_bar, working
 
 if TYPE_CHECKING:
-    from ..interp.copying.profile import CopyProfile
-    from ..interp.store.rescue import Unsaved
+    from ..interp.copying import CopyProfile
+    from ..interp.store import Unsaved
 
 
 def copy_profile(
@@ -39,11 +39,11 @@ def copy_profile(
     words = read_text(text)
     if figures is not None and figures.exists() and not figures.is_dir():
         raise UsageError(f"--figures: {figures} is a file; give a folder")
-    from ..interp.copying.file import check_target
+    from ..interp.copying import check_target
 
     check_target(output)
-    from ..interp.copying import run
-    from ..interp.model.loading import load_model
+    from ..interp.copying import copy_profile as profile_of
+    from ..interp.model import load_model
 
     with working(f"loading {Path(model).name}"):
         loaded = load_model(
@@ -60,7 +60,7 @@ def copy_profile(
     if len(ids) < 2:
         raise UsageError(f"--text: {text} is {len(ids)} tokens; give a longer text")
     with progress_bar() as progress:
-        profile = run.copy_profile(loaded, ids, progress=progress)
+        profile = profile_of(loaded, ids, progress=progress)
     unsaved = save(profile, output)
     try:
         show(profile)
@@ -69,7 +69,7 @@ def copy_profile(
             raise unsaved
     lines = [f"Profile  {output}"]
     if figures is not None:
-        from ..interp.report.figures.copying import save_copy_figures
+        from ..interp.report.figures import save_copy_figures
 
         with working("drawing figures"):
             paths = save_copy_figures(profile, figures)
@@ -80,14 +80,14 @@ def copy_profile(
 
 def save(profile: CopyProfile, path: Path) -> Unsaved | None:
     """Write the file; where that fails or is interrupted, the profile goes elsewhere, and the error says where."""
-    from ..interp.store.rescue import Unsaved, somewhere, words
+    from ..interp.store import Unsaved, save_elsewhere, unsaved_message
 
     try:
         profile.save(path)
     except (Exception, KeyboardInterrupt) as error:
-        rescued = somewhere(path, profile.save)
+        rescued = save_elsewhere(path, profile.save)
         then = f"mv {shlex.quote(str(rescued))} {shlex.quote(str(path))}"
-        unsaved = Unsaved(words(path, error, rescued, "profile is", then), rescued)
+        unsaved = Unsaved(unsaved_message(path, error, rescued, "profile is", then), rescued)
         unsaved.__cause__ = error
         return unsaved
     return None
@@ -105,7 +105,7 @@ def read_text(path: Path) -> str:
 def show(profile: CopyProfile) -> None:
     from rich.console import Console
 
-    from ..interp.report.copy_terminal import copy_table
+    from ..interp.report import copy_table
 
     console = Console(highlight=False, markup=False)
     console.print(f"{profile.model_id}", style="bold")

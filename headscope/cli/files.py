@@ -61,7 +61,7 @@ def export(
     headscope export run.h5 --format duo-attention -o full_attention_heads.tsv
     """
     from ..interp.store import export as formats
-    from ..interp.store.results_file import write_file
+    from ..interp.store import write_file
 
     at_least("--top", top, 1)
     if top is not None and format is not Format.qrhead:

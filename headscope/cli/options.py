@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..interp.checkpoint_names import LARGEST_STEP
-from ..interp.report.lengths import LengthError, parse_length
+from ..interp.lengths import LengthError, parse_length
 from .errors import UsageError
 
 if TYPE_CHECKING:

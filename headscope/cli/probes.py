@@ -66,7 +66,7 @@ def show(
     """One probe as the model reads it: the needle highlighted, the long haystack left out."""
     from rich.console import Console
 
-    from ..interp.model.loading import load_tokenizer
+    from ..interp.model import load_tokenizer
     from ..probes import show as marked
 
     source = options.probe_source(
@@ -117,7 +117,7 @@ def build(
     trust_remote_code: options.RemoteCode = False,
 ) -> None:
     """Build a set for a tokenizer and save it, to score every checkpoint on the same probes."""
-    from ..interp.model.loading import load_tokenizer
+    from ..interp.model import load_tokenizer
 
     source = options.probe_source(
         probes,

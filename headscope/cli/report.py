@@ -12,7 +12,7 @@ from .files import ResultsFile
 from .score import working
 
 if TYPE_CHECKING:
-    from ..interp.report.evolution import Evolution
+    from ..interp.report import Evolution
 
 
 def report(
@@ -49,19 +49,19 @@ def report(
     page = file.with_suffix(".html") if output is None and figures is None else output
     if page is not None:
         check_page(page, file)
-    from ..interp.report.evolution import evolve
+    from ..interp.report import evolve
 
     with working(f"reading {file.name}"):
         evolution = evolve(file, downstream=downstream or None)
     lines = []
     if page is not None:
-        from ..interp.report.page.html import write_report
+        from ..interp.report.page import write_report
 
         with working("writing the page"):
             write_report(evolution, page)
         lines.append(f"Report   {page}")
     if figures is not None:
-        from ..interp.report.figures.evolution import save_evolution_figures
+        from ..interp.report.figures import save_evolution_figures
 
         with working("drawing figures"):
             paths = save_evolution_figures(evolution, figures)
@@ -73,7 +73,7 @@ def report(
 
 def check_page(page: Path, file: Path) -> None:
     """Raise, before any work is done, where the page could not be written afterwards."""
-    from ..interp.store.results_file import target_path
+    from ..interp.store import target_path
 
     if page.is_dir():
         raise UsageError(f"-o: {page} is a folder; give a file in it, such as {page / file.with_suffix('.html').name}")
@@ -89,8 +89,8 @@ def show(evolution: Evolution) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ..interp.report.evolution import model_name
-    from ..interp.report.page.provenance import facts
+    from ..interp.report import model_name
+    from ..interp.report.page import facts
 
     console = Console(highlight=False, markup=False)
     console.print(Text(model_name(evolution), style="bold"))

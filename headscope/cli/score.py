@@ -16,9 +16,9 @@ from . import options
 from .errors import UsageError
 
 if TYPE_CHECKING:
-    from ..interp.model.loading import LoadedModel
+    from ..interp.model import LoadedModel
     from ..interp.results import HeadScores
-    from ..interp.store.rescue import Unsaved
+    from ..interp.store import Unsaved
     from ..probes import ProbeSet
 
 RUN = options.RUN
@@ -130,7 +130,7 @@ def score(
             raise unsaved
     lines = [f"Scores   {output}, checkpoint {checkpoint}"]
     if figures is not None:
-        from ..interp.report.figures.scores import save_figures
+        from ..interp.report.figures import save_figures
 
         with working("drawing figures"):
             paths = save_figures(scores, figures)
@@ -150,8 +150,7 @@ def load(
     **rest: Any,
 ) -> tuple[LoadedModel, ProbeSet]:
     """The model and its probes; the probes first, so that what is wrong with them is said before big weights load."""
-    from ..interp.model.loading import ModelError, load_model, load_tokenizer
-    from ..interp.model.weights import folder_weights
+    from ..interp.model import ModelError, folder_weights, load_model, load_tokenizer
 
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, **rest}
     if tokenizer is None and model.endswith(".gguf"):
@@ -190,7 +189,7 @@ def check_output(path: Path, checkpoint: int, force: bool) -> None:
     if path.exists() and not os.access(path, os.W_OK):
         raise UsageError(f"-o: {path} is read-only; make it writable, or choose another file")
 
-    from ..interp.store.results_file import check_writable, checkpoints
+    from ..interp.store import check_writable, checkpoints
 
     steps = checkpoints(path) if path.exists() else []  # a foreign or damaged file ends here, and is not touched
     if force and len(steps) > 1:
@@ -209,7 +208,7 @@ def check_output(path: Path, checkpoint: int, force: bool) -> None:
 
 
 def check_same_probes(path: Path, probes: ProbeSet) -> None:
-    from ..interp.store.results_file import read_scores
+    from ..interp.store import read_scores
 
     there = read_scores(path)
     if there.probe_set_hash != probes.hash:
@@ -223,8 +222,8 @@ def check_same_probes(path: Path, probes: ProbeSet) -> None:
 
 def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | None, force: bool) -> Unsaved | None:
     """Write the file; where that fails or is interrupted, the scores go elsewhere, and the error says where."""
+    from ..interp.store import rescue
     from ..interp.store import results_file as store
-    from ..interp.store.rescue import rescue
 
     try:
         if force and path.exists():
@@ -242,8 +241,7 @@ def show(scores: HeadScores, seconds: float) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ..interp.report.facts import facts, model_name
-    from ..interp.report.terminal import summary
+    from ..interp.report import facts, model_name, summary
 
     console = Console(highlight=False, markup=False)
     console.print(Text(model_name(scores), style="bold"))

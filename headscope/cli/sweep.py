@@ -17,9 +17,7 @@ from . import options
 from .score import progress_bar
 
 if TYPE_CHECKING:
-    from ..interp.sweep.checkpoints import Checkpoint
-    from ..interp.sweep.run import SweepResult
-    from ..interp.sweep.worker import Outcome
+    from ..interp.sweep import Checkpoint, Outcome, SweepResult
 
 _ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+")
 
@@ -120,10 +118,7 @@ def sweep(
     share = read_part(only)
     if ray is not None and not _ADDRESS.fullmatch(ray):
         raise options.bad("--ray", f"got {ray!r}; give nothing, auto, host:port or ray://host:port")
-    from ..interp.sweep.checkpoints import find_checkpoints
-    from ..interp.sweep.run import Options, run
-    from ..interp.sweep.shards import ProbeSource
-    from ..interp.sweep.stages import stage_lines
+    from ..interp.sweep import Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
 
     saved = Path(probes).suffix == ".npz" or Path(probes).is_file()
     asked: dict[str, Any] = {"set": probes, "lengths": lengths, "depths": depths, "needles": needles, "seed": seed}
@@ -135,7 +130,7 @@ def sweep(
     chosen = Options(sharing.value, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
     try:
         with reporting() as (progress, told):
-            result = run(
+            result = run_sweep(
                 found,
                 ProbeSource(source, None if saved else asked),
                 output,
@@ -164,8 +159,8 @@ def merge(
     headscope merge run.h5.shards -o run.h5
     headscope merge first-half.h5 second-half.h5 -o run.h5
     """
-    from ..interp.store.results_file import checkpoints
-    from ..interp.sweep import merge as merging
+    from ..interp.store import checkpoints
+    from ..interp.store import merge as merging
 
     failed = merging.merge(shards, output)
     n = len(checkpoints(output))
@@ -203,7 +198,7 @@ def reporting() -> Iterator[tuple[Callable[[int, int, str], None] | None, Callab
         start = time.monotonic()
 
         def line(outcome: Outcome, done: int, total: int) -> None:
-            from ..interp.sweep.summary import outcome_line
+            from ..interp.sweep import outcome_line
 
             scores = outcome.scores
             words = f"failed: {outcome.reason}" if scores is None else outcome_line(scores)
@@ -224,13 +219,13 @@ def duration(seconds: float) -> str:
 def conclude(result: SweepResult, output: Path, share: tuple[int, int] | None) -> None:
     from rich.console import Console
 
-    from ..interp.store.locks import beside
-    from ..interp.sweep.summary import table
+    from ..interp.store import beside
+    from ..interp.sweep import summary_table
 
     if share is None and output.exists():
         console = Console(highlight=False, markup=False)
         console.print()
-        console.print(table(output))
+        console.print(summary_table(output))
         console.print()
     done, skipped = len(result.done), len(result.skipped)
     typer.echo(f"{done} scored now, {skipped} before, {len(result.failed)} failed")

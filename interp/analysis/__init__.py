@@ -1,1 +1,44 @@
 """What a run of checkpoints says, and how sure one can be. Arrays in, arrays out; nothing here runs a model."""
+
+from .bootstrap import MIN_NEEDLES, Interval
+from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
+from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
+from .evaluations import DownstreamError
+from .evolution import LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
+from .heads import HeadChanges, Life, changes, life
+from .statistics import ALPHA
+from .trajectory import Trajectory, read_trajectory
+from .verdicts import Verdict, judge
+
+__all__ = [
+    "ALPHA",
+    "LEADING",
+    "MARGIN",
+    "MIN_NEEDLES",
+    "RATE",
+    "Downstream",
+    "DownstreamCorrelation",
+    "DownstreamError",
+    "HeadChanges",
+    "Interval",
+    "Life",
+    "LogFit",
+    "Panel",
+    "Regression",
+    "Source",
+    "Trajectory",
+    "Verdict",
+    "Watch",
+    "by_depth",
+    "changes",
+    "correlate_downstream",
+    "distance_by_interference",
+    "grid",
+    "heads_mean",
+    "judge",
+    "life",
+    "log_fit",
+    "panel",
+    "read_downstream",
+    "read_trajectory",
+]

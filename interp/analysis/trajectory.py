@@ -149,8 +149,7 @@ class Trajectory:
 
 def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> Trajectory:
     """All checkpoints of a results file (SCHEMA.md). Raises StoreError if it cannot be read or lacks it."""
-    from ..store import schema
-    from ..store.results_file import StoreError, reading
+    from ..store import StoreError, reading, schema
 
     with reading(path) as file:
         estimators = schema.estimators_of(file)

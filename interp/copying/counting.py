@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ...kernels import evidence_attention
-from ..engine.passes import SINK, limits
-from ..model.attention import Scoring, Visibility
-from ..model.prefix_cache import TrunkCache
+from ..engine import SINK, limits
+from ..model import Scoring, TrunkCache, Visibility
 from .bins import distance_starts, position_starts
 
 

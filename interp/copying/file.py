@@ -10,10 +10,20 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..store.netcdf import LIBVER, create_variable, set_attrs
-from ..store.results_file import check_writable, one_line, open_hdf5, target_path, write_file
-from ..store.schema import COPY_PROFILE as NAME
-from ..store.schema import StoreError, Variable, text
+from ..store import COPY_PROFILE as NAME
+from ..store import (
+    LIBVER,
+    StoreError,
+    Variable,
+    check_writable,
+    create_variable,
+    one_line,
+    open_hdf5,
+    set_attrs,
+    target_path,
+    text,
+    write_file,
+)
 from .profile import COUNTS, HEADS, RATES, CopyProfile
 
 VERSION = (1, 0)

@@ -14,16 +14,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from ...kernels.dispatch_log import recording
+from ...kernels import recording
 from ...probes import Probe
-from ..engine.engine import CHUNK, Engine, Progress
-from ..engine.passes import TrunkPass
-from ..engine.preflight import LENGTH, preflight
+from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, Progress, TrunkPass, preflight
 from ..environment import describe
-from ..model.adapt import HuggingFaceModel, adapt
-from ..model.attention import Visibility, running
-from ..model.loading import LoadedModel, load_model
-from ..model.prefix_cache import TrunkCache
+from ..model import HuggingFaceModel, LoadedModel, TrunkCache, Visibility, adapt, load_model, running
 from .counting import CopyPass, Counts, Text
 from .possible import possible_rows
 from .profile import COUNTS, CopyProfile
@@ -58,8 +53,10 @@ def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress:
     adapted = adapt(model)
     _check_fit(adapted, ids)
 
-    start_of_text = np.resize(ids, LENGTH)
-    alone = preflight(adapted, Probe.from_ids(start_of_text, prompt_len=LENGTH - 4, needles=[(5, 9)], id="text"))
+    start_of_text = np.resize(ids, PREFLIGHT_LENGTH)
+    alone = preflight(
+        adapted, Probe.from_ids(start_of_text, prompt_len=PREFLIGHT_LENGTH - 4, needles=[(5, 9)], id="text")
+    )
     attention = adapted.attention()
     text = Text(ids)
     with adapted.routed(len(ids)), recording() as kernels:

@@ -1,0 +1,22 @@
+"""Probes through a model: plan, preflight, shared prefixes, suffixes beside them, evidence on the answer rows."""
+
+from .check_sharing import compare_sharing
+from .engine import CHUNK, Engine, Progress
+from .generation import generated_counts
+from .passes import SINK, TrunkPass, limits
+from .plan import plan
+from .preflight import PREFLIGHT_LENGTH, preflight
+
+__all__ = [
+    "CHUNK",
+    "PREFLIGHT_LENGTH",
+    "SINK",
+    "Engine",
+    "Progress",
+    "TrunkPass",
+    "compare_sharing",
+    "generated_counts",
+    "limits",
+    "plan",
+    "preflight",
+]

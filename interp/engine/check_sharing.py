@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..estimators.probe_scores import ProbeScores, score_probe
+from ..estimators import ProbeScores, score_probe
 from .engine import Engine
 from .plan import Plan, plan
 

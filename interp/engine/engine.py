@@ -14,9 +14,7 @@ from torch import Tensor
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from ..model.adapt import HuggingFaceModel
-from ..model.attention import running
-from ..model.prefix_cache import TrunkCache
+from ..model import HuggingFaceModel, TrunkCache, running
 from .passes import LayerEvidence, TrunkPass, WholePass
 from .plan import Plan, Tail, Trunk
 from .suffixes import TailPass

@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from ...probes import Probe
-from ..estimators.wu import wu_count
-from ..model.attention import running
-from ..model.prefix_cache import TrunkCache
+from ..estimators import wu_count
+from ..model import TrunkCache, running
 from .engine import Engine
 from .passes import TrunkPass
 from .plan import Tail, plan

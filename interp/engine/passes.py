@@ -10,12 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import RowEvidence, evidence_attention, row_evidence
-from ...kernels.api import implementation
-from ...kernels.sdpa import attend
+from ...kernels import RowEvidence, attend, evidence_attention, implementation, row_evidence
 from ...probes import Probe
-from ..model.attention import Scoring, Visibility
-from ..model.prefix_cache import TrunkCache
+from ..model import Scoring, TrunkCache, Visibility
 
 SINK = 4  # "sink" is attention on the first four positions
 KINDS = ("needle", "source", "sink")

@@ -12,10 +12,7 @@ import torch
 from torch import Tensor
 
 from ...probes import Probe
-from ..model.adapt import HuggingFaceModel
-from ..model.attention import CaptureError, attending, running
-from ..model.prefix_cache import TrunkCache
-from ..model.weights import first_line
+from ..model import CaptureError, HuggingFaceModel, TrunkCache, attending, first_line, running
 from .engine import Engine
 from .passes import WholePass
 from .plan import plan
@@ -23,7 +20,7 @@ from .suffixes import TailPass
 
 log = logging.getLogger(__name__)
 
-LENGTH = 40
+PREFLIGHT_LENGTH = 40
 # Relative difference of logits: rounding, not another computation. Half precision may also flip a near-tied expert.
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
@@ -37,18 +34,20 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     Raises:
         CaptureError: our attention does not reproduce the model's own, or was never asked.
     """
-    ids = np.resize(probe.input_ids, LENGTH)
-    short = Probe.from_ids(ids, prompt_len=LENGTH - 4, needles=[(5, 9)], question_start=LENGTH - 10, id="preflight")
+    ids = np.resize(probe.input_ids, PREFLIGHT_LENGTH)
+    short = Probe.from_ids(
+        ids, prompt_len=PREFLIGHT_LENGTH - 4, needles=[(5, 9)], question_start=PREFLIGHT_LENGTH - 10, id="preflight"
+    )
     whole = WholePass(short, model.device)
     tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None].to(model.device)
-    positions = torch.arange(LENGTH - 1, device=model.device)[None]
+    positions = torch.arange(PREFLIGHT_LENGTH - 1, device=model.device)[None]
     # eager is what the model's authors define; its SDPA may leave something out, as Gemma 2's soft-cap once was
     with attending(model.model, "eager"):
         own = model.forward(tokens, positions, None, whole.rows)
     # sharded training may compute in another dtype than its weights show
     computed = (model.dtype, own.dtype, _products(model.device))
     tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in computed)
-    with model.routed(LENGTH), _runs_as_before(model.name):
+    with model.routed(PREFLIGHT_LENGTH), _runs_as_before(model.name):
         reason = model.alone_because()
         if reason is None:
             shared, n_layers = _in_trunk_and_tail(model, short)

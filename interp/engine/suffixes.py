@@ -9,12 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import RowEvidence, evidence_attention, merge, row_evidence
-from ...kernels.api import implementation
-from ...kernels.sdpa import attend, merge_outputs
+from ...kernels import (
+    RowEvidence,
+    attend,
+    evidence_attention,
+    implementation,
+    merge,
+    merge_attention_states,
+    row_evidence,
+)
 from ...probes import Probe
-from ..model.attention import Scoring, Visibility
-from ..model.prefix_cache import TrunkCache
+from ..model import Scoring, TrunkCache, Visibility
 from .passes import KINDS, LayerEvidence, answer_spans, by_kind, limits, needle_visible
 from .plan import Tail
 
@@ -100,7 +105,7 @@ class TailPass:
             else:
                 trunk_out, trunk_lse = self._see_trunk(at, layer, rows, sees, how)
                 beside = self._trunk_evidence(at, layer, rows[:, :, at.answers], sees, how)
-            out = merge_outputs(_flat(out), _flat(lse), trunk_out, trunk_lse)[0]
+            out = merge_attention_states(_flat(out), _flat(lse), trunk_out, trunk_lse)[0]
             out = out.view(heads, n, width, -1).transpose(0, 1)
             found = merge(found, beside)
         if sees not in self._visible:  # layers share a handful of rules

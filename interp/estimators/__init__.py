@@ -1,25 +1,8 @@
 """From evidence to scores: one estimator a file, each (probe, evidence) -> float32 [n_layers, n_heads]."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-
-import numpy as np
-
-from ...probes import Probe
-from ..evidence import ProbeEvidence
-from .aligned import aligned_copy
-from .mass import needle_mass, sink_mass, source_mass
-from .retrieval import retrieval
+from .builtin import ESTIMATORS, Estimator
+from .chance import chance
+from .probe_scores import ProbeScores, score_probe
 from .wu import wu_count
 
-Estimator = Callable[[Probe, ProbeEvidence], np.ndarray]
-
-ESTIMATORS: dict[str, Estimator] = {
-    "retrieval": retrieval,
-    "wu_count": wu_count,
-    "aligned_copy": aligned_copy,
-    "needle_mass": needle_mass,
-    "source_mass": source_mass,
-    "sink_mass": sink_mass,
-}
+__all__ = ["ESTIMATORS", "Estimator", "ProbeScores", "chance", "score_probe", "wu_count"]

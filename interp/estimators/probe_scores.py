@@ -8,7 +8,7 @@ import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from . import ESTIMATORS
+from .builtin import ESTIMATORS
 from .nll import nll_classes
 
 

@@ -1,0 +1,36 @@
+"""A model in, its attention reachable: loading, what its weights are, adapters, routing of attention, prefix cache."""
+
+from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
+from .attention import CaptureError, Scoring, Visibility, attending, running
+from .formats import what_it_is
+from .hub import hub_name
+from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
+from .prefix_cache import TrunkCache
+from .training_state import undisturbed
+from .weights import ModelError, fingerprint, first_line, folder_weights, gguf_weights
+
+__all__ = [
+    "CaptureError",
+    "HuggingFaceModel",
+    "LoadedModel",
+    "ModelError",
+    "Scoring",
+    "TrunkCache",
+    "Visibility",
+    "adapt",
+    "attending",
+    "check_kind",
+    "fingerprint",
+    "first_line",
+    "folder_weights",
+    "gguf_weights",
+    "has_tokenizer",
+    "hub_name",
+    "load_model",
+    "load_tokenizer",
+    "locate",
+    "running",
+    "undisturbed",
+    "unwrapped",
+    "what_it_is",
+]

@@ -1,1 +1,8 @@
-"""Scores for people: pictures (figures) and the terminal. Everything here takes a HeadScores and changes nothing."""
+"""Scores for people: on the terminal, as pictures (figures/) and as a page (page/). Nothing here computes anew."""
+
+from .copy_terminal import copy_table
+from .evolution import Evolution, evolve
+from .facts import facts, model_name
+from .terminal import summary
+
+__all__ = ["Evolution", "copy_table", "evolve", "facts", "model_name", "summary"]

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from .lengths import human_length
+from ..lengths import human_length
 from .terminal import Bar, plain_table
 
 if TYPE_CHECKING:
-    from ..copying.profile import CopyProfile
+    from ..copying import CopyProfile
 
 
 def copy_table(profile: CopyProfile, k: int = 10) -> Table:

@@ -17,17 +17,33 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.bootstrap import Interval
-from ..analysis.downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
-from ..analysis.evolution import LogFit, Panel, distance_by_interference, grid, heads_mean, log_fit, panel
-from ..analysis.heads import HeadChanges, Life, changes, life
-from ..analysis.statistics import ALPHA
-from ..analysis.trajectory import Trajectory, read_trajectory
-from ..analysis.verdicts import Verdict, judge
+from ..analysis import (
+    ALPHA,
+    Downstream,
+    DownstreamCorrelation,
+    HeadChanges,
+    Interval,
+    Life,
+    LogFit,
+    Panel,
+    Source,
+    Trajectory,
+    Verdict,
+    changes,
+    correlate_downstream,
+    distance_by_interference,
+    grid,
+    heads_mean,
+    judge,
+    life,
+    log_fit,
+    panel,
+    read_downstream,
+    read_trajectory,
+)
+from ..lengths import human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
-from ..store.results_file import reading
-from ..store.schema import PROVENANCE_COLUMNS, text
-from .lengths import human_length
+from ..store import PROVENANCE_COLUMNS, reading, text
 
 NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}
 Head = tuple[int, int]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .lengths import human_length
+from ..lengths import human_length
 
 if TYPE_CHECKING:
     from ..results import HeadScores

@@ -17,9 +17,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from ..lengths import group_lengths
 from ..levels import chance_known, in_words
 from ..results import RETRIEVAL_THRESHOLD
-from .lengths import group_lengths
 
 if TYPE_CHECKING:
     from ..results import HeadScores

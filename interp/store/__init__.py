@@ -1,0 +1,62 @@
+"""The results file: written, read, merged, checked, exported; locks, and where results go that it does not take."""
+
+from . import schema
+from .export import export
+from .locks import Busy, beside, locked
+from .merge import merge, refresh
+from .netcdf import LIBVER, create_variable, set_attrs
+from .rescue import Unsaved, rescue, save_elsewhere, unsaved_message
+from .results_file import (
+    append,
+    check_writable,
+    checkpoints,
+    one_line,
+    open,
+    open_hdf5,
+    read_scores,
+    read_steps,
+    reading,
+    set_aside,
+    target_path,
+    validate,
+    write,
+    write_file,
+)
+from .schema import COPY_PROFILE, PROVENANCE_COLUMNS, StoreError, Variable, datasets, text
+
+__all__ = [
+    "COPY_PROFILE",
+    "LIBVER",
+    "PROVENANCE_COLUMNS",
+    "Busy",
+    "StoreError",
+    "Unsaved",
+    "Variable",
+    "append",
+    "beside",
+    "check_writable",
+    "checkpoints",
+    "create_variable",
+    "datasets",
+    "export",
+    "locked",
+    "merge",
+    "one_line",
+    "open",
+    "open_hdf5",
+    "read_scores",
+    "read_steps",
+    "reading",
+    "refresh",
+    "rescue",
+    "save_elsewhere",
+    "schema",
+    "set_aside",
+    "set_attrs",
+    "target_path",
+    "text",
+    "unsaved_message",
+    "validate",
+    "write",
+    "write_file",
+]

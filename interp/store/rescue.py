@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..results import HeadScores
 from .locks import beside
+from .merge import could_merge
 from .results_file import StoreError, append, one_line
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,12 @@ def rescue(
     def save(place: Path) -> None:
         append(place, scores, checkpoint, tokens_seen)
 
-    rescued = somewhere(path, save, into)
+    rescued = save_elsewhere(path, save, into)
     then = None if rescued is None else _then(Path(path), rescued)
-    return Unsaved(words(path, error, rescued, "scores are", then), rescued)
+    return Unsaved(unsaved_message(path, error, rescued, "scores are", then), rescued)
 
 
-def somewhere(path: str | PathLike[str], save: Callable[[Path], None], into: Path | None = None) -> Path | None:
+def save_elsewhere(path: str | PathLike[str], save: Callable[[Path], None], into: Path | None = None) -> Path | None:
     """Save under a new name beside `path`, else in the current folder, else in the temporary one; None: nowhere."""
     new = f"{{}}.unsaved-{secrets.token_hex(4)}.h5"
 
@@ -67,7 +68,9 @@ def somewhere(path: str | PathLike[str], save: Callable[[Path], None], into: Pat
     return None
 
 
-def words(path: str | PathLike[str], error: BaseException, rescued: Path | None, what: str, then: str | None) -> str:
+def unsaved_message(
+    path: str | PathLike[str], error: BaseException, rescued: Path | None, what: str, then: str | None
+) -> str:
     """One line: what could not be written and why, where it is now, and what to do. what: "scores are"."""
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else one_line(error) or type(error).__name__
     reason = reason.removeprefix(f"cannot write {path}: ").removesuffix("; it is left as it was")
@@ -79,8 +82,6 @@ def words(path: str | PathLike[str], error: BaseException, rescued: Path | None,
 
 def _then(path: Path, rescued: Path) -> str:
     """How the scores get where they belong."""
-    from ..sweep.merge import could_merge
-
     output = shlex.quote(str(path))
     if not path.exists():
         return f"headscope merge {shlex.quote(str(rescued))} -o {output}"

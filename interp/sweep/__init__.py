@@ -1,8 +1,28 @@
 """Checkpoints x probes: score every checkpoint of a run into one file, killable and resumable at any moment.
 
-checkpoints.py  what the user gave -> checkpoints in step order    names.py, table.py: step and tokens seen
-shards.py       one immutable file a checkpoint, the frozen probes, notes of what failed
-worker.py       one checkpoint -> scores                           ray_workers.py: many of them at once
-merge.py        shards -> one results file, in one replace
-run.py          the sweep: what is to do, who does it, what came of it
+checkpoints.py, stages.py   what the user gave -> checkpoints in the order of training    table.py: steps told in a CSV
+shards.py, placing.py       one immutable file a checkpoint, the frozen probes, notes of what failed
+worker.py                   one checkpoint -> scores                           ray_workers.py: many of them at once
+run.py                      the sweep: what is to do, who does it, what came of it
 """
+
+from .checkpoints import Checkpoint, find_checkpoints
+from .run import Options, SweepResult, run_sweep, sweep
+from .shards import ProbeSource
+from .stages import stage_lines
+from .summary import outcome_line, summary_table
+from .worker import Outcome
+
+__all__ = [
+    "Checkpoint",
+    "Options",
+    "Outcome",
+    "ProbeSource",
+    "SweepResult",
+    "find_checkpoints",
+    "outcome_line",
+    "run_sweep",
+    "stage_lines",
+    "summary_table",
+    "sweep",
+]

@@ -24,8 +24,7 @@ from ..checkpoint_names import (
     tokens_in,
     trainer_state,
 )
-from ..model.formats import what_it_is
-from ..model.hub import hub_name
+from ..model import hub_name, what_it_is
 from .lens_labels import revisions
 from .stages import Checkpoint, Named, add_up, by_stage, in_order
 from .table import CheckpointError, Table

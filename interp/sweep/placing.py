@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..checkpoint_names import stage_key
-from ..model.weights import ModelError
+from ..model import ModelError
 from .shards import Held, Shards, SweepError, is_same, same_run, same_weights
 from .stages import Checkpoint, add_up, by_stage, in_order
 from .table import CheckpointError

@@ -14,19 +14,16 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...probes import ProbeSet
-from ..model.loading import has_tokenizer, load_tokenizer
-from ..model.weights import ModelError
-from ..store.results_file import check_writable, one_line, target_path
-from ..store.schema import StoreError
+from ..model import ModelError, has_tokenizer, load_tokenizer
+from ..store import StoreError, check_writable, one_line, refresh, target_path
 from .checkpoints import Checkpoint, find_checkpoints
-from .merge import refresh
 from .placing import Placing, place
 from .ray_workers import LOCAL, outcomes
 from .shards import Held, ProbeSource, Shards, SweepError, same_weights
 from .worker import MakeWork, Outcome, Setup, Worker
 
 if TYPE_CHECKING:
-    from ..engine.engine import Progress
+    from ..engine import Progress
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +96,7 @@ def sweep(
     found = find_checkpoints(checkpoints, table)
     options = Options(sharing, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
     address = None if ray is None or ray is False else LOCAL if ray is True else ray
-    return run(
+    return run_sweep(
         found,
         _source(probes),
         output,
@@ -125,7 +122,7 @@ class Options:
     allow_pickle: bool = False
 
 
-def run(
+def run_sweep(
     found: Sequence[Checkpoint],
     source: ProbeSource,
     output: str | PathLike[str],

@@ -10,8 +10,7 @@ import h5py
 import numpy as np
 
 from ..environment import describe
-from ..store.results_file import reading
-from ..store.schema import datasets
+from ..store import datasets, reading
 
 WHEN = ("created_at", "history")
 """Attributes, provenance columns and entries that tell when the scores were made."""

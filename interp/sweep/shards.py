@@ -28,14 +28,23 @@ from shlex import quote
 from typing import Any
 
 from ...probes import ProbeSet
-from ..model.loading import locate
-from ..model.weights import fingerprint, folder_weights, gguf_weights
+from ..model import fingerprint, folder_weights, gguf_weights, locate
 from ..results import HeadScores
-from ..store import schema
-from ..store.locks import Busy, beside, locked
-from ..store.rescue import Unsaved, somewhere, words
-from ..store.results_file import read_scores, read_steps, reading, write, write_file
-from ..store.schema import StoreError
+from ..store import (
+    Busy,
+    StoreError,
+    Unsaved,
+    beside,
+    locked,
+    read_scores,
+    read_steps,
+    reading,
+    save_elsewhere,
+    schema,
+    unsaved_message,
+    write,
+    write_file,
+)
 from .stages import Checkpoint
 
 _SHARD = re.compile(r"step-\d{10}(-[\w.-]+)?\.h5")
@@ -136,9 +145,10 @@ class Shards:
         try:
             write(path, [(step, tokens, scores)])
         except (Exception, KeyboardInterrupt) as error:
-            rescued = somewhere(self.output, lambda place: write(place, [(step, tokens, scores)]))
+            rescued = save_elsewhere(self.output, lambda place: write(place, [(step, tokens, scores)]))
             then = f"mv {quote(str(rescued))} {quote(str(path))}, and the same command goes on from there"
-            raise Unsaved(words(path, error, rescued, f"scores of checkpoint {step} are", then), rescued) from error
+            message = unsaved_message(path, error, rescued, f"scores of checkpoint {step} are", then)
+            raise Unsaved(message, rescued) from error
         with suppress(OSError):
             self._note(checkpoint).unlink(missing_ok=True)
 
@@ -186,18 +196,6 @@ def _tag(stage: str) -> str:
     plain = re.sub(r"[^\w.-]+", "_", stage, flags=re.ASCII)[:60]
     digits = hashlib.sha256(stage.encode()).hexdigest()[:8]
     return "" if not stage else f"-{plain}" if plain == stage else f"-{plain}-{digits}"
-
-
-def failures(folder: Path) -> dict[int, str]:
-    """Step -> why it has no scores, as the last sweep into this folder noted it."""
-    found = {}
-    for path in sorted(folder.glob("step-*.failed.json")):
-        try:
-            note = json.loads(path.read_text(encoding="utf-8"))
-            found[int(note["step"])] = str(note["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return found
 
 
 def _words(probes: ProbeSet) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..levels import in_words
 from ..results import RETRIEVAL_THRESHOLD
-from ..store.results_file import reading
+from ..store import reading
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -29,7 +29,7 @@ def outcome_line(scores: HeadScores) -> str:
     return f"{counted}, {leader}exact match {match:.0%}, NLL {_mean(scores.nll):.3f}"
 
 
-def table(path: str | PathLike[str]) -> Table:
+def summary_table(path: str | PathLike[str]) -> Table:
     """Step, training tokens, numbers of heads, top head, exact match and NLL of every checkpoint of a file.
 
     Heads are counted above chance ("-" where the file does not tell it), and as the paper does, above 0.1. Where there

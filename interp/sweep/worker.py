@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...probes import ProbeSet
-from ..model.loading import LoadedModel, has_tokenizer, load_model
-from ..model.weights import ModelError, first_line
+from ..model import LoadedModel, ModelError, first_line, has_tokenizer, load_model
 from ..results import HeadScores
 from .checkpoints import Checkpoint
 from .shards import placed, stamp
 
 if TYPE_CHECKING:
-    from ..engine.engine import Progress
+    from ..engine import Progress
 
 log = logging.getLogger(__name__)
 

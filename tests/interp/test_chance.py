@@ -19,8 +19,8 @@ from headscope.interp.analysis.trajectory import read_trajectory
 from headscope.interp.analysis.verdicts import judge
 from headscope.interp.estimators.chance import chance
 from headscope.interp.levels import counting_level, in_words
+from headscope.interp.store.merge import merge
 from headscope.interp.store.results_file import read_scores
-from headscope.interp.sweep.merge import merge
 from headscope.probes import Probe, ProbeSet
 from made_scores import make_scores, with_chance
 

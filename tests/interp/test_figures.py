@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
 
+from headscope.interp.lengths import LengthError, group_lengths, human_length, parse_length
 from headscope.interp.report.figures import scores as figures
 from headscope.interp.report.figures.scores import head_heatmap, length_depth, overview, save_figures, top_heads
-from headscope.interp.report.lengths import LengthError, group_lengths, human_length, parse_length
 from headscope.interp.report.terminal import summary
 from made_up_scores import SMOLLM2, make_scores
 

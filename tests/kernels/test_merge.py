@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from headscope.kernels import RowEvidence, evidence_attention, merge, row_evidence
-from headscope.kernels.sdpa import merge_outputs
+from headscope.kernels.sdpa import merge_attention_states
 
 B, HQ, HKV, R, D, TOPK = 2, 4, 2, 5, 3, 3
 SPANS = torch.tensor([[[0, 4], [10, 12]], [[5, 5], [3, 30]]])
@@ -150,7 +150,7 @@ def test_outputs_merge_like_evidence(split: tuple[Tensor, Tensor, Tensor, list[T
         out, found = evidence_attention(q, k[:, :, own], v[:, :, own], q_positions=rows, k_positions=own)
         parts.append((out, found.lse))
     for order in (parts, parts[::-1]):
-        out, lse = reduce(lambda a, b: merge_outputs(*a, *b), order)
+        out, lse = reduce(lambda a, b: merge_attention_states(*a, *b), order)
         torch.testing.assert_close(out, whole, rtol=2e-6, atol=2e-6)
         torch.testing.assert_close(lse, ev.lse, rtol=2e-6, atol=2e-6)
 
@@ -158,6 +158,9 @@ def test_outputs_merge_like_evidence(split: tuple[Tensor, Tensor, Tensor, list[T
 def test_outputs_keep_nan_and_dtype() -> None:
     out, lse = torch.ones(1, 1, 2, 4, dtype=torch.bfloat16), torch.zeros(1, 1, 2)
     bad_out, bad_lse = out * torch.nan, lse * torch.nan
-    for merged, total in (merge_outputs(out, lse, bad_out, bad_lse), merge_outputs(bad_out, bad_lse, out, lse)):
+    for merged, total in (
+        merge_attention_states(out, lse, bad_out, bad_lse),
+        merge_attention_states(bad_out, bad_lse, out, lse),
+    ):
         assert merged.isnan().all() and total.isnan().all()
-    assert merge_outputs(out, lse, out, lse)[0].dtype == torch.bfloat16
+    assert merge_attention_states(out, lse, out, lse)[0].dtype == torch.bfloat16

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..lengths import human_length
+from ...lengths import human_length
 from .scores import (
     BLUES,
     INK,
@@ -32,7 +32,7 @@ from .scores import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ...copying.profile import CopyProfile
+    from ...copying import CopyProfile
 
 _TITLES = {
     "copy_rate": ("Where heads copy the next token from the text", "share of possible copies"),

@@ -13,8 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ...analysis.downstream import Source
-from ...analysis.trajectory import Trajectory
+from ...analysis import Source, Trajectory
 from ..evolution import Evolution, evolve
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
 from .panels import (

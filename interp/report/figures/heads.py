@@ -32,7 +32,7 @@ from .scores import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from ...analysis.bootstrap import Interval
+    from ...analysis import Interval
 
 MARKS = "osD^PXpv"
 _ABOVE: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8, "color": MUTED}

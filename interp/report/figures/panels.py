@@ -167,7 +167,7 @@ def distance_interference(
 
 def depth_curve(evolution: Evolution, ax: Axes | None = None, *, value: str = "nll_novel") -> Axes:
     """Mean of `value` by needle depth at the first and the last checkpoint, with intervals."""
-    from ...analysis.evolution import by_depth
+    from ...analysis import by_depth
 
     with house_style():
         ax = axes_of(ax, (5.4, 3.4))

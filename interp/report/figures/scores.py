@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...lengths import group_lengths
 from ...levels import chance_known, in_words, lines
 from ...results import RETRIEVAL_THRESHOLD, need
-from ...store.results_file import write_file
+from ...store import write_file
 from ..facts import facts, model_name
-from ..lengths import group_lengths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...analysis.downstream import Source
-from ...analysis.trajectory import Trajectory
-from ...store.results_file import write_file
+from ...analysis import Source, Trajectory
+from ...store import write_file
 from ..evolution import Evolution, evolve, model_name
 from .parts import Section
 from .provenance import facts

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...analysis.evolution import by_depth
+from ...analysis import by_depth
 from ...levels import lines
 from ..evolution import Evolution, head_name, human_count
 from ..figures.scores import (
@@ -35,7 +35,7 @@ from ..figures.scores import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ...analysis.bootstrap import Interval
+    from ...analysis import Interval
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif'
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon", "star")

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from ...lengths import human_length
 from ..evolution import Evolution, human_count
 from ..facts import how_shared
-from ..lengths import human_length
 from .parts import Column, Section, Table, plural
 
 # column of the file (SCHEMA.md, provenance), its name here

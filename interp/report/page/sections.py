@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ...analysis.bootstrap import MIN_NEEDLES
+from ...analysis import MIN_NEEDLES
 from ...results import RETRIEVAL_THRESHOLD
 from ..evolution import NLL_NAMES, Evolution, head_name
 from ..figures.scores import VALUES
@@ -15,7 +15,7 @@ from .parts import Card, Column, Figure, Section, Table, Tile, plural
 from .provenance import provenance
 
 if TYPE_CHECKING:
-    from ...analysis.bootstrap import Interval
+    from ...analysis import Interval
 
 CHANGED = 40  # heads in the table of changes
 RINGED = 10  # heads that are ringed in the map and listed beside the slider

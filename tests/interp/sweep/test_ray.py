@@ -14,7 +14,7 @@ import headscope as hs
 from deadly import AT, Deadly, Fatal, Hopeless
 from headscope.interp.sweep.checkpoints import find_checkpoints
 from headscope.interp.sweep.ray_workers import ATTEMPTS
-from headscope.interp.sweep.run import Options, SweepResult, run
+from headscope.interp.sweep.run import Options, SweepResult, run_sweep
 from headscope.interp.sweep.same import differences
 from headscope.interp.sweep.shards import ProbeSource, SweepError
 from headscope.interp.sweep.worker import MakeWork
@@ -44,7 +44,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sweep(checkpoints: Path, output: Path, make_work: MakeWork) -> SweepResult:
     source = ProbeSource(lambda _: PROBES)
-    return run(find_checkpoints(checkpoints), source, output, Options(), ray="local", make_work=make_work)
+    return run_sweep(find_checkpoints(checkpoints), source, output, Options(), ray="local", make_work=make_work)
 
 
 def test_a_killed_worker_costs_nothing_but_time(cluster: None, checkpoints: Path, tmp_path: Path):

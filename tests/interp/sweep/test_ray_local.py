@@ -11,7 +11,7 @@ import pytest
 import headscope as hs
 from deadly import Telling
 from headscope.interp.sweep.checkpoints import find_checkpoints
-from headscope.interp.sweep.run import Options, run
+from headscope.interp.sweep.run import Options, run_sweep
 from headscope.interp.sweep.same import differences
 from headscope.interp.sweep.shards import ProbeSource
 from tiny_run import make_run, small_probes
@@ -33,7 +33,9 @@ def test_its_workers_are_no_nicer_than_their_caller_and_it_ends_with_the_sweep(
 
     work = functools.partial(Telling, folder=tmp_path / "told")
     source = ProbeSource(lambda _: probes)
-    result = run(find_checkpoints(checkpoints), source, tmp_path / "ray.h5", Options(), ray="local", make_work=work)
+    result = run_sweep(
+        find_checkpoints(checkpoints), source, tmp_path / "ray.h5", Options(), ray="local", make_work=work
+    )
 
     assert not ray.is_initialized()
     told = [path.name.split("-") for path in (tmp_path / "told").iterdir()]

@@ -13,9 +13,9 @@ from os import PathLike, fspath
 from pathlib import Path
 
 from ..results import CHANCE_COLUMNS, HeadScores
-from ..store import schema
-from ..store.results_file import append, read_scores, read_steps, reading, target_path, write
-from ..store.schema import StoreError
+from . import schema
+from .results_file import append, read_scores, read_steps, reading, target_path, write
+from .schema import StoreError
 
 Shape = tuple[int, int, int]
 
@@ -161,10 +161,16 @@ def _files(path: Path) -> list[Path]:
     return found
 
 
-def _failed(path: Path) -> dict[int, str]:
-    from .shards import failures
-
-    return failures(path) if path.is_dir() else {}
+def _failed(folder: Path) -> dict[int, str]:
+    """Step -> why it has no scores, as the last sweep into this folder noted it."""
+    found = {}
+    for path in sorted(folder.glob("step-*.failed.json")):
+        try:
+            note = json.loads(path.read_text(encoding="utf-8"))
+            found[int(note["step"])] = str(note["reason"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return found
 
 
 def _contents(path: Path) -> _Contents:
