@@ -21,7 +21,7 @@ from ..probes import ProbeSet
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
 from .estimators import chance
 from .levels import counting_level
-from .model import check_kind, undisturbed, unwrapped
+from .model import check_kind, preserve_training_state, unwrapped
 from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
 from .store import rescue, schema
@@ -54,7 +54,7 @@ class HeadMonitor(TrainerCallback):
     heads from the best measurement before), heads/seconds and heads/share_of_time (of all measurements, in the time
     since the run began).
 
-    The training goes on as if nothing had happened: see `training_state.undisturbed`.
+    The training goes on as if nothing had happened: see `training_state.preserve_training_state`.
 
     A failure never ends a training run: whatever goes wrong in a measurement (scores that are not finite, an attention
     that cannot be followed) is logged as a warning, once for each reason, and the next measurement is tried again.
@@ -206,7 +206,7 @@ class HeadMonitor(TrainerCallback):
             torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
         began = perf_counter()
         accelerator = getattr(self._trainer, "accelerator", None)
-        with undisturbed(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
+        with preserve_training_state(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
             scores = score_heads(model, self.probes, tokenizer=tokenizer)
         seconds = perf_counter() - began
         first = self._spent == 0

@@ -1,4 +1,4 @@
-"""score_heads: probes in, one forward's worth of evidence per trunk, scores out. The whole path on one page."""
+"""score_heads: probes in, one forward's worth of evidence per prefix, scores out. The whole path on one page."""
 
 from __future__ import annotations
 

@@ -207,13 +207,13 @@ def run(
 ) -> tuple[Tensor | None, RowEvidence]:
     """What every row did and, with v, the output, unchecked. Notes under `operation` which implementation it was."""
     if implementation(q, v, topk=rules.topk, impl=impl) == "triton":
-        from .gpu import self_check as first_use
+        from .gpu import self_check
 
         try:
-            found = first_use.evidence(q, k, v, rules)
+            found = self_check.checked_evidence(q, k, v, rules)
             note(operation, "triton")
             return found
-        except first_use.KernelError as error:
+        except self_check.KernelError as error:
             if impl == "triton":
                 raise
             _warn_once(str(error))

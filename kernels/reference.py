@@ -29,7 +29,7 @@ SPAN_ROWS = 32  # at most so many rows share one gather of span keys
 SPAN_GAP = 8  # rows whose spans start at most this far apart may share one
 
 
-class Scoring(NamedTuple):
+class LogitRule(NamedTuple):
     """How a raw q.k becomes a logit. Both steps increase with q.k, so the order of keys is read off the raw scores."""
 
     scale: float
@@ -57,7 +57,7 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
     batch, heads, rows, _ = q.shape
     n = k.shape[2]
     dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
-    scoring = Scoring(rules.scale, rules.softcap)
+    scoring = LogitRule(rules.scale, rules.softcap)
     count = 0 if rules.spans is None else rules.spans.shape[-2]
     ev = RowEvidence.empty(batch, heads, rows, spans=count, topk=rules.topk, dtype=dtype, device=q.device)
     out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
@@ -145,7 +145,7 @@ def _walk(
     v: Tensor | None,
     first: Tensor,
     last: Tensor,
-    scoring: Scoring,
+    scoring: LogitRule,
     sinks: Tensor | None,
     topk: int,
 ) -> tuple[RowEvidence, Tensor | None]:
@@ -255,7 +255,7 @@ def _several_highest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _add_span_mass(
-    q: Tensor, k: Tensor, spans: Tensor, first: Tensor, last: Tensor, scoring: Scoring, ev: RowEvidence
+    q: Tensor, k: Tensor, spans: Tensor, first: Tensor, last: Tensor, scoring: LogitRule, ev: RowEvidence
 ) -> None:
     """Add the probability on each span to ev.span_mass; spans are key indices, the log-sum-exp in ev is final.
 

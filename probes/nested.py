@@ -37,12 +37,14 @@ def build(layout: Layout, items: Sequence[Item], *, lengths: Sequence[int], dept
         LengthTooShort, NeedleLeak, JoinNotCanonical, AlignmentFailed.
     """
     _check_distinct(layout, items)
-    tails = [len(layout.ask(item, between)) + len(layout.answer(item)) for item in items for between in BREAKS]
-    ends = [(length - max(tails) - MAX_SHORTER, length - min(tails)) for length in lengths]
+    suffixes = [len(layout.ask(item, between)) + len(layout.answer(item)) for item in items for between in BREAKS]
+    ends = [(length - max(suffixes) - MAX_SHORTER, length - min(suffixes)) for length in lengths]
     context, placed = _long_context(layout, items, sorted(depths), ends)
     probes = []
     for length in sorted(lengths):
-        asked = [_ask(layout, context, placed, one, length, depths) for one in placed if one.end <= length - max(tails)]
+        asked = [
+            _ask(layout, context, placed, one, length, depths) for one in placed if one.end <= length - max(suffixes)
+        ]
         if not asked:
             raise LengthTooShort(
                 f"length {length} ends before the first needle of the nested context; use longer lengths, or a depth "

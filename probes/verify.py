@@ -40,7 +40,7 @@ def verify(probes: ProbeSet, tokenizer: Any) -> None:
             _check_leak(probe, codec)
         if probe.graft is not None:
             _check_depth(probe)
-    _check_trunks(probes)
+    _check_prefixes(probes)
 
 
 def check_tokenizer(probes: ProbeSet, codec: Codec) -> None:
@@ -61,8 +61,8 @@ def check_tokenizer(probes: ProbeSet, codec: Codec) -> None:
         if probe.needle_text and probe.haystack_id:
             longest[probe.haystack_id] = max(probe, longest.get(probe.haystack_id, probe), key=lambda one: one.length)
     for probe in longest.values():
-        trunk = _trunk(probe)
-        if not codec.cuts_alike(trunk, 0, max(0, len(trunk) - 2 * WINDOW)):
+        prefix = _prefix(probe)
+        if not codec.cuts_alike(prefix, 0, max(0, len(prefix) - 2 * WINDOW)):
             raise _mismatch(probe, codec, "it cuts the text differently")
 
 
@@ -156,16 +156,16 @@ def _check_depth(probe: Probe) -> None:
         )
 
 
-def _check_trunks(probes: ProbeSet) -> None:
+def _check_prefixes(probes: ProbeSet) -> None:
     """Without their grafts, the contexts over one haystack are prefixes of each other."""
     groups: defaultdict[str, list[Probe]] = defaultdict(list)
     for probe in probes:
         if probe.haystack_id and probe.graft is not None:
             groups[probe.haystack_id].append(probe)
     for haystack_id, group in groups.items():
-        longest = _trunk(max(group, key=lambda probe: probe.question_start))
+        longest = _prefix(max(group, key=lambda probe: probe.question_start))
         for probe in group:
-            own = _trunk(probe)
+            own = _prefix(probe)
             n = min(len(own), len(longest))
             if not np.array_equal(own[:n], longest[:n]):
                 raise SpanNotFound(
@@ -174,6 +174,6 @@ def _check_trunks(probes: ProbeSet) -> None:
                 )
 
 
-def _trunk(probe: Probe) -> NDArray[np.int32]:
+def _prefix(probe: Probe) -> NDArray[np.int32]:
     start, end = probe.graft or (0, 0)
     return np.concatenate([probe.input_ids[:start], probe.input_ids[end : probe.question_start]])

@@ -8,7 +8,7 @@ import torch
 
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.evidence_attention import evidence_attention
-from headscope.kernels.gpu.kernel_args import Problem
+from headscope.kernels.gpu.kernel_args import KernelArgs
 from headscope.kernels.sdpa import attend, cudnn, flash
 
 from .backends import prefill_ms
@@ -49,7 +49,7 @@ def _causal(stage: Stage, record: Record, n: int) -> None:
         record.add(f"{name}, ours / fastest SDPA ({fastest})", with_evidence / found[fastest], "x", at_most=goal)
 
 
-def _both(stage: Stage, asked: Problem, v: torch.Tensor) -> tuple[float, float]:
+def _both(stage: Stage, asked: KernelArgs, v: torch.Tensor) -> tuple[float, float]:
     return (
         stage.ms(lambda: evidence_attention(asked, v), repeats=5, seconds=1.0),
         stage.ms(lambda: evidence_attention(asked, v, evidence=False), repeats=5, seconds=1.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headscope.kernels.gpu.kernel_args import Problem
+from headscope.kernels.gpu.kernel_args import KernelArgs
 from headscope.kernels.rules import Rules
 
 from .stage import Stage
@@ -38,5 +38,5 @@ def like_a_model(stage: Stage, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return q, k, v
 
 
-def problem(q: Tensor, k: Tensor, at: Tensor, causal: bool = True) -> Problem:
-    return Problem.of(q, k, Rules(q_positions=at[None], scale=q.shape[-1] ** -0.5, causal=causal))
+def problem(q: Tensor, k: Tensor, at: Tensor, causal: bool = True) -> KernelArgs:
+    return KernelArgs.of(q, k, Rules(q_positions=at[None], scale=q.shape[-1] ** -0.5, causal=causal))

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 
 from headscope.interp.engine.engine import CHUNK, Engine
-from headscope.interp.engine.passes import TrunkPass
+from headscope.interp.engine.passes import PrefixPass
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import HuggingFaceModel, adapt
 from headscope.interp.model.attention import running
-from headscope.interp.model.prefix_cache import TrunkCache
+from headscope.interp.model.prefix_cache import PrefixCache
 from headscope.interp.results import HeadScores
 from headscope.interp.scoring import score_heads
 from headscope.probes import Probe, ProbeSet
@@ -39,29 +39,31 @@ def run(stage: Stage, record: Record) -> None:
     probes = grid(longest, stage.size(32000, 180))
     seventy_seven = probes.subset(lambda probe: probe.id.endswith("-0"))
     record.add("weights", sum(p.nbytes for p in model.model.parameters()) / GIB, "GiB")
-    trunk = plan(probes, "grafted").trunks[0]
-    assert len(plan(probes, "grafted").trunks) == 1
+    prefix = plan(probes, "grafted").prefixes[0]
+    assert len(plan(probes, "grafted").prefixes) == 1
 
     with model.routed(longest):
-        _plain(stage, model, trunk.ids, chunk, layers=1)  # backends plan per length: not part of either side
-        _tails(model, seventy_seven[: stage.size(4, 1)], _prefilled(model, trunk.ids[: 2 * chunk]))  # warm up
+        _plain(stage, model, prefix.ids, chunk, layers=1)  # backends plan per length: not part of either side
+        _suffixes(model, seventy_seven[: stage.size(4, 1)], _prefilled(model, prefix.ids[: 2 * chunk]))  # warm up
         stage.free()
         with stage.memory() as plain_peak:
-            plain, cache = stage.wall(lambda: _plain(stage, model, trunk.ids, chunk))
-        record.add(f"plain prefill of {len(trunk.ids)} tokens", plain, "s", detail={"peak_bytes": plain_peak[0]})
-        few, _ = stage.wall(partial(_tails, model, seventy_seven, cache))
-        record.add(f"tails of {len(seventy_seven)} probes", few, "s")
+            plain, cache = stage.wall(lambda: _plain(stage, model, prefix.ids, chunk))
+        record.add(f"plain prefill of {len(prefix.ids)} tokens", plain, "s", detail={"peak_bytes": plain_peak[0]})
+        few, _ = stage.wall(partial(_suffixes, model, seventy_seven, cache))
+        record.add(f"suffixes of {len(seventy_seven)} probes", few, "s")
         ratio = (plain + few) / plain
-        record.add(f"(plain prefill + tails of {len(seventy_seven)} probes) / plain prefill", ratio, "x", at_most=1.10)
+        record.add(
+            f"(plain prefill + suffixes of {len(seventy_seven)} probes) / plain prefill", ratio, "x", at_most=1.10
+        )
     del cache
     stage.free()
 
     marks: dict[str, float] = {}
 
     def progress(done: int, total: int, what: str) -> None:
-        if what == "haystack" and done >= len(trunk.ids):
+        if what == "haystack" and done >= len(prefix.ids):
             stage.wait()
-            marks.setdefault("trunk", perf_counter())
+            marks.setdefault("prefix", perf_counter())
 
     def score() -> HeadScores:
         return score_heads(model.model, probes, sharing="grafted", chunk=chunk, progress=progress)
@@ -69,11 +71,13 @@ def run(stage: Stage, record: Record) -> None:
     with stage.memory() as grid_peak:
         began = perf_counter()
         whole, scores = stage.wall(score)
-    trunk_seconds = marks["trunk"] - began
-    detail = {"trunk_s": trunk_seconds, "kernels": scores.provenance["kernels"], "peak_bytes": grid_peak[0]}
+    prefix_seconds = marks["prefix"] - began
+    detail = {"prefix_s": prefix_seconds, "kernels": scores.provenance["kernels"], "peak_bytes": grid_peak[0]}
     record.add(f"score_heads, {len(probes)} probes in {LENGTHS} lengths x {DEPTHS} depths", whole, "s", detail=detail)
     record.add(f"score_heads of {len(probes)} probes / plain prefill", whole / plain, "x", at_most=1.25, detail=detail)
-    record.add(f"its trunk + tails of {len(seventy_seven)} probes / plain prefill", (trunk_seconds + few) / plain, "x")
+    record.add(
+        f"its prefix + suffixes of {len(seventy_seven)} probes / plain prefill", (prefix_seconds + few) / plain, "x"
+    )
     record.add(f"memory above the weights, {len(probes)} probes / plain prefill", _ratio(grid_peak, plain_peak), "x")
     weights = sum(p.nbytes for p in model.model.parameters())
     both = ([peak[0] + weights] for peak in (grid_peak, plain_peak))
@@ -129,18 +133,20 @@ def _model(stage: Stage, longest: int) -> torch.nn.Module:
         torch.set_default_dtype(before)
 
 
-def _plain(stage: Stage, model: HuggingFaceModel, ids: np.ndarray, chunk: int, layers: int | None = None) -> TrunkCache:
+def _plain(
+    stage: Stage, model: HuggingFaceModel, ids: np.ndarray, chunk: int, layers: int | None = None
+) -> PrefixCache:
     """Prefill in chunks and return the cache. `layers`: only so many, to let the backends see every length once."""
     whole = model.model.model.layers
     if layers is not None:
         model.model.model.layers = whole[:layers]
     try:
-        cache = TrunkCache(len(ids))
+        cache = PrefixCache(len(ids))
         for start in range(0, len(ids), chunk):
             tokens = torch.from_numpy(ids[start : start + chunk].astype(np.int64)).to(model.device)[None]
             positions = torch.arange(start, start + tokens.shape[1], device=model.device)[None]
             last = torch.tensor([tokens.shape[1] - 1], device=model.device)
-            with running(TrunkPass(cache)), torch.no_grad():
+            with running(PrefixPass(cache)), torch.no_grad():
                 model.forward(tokens, positions, cache, last)
             cache.length += tokens.shape[1]
         return cache
@@ -148,14 +154,14 @@ def _plain(stage: Stage, model: HuggingFaceModel, ids: np.ndarray, chunk: int, l
         model.model.model.layers = whole
 
 
-def _prefilled(model: HuggingFaceModel, ids: np.ndarray) -> TrunkCache:
+def _prefilled(model: HuggingFaceModel, ids: np.ndarray) -> PrefixCache:
     return _plain(Stage(toy=model.device.type == "cpu"), model, ids, len(ids))
 
 
-def _tails(model: HuggingFaceModel, probes: ProbeSet, cache: TrunkCache) -> None:
+def _suffixes(model: HuggingFaceModel, probes: ProbeSet, cache: PrefixCache) -> None:
     engine = Engine(model, probes)
-    for trunk in plan(probes, "grafted").trunks:
-        for _ in engine.branch(trunk, cache):
+    for prefix in plan(probes, "grafted").prefixes:
+        for _ in engine.branch(prefix, cache):
             pass
 
 

@@ -13,7 +13,7 @@ import torch
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention
-from headscope.kernels.gpu.kernel_args import Problem
+from headscope.kernels.gpu.kernel_args import KernelArgs
 from headscope.kernels.gpu.row_evidence import row_evidence, splits_for
 
 from .inputs import heads, problem
@@ -113,7 +113,7 @@ def _candidates(stage: Stage, now: Tile, others: tuple[Tile, ...], dim: int, *, 
     return [now, *(t for t in others if t != now and each * (t.rows + of_keys * t.keys * t.stages) <= memory)]
 
 
-def _problem(stage: Stage, rows: int, n: int, dim: int) -> tuple[Problem, torch.Tensor]:
+def _problem(stage: Stage, rows: int, n: int, dim: int) -> tuple[KernelArgs, torch.Tensor]:
     hq, hkv, _ = heads(stage)
     q, k, v = (stage.randn(1, h, m, dim, seed=i) for i, (h, m) in enumerate(((hq, rows), (hkv, n), (hkv, n))))
     return problem(q, k, torch.arange(n - rows, n, device=q.device)), v

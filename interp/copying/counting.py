@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...kernels import evidence_attention
 from ..engine import SINK, limits
-from ..model import Scoring, TrunkCache, Visibility
+from ..model import PrefixCache, Scoring, Visibility
 from .bins import distance_starts, position_starts
 
 
@@ -81,7 +81,7 @@ class CopyPass:
         each_layer: called when a layer's attention is done.
     """
 
-    def __init__(self, text: Text, cache: TrunkCache | None, each_layer: Callable[[], None] | None):
+    def __init__(self, text: Text, cache: PrefixCache | None, each_layer: Callable[[], None] | None):
         self.text, self.cache, self.each_layer = text, cache, each_layer
         self.counts: dict[int, Counts] = {}
         self.sees: dict[int, Visibility] = {}

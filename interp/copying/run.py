@@ -16,9 +16,9 @@ from torch import Tensor
 
 from ...kernels import recording
 from ...probes import Probe
-from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, Progress, TrunkPass, preflight
+from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, PrefixPass, Progress, preflight
 from ..environment import describe
-from ..model import HuggingFaceModel, LoadedModel, TrunkCache, Visibility, adapt, load_model, running
+from ..model import HuggingFaceModel, LoadedModel, PrefixCache, Visibility, adapt, load_model, running
 from .counting import CopyPass, Counts, Text
 from .possible import possible_rows
 from .profile import COUNTS, CopyProfile
@@ -90,11 +90,11 @@ class TextEngine(Engine):
         """Every layer's counts over the whole text, and how far back its rows see; in one forward, or in chunks."""
         n = len(text.ids)
         if in_one:
-            with running(TrunkPass()):
-                self.model.forget_length()
+            with running(PrefixPass()):
+                self.model.reset_dynamic_rope()
             found = self._rows(text, 0, n, None)
             return found.counts, found.sees
-        cache = TrunkCache(n)
+        cache = PrefixCache(n)
         counts: dict[int, Counts] = {}
         while cache.length < n:
             start, end = cache.length, min(cache.length + self.chunk, n)
@@ -106,7 +106,7 @@ class TextEngine(Engine):
             counts = {layer: new.plus(counts[layer]) if layer in counts else new for layer, new in this.counts.items()}
         return counts, sees
 
-    def _rows(self, text: Text, start: int, end: int, cache: TrunkCache | None) -> CopyPass:
+    def _rows(self, text: Text, start: int, end: int, cache: PrefixCache | None) -> CopyPass:
         this = CopyPass(text, cache, self._layer_done(start, end, len(text.ids)))
         with running(this):
             tokens = self._tensor(text.ids[start:end])[None]

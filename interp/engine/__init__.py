@@ -3,7 +3,7 @@
 from .check_sharing import compare_sharing
 from .engine import CHUNK, Engine, Progress
 from .generation import generated_counts
-from .passes import SINK, TrunkPass, limits
+from .passes import SINK, PrefixPass, limits
 from .plan import plan
 from .preflight import PREFLIGHT_LENGTH, preflight
 
@@ -13,7 +13,7 @@ __all__ = [
     "SINK",
     "Engine",
     "Progress",
-    "TrunkPass",
+    "PrefixPass",
     "compare_sharing",
     "generated_counts",
     "limits",

@@ -1,4 +1,4 @@
-"""Runs a plan: every trunk once, in chunks; then its tails, in batches; evidence and logits on answer rows only."""
+"""Runs a plan: every prefix once, in chunks; then its suffixes, in batches; evidence and logits on answer rows only."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from ..model import HuggingFaceModel, TrunkCache, running
-from .passes import LayerEvidence, TrunkPass, WholePass
-from .plan import Plan, Tail, Trunk
-from .suffixes import TailPass
+from ..model import HuggingFaceModel, PrefixCache, running
+from .passes import LayerEvidence, PrefixPass, WholePass
+from .plan import Plan, Prefix, Suffix
+from .suffixes import SuffixPass
 
 log = logging.getLogger(__name__)
 
 CHUNK = 4096  # prefill rows per forward; larger chunks cost memory, smaller ones speed
-TAIL_ROWS = 4096  # rows of tails per forward
+TAIL_ROWS = 4096  # rows of suffixes per forward
 LOGITS = 1 << 27  # logits per forward: 512 MiB in float32
 SMALLEST_CHUNK = 64
 
@@ -37,73 +37,73 @@ class Engine:
     Args:
         model: the adapted model.
         probes: the probes; plans refer to them by index.
-        chunk, tail_rows: prefill rows and rows of tails per forward. Halved, and the work tried again, when memory runs
-            out; no probe is ever dropped.
+        chunk, suffix_rows: prefill rows and rows of suffixes per forward. Halved, and the work tried again, when memory
+            runs out; no probe is ever dropped.
         progress: called with (rows done, rows in all, what is running).
     """
 
     model: HuggingFaceModel
     probes: Sequence[Probe]
     chunk: int = CHUNK
-    tail_rows: int = TAIL_ROWS
+    suffix_rows: int = TAIL_ROWS
     progress: Progress | None = None
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
 
     def run(self, plan: Plan) -> Iterator[tuple[int, ProbeEvidence]]:
-        """Yield (index of the probe, its evidence) for every probe of the plan, trunk by trunk."""
+        """Yield (index of the probe, its evidence) for every probe of the plan, prefix by prefix."""
         self._done, self._total = 0, plan.n_tokens
-        cache = TrunkCache(plan.capacity)
-        for trunk in plan.trunks:
-            self.prefill(trunk, cache)
-            yield from self.branch(trunk, cache)
+        cache = PrefixCache(plan.capacity)
+        for prefix in plan.prefixes:
+            self.prefill(prefix, cache)
+            yield from self.branch(prefix, cache)
 
     def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
         """Every probe in a forward of its own, without a cache: for models whose state cannot be shared."""
         self._done, self._total = 0, sum(self.probes[i].length for i in indices)
         for i in indices:
-            with running(TrunkPass()):
-                self.model.forget_length()
+            with running(PrefixPass()):
+                self.model.reset_dynamic_rope()
             yield i, self.run_whole(self.probes[i])
             self._tick(self.probes[i].length, "probes")
 
-    def prefill(self, trunk: Trunk, cache: TrunkCache) -> None:
-        """Bring the cache to hold the trunk: what it shares with the trunk before stays."""
-        cache.length = trunk.keep
-        while cache.length < len(trunk.ids):
+    def prefill(self, prefix: Prefix, cache: PrefixCache) -> None:
+        """Bring the cache to hold the prefix: what it shares with the prefix before stays."""
+        cache.length = prefix.keep
+        while cache.length < len(prefix.ids):
             start = cache.length
-            end = min(start + self.chunk, len(trunk.ids))
-            if self._retry(lambda start=start, end=end: self._chunk(trunk.ids[start:end], start, cache)) is None:  # type: ignore[misc]
+            end = min(start + self.chunk, len(prefix.ids))
+            if self._retry(lambda start=start, end=end: self._chunk(prefix.ids[start:end], start, cache)) is None:  # type: ignore[misc]
                 continue  # out of memory: the chunk is smaller now, and writing it again is harmless
             cache.length = end
             self._tick(end - start, "haystack")
 
-    def branch(self, trunk: Trunk, cache: TrunkCache) -> Iterator[tuple[int, ProbeEvidence]]:
-        """Run all tails of a trunk that is in the cache, in batches, shortest first."""
-        waiting = sorted(trunk.tails, key=lambda tail: len(tail.ids))
+    def branch(self, prefix: Prefix, cache: PrefixCache) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Run all suffixes of a prefix that is in the cache, in batches, shortest first."""
+        waiting = sorted(prefix.suffixes, key=lambda suffix: len(suffix.ids))
         while waiting:
             batch = waiting[: self._batch_size(waiting)]
-            found = self._retry(lambda batch=batch: self.run_tails(batch, cache))  # type: ignore[misc]
+            found = self._retry(lambda batch=batch: self.run_suffixes(batch, cache))  # type: ignore[misc]
             if found is None:
                 continue  # out of memory: the batch is smaller now
             del waiting[: len(batch)]
-            for tail, evidence in zip(batch, found, strict=True):
-                yield tail.probe, evidence
-            self._tick(sum(len(tail.ids) for tail in batch), "probes")
+            for suffix, evidence in zip(batch, found, strict=True):
+                yield suffix.probe, evidence
+            self._tick(sum(len(suffix.ids) for suffix in batch), "probes")
 
-    def _chunk(self, ids: np.ndarray, start: int, cache: TrunkCache) -> Tensor:
-        with running(TrunkPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
+    def _chunk(self, ids: np.ndarray, start: int, cache: PrefixCache) -> Tensor:
+        with running(PrefixPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
             tokens = self._tensor(ids)[None]
             positions = torch.arange(start, start + len(ids), device=tokens.device)[None]
             last = torch.tensor([len(ids) - 1], device=tokens.device)
             return self.model.forward(tokens, positions, cache, last)
 
-    def run_tails(self, tails: Sequence[Tail], cache: TrunkCache) -> list[ProbeEvidence]:
-        """Run a batch of tails beside the trunk in the cache."""
-        batch = TailPass(tails, self.probes, cache, self.model.device)
+    def run_suffixes(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> list[ProbeEvidence]:
+        """Run a batch of suffixes beside the prefix in the cache."""
+        batch = SuffixPass(suffixes, self.probes, cache, self.model.device)
         with running(batch):
             logits = self.model.forward(batch.ids, batch.positions, cache, batch.answers)
-        return self._collect([self.probes[tail.probe] for tail in tails], batch.evidence, logits)
+        return self._collect([self.probes[suffix.probe] for suffix in suffixes], batch.evidence, logits)
 
     def run_whole(self, probe: Probe) -> ProbeEvidence:
         """Run one probe as one sequence."""
@@ -149,13 +149,13 @@ class Engine:
             for i in range(len(probes))
         ]
 
-    def _batch_size(self, waiting: Sequence[Tail]) -> int:
-        """How many of the waiting tails, shortest first, fit one forward."""
+    def _batch_size(self, waiting: Sequence[Suffix]) -> int:
+        """How many of the waiting suffixes, shortest first, fit one forward."""
         vocabulary = self.model.model.get_output_embeddings().weight.shape[0]
         answers = 0
-        for n, tail in enumerate(waiting):
-            answers += tail.n_answer
-            if n and ((n + 1) * len(tail.ids) > self.tail_rows or answers * vocabulary > LOGITS):
+        for n, suffix in enumerate(waiting):
+            answers += suffix.n_answer
+            if n and ((n + 1) * len(suffix.ids) > self.suffix_rows or answers * vocabulary > LOGITS):
                 return n
         return len(waiting)
 
@@ -164,13 +164,13 @@ class Engine:
         try:
             return work()
         except RuntimeError as error:
-            if not _out_of_memory(error) or max(self.chunk, self.tail_rows) <= SMALLEST_CHUNK:
+            if not _out_of_memory(error) or max(self.chunk, self.suffix_rows) <= SMALLEST_CHUNK:
                 raise
         # Outside the handler: its traceback holds the tensors that should be freed first.
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         self.chunk = max(self.chunk // 2, SMALLEST_CHUNK)
-        self.tail_rows = max(self.tail_rows // 2, SMALLEST_CHUNK)
+        self.suffix_rows = max(self.suffix_rows // 2, SMALLEST_CHUNK)
         log.warning("out of memory: going on with %d tokens at a time", self.chunk)
         return None
 

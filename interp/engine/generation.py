@@ -12,10 +12,10 @@ import torch
 
 from ...probes import Probe
 from ..estimators import wu_count
-from ..model import TrunkCache, running
+from ..model import PrefixCache, running
 from .engine import Engine
-from .passes import TrunkPass
-from .plan import Tail, plan
+from .passes import PrefixPass
+from .plan import Suffix, plan
 
 MAX_NEW_TOKENS = 50
 GATE = 0.5  # ROUGE-1 recall of the needle's words in the generated answer must exceed it
@@ -35,28 +35,28 @@ def generated_counts(engine: Engine, tokenizer: Any) -> np.ndarray:
         float32 [n_probes, n_layers, n_heads]; NaN for probes whose answer fails the gate.
     """
     planned = plan(engine.probes, "exact")
-    cache = TrunkCache(
-        planned.capacity + max(len(t.ids) for trunk in planned.trunks for t in trunk.tails) + MAX_NEW_TOKENS
+    cache = PrefixCache(
+        planned.capacity + max(len(t.ids) for prefix in planned.prefixes for t in prefix.suffixes) + MAX_NEW_TOKENS
     )
     stops = _stop_tokens(engine.model.model, tokenizer)
     counts: dict[int, np.ndarray] = {}
-    for trunk in planned.trunks:
-        engine.prefill(trunk, cache)
-        for tail in trunk.tails:
-            probe = engine.probes[tail.probe]
-            answer = _decode(engine, tail, cache, stops)
+    for prefix in planned.prefixes:
+        engine.prefill(prefix, cache)
+        for suffix in prefix.suffixes:
+            probe = engine.probes[suffix.probe]
+            answer = _decode(engine, suffix, cache, stops)
             spoken = _with_answer(probe, answer)
-            own = plan([spoken], "exact").trunks[0].tails
-            found = Engine(engine.model, [spoken], chunk=engine.chunk).run_tails(own, cache)[0]
+            own = plan([spoken], "exact").prefixes[0].suffixes
+            found = Engine(engine.model, [spoken], chunk=engine.chunk).run_suffixes(own, cache)[0]
             score = wu_count(spoken, found)
-            counts[tail.probe] = score if _passes(probe, answer, tokenizer) else np.full_like(score, np.nan)
+            counts[suffix.probe] = score if _passes(probe, answer, tokenizer) else np.full_like(score, np.nan)
     return np.stack([counts[i] for i in range(len(engine.probes))])
 
 
-def _decode(engine: Engine, tail: Tail, cache: TrunkCache, stops: set[int]) -> np.ndarray:
-    """Greedy answer [<= MAX_NEW_TOKENS] to one tail's question. The trunk's keys that it overwrites are put back."""
-    model, start = engine.model, tail.context_len
-    ids = tail.ids[: len(tail.ids) - tail.n_answer + 1]
+def _decode(engine: Engine, suffix: Suffix, cache: PrefixCache, stops: set[int]) -> np.ndarray:
+    """Greedy answer [<= MAX_NEW_TOKENS] to one suffix's question. The prefix's keys that it overwrites are put back."""
+    model, start = engine.model, suffix.context_len
+    ids = suffix.ids[: len(suffix.ids) - suffix.n_answer + 1]
     end = start + len(ids) + MAX_NEW_TOKENS
     buffers = [*cache.keys.values(), *cache.values.values()]
     saved = [buffer[:, :, start:end].clone() for buffer in buffers]
@@ -66,7 +66,7 @@ def _decode(engine: Engine, tail: Tail, cache: TrunkCache, stops: set[int]) -> n
     while len(answer) < MAX_NEW_TOKENS:
         rows = tokens.shape[1]
         positions = torch.arange(cache.length, cache.length + rows, device=model.device)[None]
-        with running(TrunkPass(cache)):
+        with running(PrefixPass(cache)):
             logits = model.forward(tokens, positions, cache, torch.tensor([rows - 1], device=model.device))
         cache.length += rows
         answer.append(int(logits[0].argmax()))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...kernels import RowEvidence, attend, evidence_attention, implementation, row_evidence
 from ...probes import Probe
-from ..model import Scoring, TrunkCache, Visibility
+from ..model import PrefixCache, Scoring, Visibility
 
 SINK = 4  # "sink" is attention on the first four positions
 KINDS = ("needle", "source", "sink")
@@ -50,8 +50,8 @@ def needle_visible(probe: Probe, sees: Visibility) -> bool:
     return any(bool((first < end).any()) for _, end in probe.needle_spans)
 
 
-class TrunkPass:
-    """A chunk of the trunk: causal attention to everything cached, at the speed of the machine's fastest backend.
+class PrefixPass:
+    """A chunk of the prefix: causal attention to everything cached, at the speed of the machine's fastest backend.
 
     Args:
         cache: where the chunk's keys and values go, and those before it lie; None for a sequence in one piece.
@@ -61,7 +61,7 @@ class TrunkPass:
 
     def __init__(
         self,
-        cache: TrunkCache | None = None,
+        cache: PrefixCache | None = None,
         unread: int | None = None,
         each_layer: Callable[[], None] | None = None,
     ):

@@ -1,14 +1,14 @@
-"""The plan of a run: which haystacks are prefilled once, and which short tails branch off them.
+"""The plan of a run: which haystacks are prefilled once, and which short suffixes branch off them.
 
 A causal model's keys and values of the first P tokens do not depend on what follows. So every probe is cut into a
-*context*, which may be shared, and a *tail*, which is its own:
+*context*, which may be shared, and a *suffix*, which is its own:
 
-- exact:   context = everything before the question; tail = question and answer. Nothing is approximated.
-- grafted: context = the haystack without the needle; tail = needle, question and answer. The needle's rows see the
+- exact:   context = everything before the question; suffix = question and answer. Nothing is approximated.
+- grafted: context = the haystack without the needle; suffix = needle, question and answer. The needle's rows see the
            haystack up to its depth, the question's rows see all of it and the needle. Haystack tokens behind the needle
            have not seen it: an approximation, measured by `score_heads(..., check_sharing=n)`.
 
-Contexts that are prefixes of one another become one trunk, prefilled once. Consecutive trunks keep their common prefix.
+Contexts that begin alike become one shared prefix, prefilled once. Of the next one, what both have in common is kept.
 """
 
 from __future__ import annotations
@@ -25,17 +25,18 @@ SHARED_ENOUGH = 4  # "auto" grafts a probe when at least this many probes of the
 
 
 @dataclass(frozen=True)
-class Tail:
-    """The part of one probe that is run beside a trunk.
+class Suffix:
+    """The part of one probe that is run beside a prefix.
 
     Attributes:
         probe: index of the probe in the set.
-        ids: int32 [m], tokens of the tail, without the last answer token, which predicts nothing.
+        ids: int32 [m], tokens of the suffix, without the last answer token, which predicts nothing.
         positions: int32 [m], position of every row in the probe's own sequence, strictly increasing.
         rotary: int32 [m], position at which the model runs the row, strictly increasing. A needle has its own position;
-            a grafted question follows the haystack as the haystack was prefilled, not as it would be behind the needle.
-        limits: int32 [m], how many trunk keys each row may see.
-        graft_start, graft_len: where the needle was inserted; trunk key j is position j of the probe before graft_start
+            a grafted question follows the haystack as it was prefilled, not as it would be behind the needle.
+        limits: int32 [m], how many prefix keys each row may see.
+        graft_start, graft_len: where the needle was inserted; prefix key j is position j of the probe before
+            graft_start
             and j + graft_len from there on. graft_len 0: nothing was cut out.
         n_answer: the last n_answer rows predict the answer tokens.
     """
@@ -55,30 +56,30 @@ class Tail:
 
 
 @dataclass
-class Trunk:
-    """One prefilled context. The first `keep` tokens are still in the cache from the trunk before."""
+class Prefix:
+    """One prefilled context. The first `keep` tokens are still in the cache from the prefix before."""
 
     ids: np.ndarray
     keep: int = 0
-    tails: list[Tail] = field(default_factory=list)
+    suffixes: list[Suffix] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Trunks in the order in which they are run, and which probes are grafted (bool [n_probes])."""
+    """Prefixes in the order in which they are run, and which probes are grafted (bool [n_probes])."""
 
-    trunks: list[Trunk]
+    prefixes: list[Prefix]
     grafted: np.ndarray
 
     @property
     def n_tokens(self) -> int:
         """Rows that go through the model."""
-        return sum(len(t.ids) - t.keep + sum(len(tail.ids) for tail in t.tails) for t in self.trunks)
+        return sum(len(t.ids) - t.keep + sum(len(suffix.ids) for suffix in t.suffixes) for t in self.prefixes)
 
     @property
     def capacity(self) -> int:
-        """Longest trunk: how many positions the cache must hold."""
-        return max((len(t.ids) for t in self.trunks), default=0)
+        """Longest prefix: how many positions the cache must hold."""
+        return max((len(t.ids) for t in self.prefixes), default=0)
 
 
 def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
@@ -104,22 +105,22 @@ def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
                 f"sharing='grafted': probe {odd[0]!r} has no single inserted piece that holds its needles; "
                 "use sharing='auto' or 'exact'"
             )
-        for trunk in _trunks([_cut_grafted(i, probes[i]) for i in graftable]):
-            if sharing == "grafted" or len(trunk.tails) >= SHARED_ENOUGH:
-                grafted[[tail.probe for tail in trunk.tails]] = True
+        for prefix in _prefixes([_cut_grafted(i, probes[i]) for i in graftable]):
+            if sharing == "grafted" or len(prefix.suffixes) >= SHARED_ENOUGH:
+                grafted[[suffix.probe for suffix in prefix.suffixes]] = True
     cuts = [_cut_grafted(i, p) if grafted[i] else _cut_exact(i, p) for i, p in enumerate(probes)]
-    return Plan(_trunks(cuts), grafted)
+    return Plan(_prefixes(cuts), grafted)
 
 
-def _cut_exact(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
+def _cut_exact(index: int, probe: Probe) -> tuple[np.ndarray, Suffix]:
     start = min(probe.question_start, probe.prompt_len - 1)
     positions = np.arange(start, probe.length - 1, dtype=np.int32)
     limits = np.full_like(positions, start)
-    tail = Tail(index, probe.input_ids[start:-1], positions, positions, limits, start, 0, probe.n_answer)
-    return probe.input_ids[:start], tail
+    suffix = Suffix(index, probe.input_ids[start:-1], positions, positions, limits, start, 0, probe.n_answer)
+    return probe.input_ids[:start], suffix
 
 
-def _cut_grafted(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
+def _cut_grafted(index: int, probe: Probe) -> tuple[np.ndarray, Suffix]:
     assert probe.graft is not None
     (start, end), question = probe.graft, min(probe.question_start, probe.prompt_len - 1)
     ids = probe.input_ids
@@ -131,23 +132,23 @@ def _cut_grafted(index: int, probe: Probe) -> tuple[np.ndarray, Tail]:
     # Measured: a question at the haystack's end is closer to separate forwards than one shifted by the needle's
     # length. Only a needle that reaches beyond the end pushes it back; right before the question, nothing is changed.
     rotary = np.concatenate([needle, branch - question + max(len(context), end)])
-    return context, Tail(index, ids[positions], positions, rotary, limits, start, end - start, probe.n_answer)
+    return context, Suffix(index, ids[positions], positions, rotary, limits, start, end - start, probe.n_answer)
 
 
-def _trunks(cuts: list[tuple[np.ndarray, Tail]]) -> list[Trunk]:
+def _prefixes(cuts: list[tuple[np.ndarray, Suffix]]) -> list[Prefix]:
     """Join contexts that are prefixes of one another; lexicographic order makes neighbours share the most."""
     # Big-endian bytes compare like the token sequences do.
-    keyed = sorted(((context.astype(">u4").tobytes(), context, tail) for context, tail in cuts), key=lambda c: c[0])
-    trunks: list[Trunk] = []
-    waiting: list[Tail] = []
-    for (key, context, tail), following in zip_longest(keyed, keyed[1:]):
-        waiting.append(tail)
+    keyed = sorted(((context.astype(">u4").tobytes(), context, suffix) for context, suffix in cuts), key=lambda c: c[0])
+    prefixes: list[Prefix] = []
+    waiting: list[Suffix] = []
+    for (key, context, suffix), following in zip_longest(keyed, keyed[1:]):
+        waiting.append(suffix)
         if following is not None and following[0].startswith(key):
             continue  # the next context goes on where this one ends
-        keep = _common_prefix(trunks[-1].ids, context) if trunks else 0
-        trunks.append(Trunk(context, keep, waiting))
+        keep = _common_prefix(prefixes[-1].ids, context) if prefixes else 0
+        prefixes.append(Prefix(context, keep, waiting))
         waiting = []
-    return trunks
+    return prefixes
 
 
 def _common_prefix(a: np.ndarray, b: np.ndarray) -> int:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from ...probes import Probe
-from ..model import CaptureError, HuggingFaceModel, TrunkCache, attending, first_line, running
+from ..model import CaptureError, HuggingFaceModel, PrefixCache, attending, first_line, running
 from .engine import Engine
 from .passes import WholePass
 from .plan import plan
-from .suffixes import TailPass
+from .suffixes import SuffixPass
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torc
 
 
 def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
-    """Compare a short sequence: the model's eager attention, ours in trunk and tail, where needed ours in one piece.
+    """Compare a short sequence: the model's eager attention, ours in prefix and suffix, where needed ours in one piece.
 
     Returns:
         None when probes may share a prefill, else why each must run alone.
@@ -50,7 +50,7 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     with model.routed(PREFLIGHT_LENGTH), _runs_as_before(model.name):
         reason = model.alone_because()
         if reason is None:
-            shared, n_layers = _in_trunk_and_tail(model, short)
+            shared, n_layers = _in_prefix_and_suffix(model, short)
             if n_layers and _difference(shared, own) <= tolerance:
                 return None
         with running(whole):
@@ -88,14 +88,14 @@ def _runs_as_before(name: str) -> Iterator[None]:
         ) from error
 
 
-def _in_trunk_and_tail(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, int]:
+def _in_prefix_and_suffix(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, int]:
     """Logits of the probe's answer rows, its context prefilled before them, and how many layers asked for attention."""
-    trunk = plan([probe], "exact").trunks[0]
-    cache = TrunkCache(len(trunk.ids))
-    Engine(model, [probe]).prefill(trunk, cache)
-    tail = TailPass(trunk.tails, [probe], cache, model.device)
-    with running(tail):
-        return model.forward(tail.ids, tail.positions, cache, tail.answers), len(tail.evidence)
+    prefix = plan([probe], "exact").prefixes[0]
+    cache = PrefixCache(len(prefix.ids))
+    Engine(model, [probe]).prefill(prefix, cache)
+    suffix = SuffixPass(prefix.suffixes, [probe], cache, model.device)
+    with running(suffix):
+        return model.forward(suffix.ids, suffix.positions, cache, suffix.answers), len(suffix.evidence)
 
 
 def _products(device: torch.device) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""A batch of tails beside one trunk: where their rows and spans lie, and their attention."""
+"""A batch of suffixes beside one prefix: where their rows and spans lie, and their attention."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from ...kernels import (
     row_evidence,
 )
 from ...probes import Probe
-from ..model import Scoring, TrunkCache, Visibility
+from ..model import PrefixCache, Scoring, Visibility
 from .passes import KINDS, LayerEvidence, answer_spans, by_kind, limits, needle_visible
-from .plan import Tail
+from .plan import Suffix
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Index tensors of a batch of B tails, padded to m rows, with A answer rows in all and at most a in one tail.
+class SuffixBatch:
+    """Index tensors of a batch of B suffixes, padded to m rows, with A answer rows in all and at most a in one suffix.
 
     ids, positions: [B, m] tokens and the positions at which the model runs them.
-    limits: [B * m], trunk keys that each row may see; 0 for padding.
-    order: rows that see any of the trunk, sorted by their limit, as indices into [B * m].
+    limits: [B * m], prefix keys that each row may see; 0 for padding.
+    order: rows that see any of the prefix, sorted by their limit, as indices into [B * m].
     by_limit, place: [B * m], all rows sorted by their limit, and where each then stands.
     answers: [A], the answer rows in [B * m].
-    asked: [B, a], the answer rows in each tail, filled up with repeats; kept: [A], which of [B * a] are no repeats.
-    own_spans: [B, a, S, 2], spans among the tail's own keys; own_kinds: [S], index in KINDS.
-    trunk_spans: [1, A, S', 2], spans among the trunk's keys; trunk_kinds: [S'].
+    asked: [B, a], the answer rows in each suffix, filled up with repeats; kept: [A], which of [B * a] are no repeats.
+    own_spans: [B, a, S, 2], spans among the suffix's own keys; own_kinds: [S], index in KINDS.
+    prefix_spans: [1, A, S', 2], spans among the prefix's keys; prefix_kinds: [S'].
     row_spans: [1, B * m, S', 2], the same for all rows in the order of by_limit, empty for those that are no answers.
     needle_end, shift: [A], own keys from needle_end on stand `shift` further back in the probe than they are run at.
-    graft_start, graft_len: [A], trunk keys from graft_start on stand graft_len further back in the probe.
+    graft_start, graft_len: [A], prefix keys from graft_start on stand graft_len further back in the probe.
     """
 
     ids: Tensor
@@ -52,40 +52,40 @@ class Layout:
     kept: Tensor
     own_spans: Tensor
     own_kinds: Tensor
-    trunk_spans: Tensor
-    trunk_kinds: Tensor
+    prefix_spans: Tensor
+    prefix_kinds: Tensor
     row_spans: Tensor
     needle_end: Tensor
     shift: Tensor
     graft_start: Tensor
     graft_len: Tensor
 
-    def to(self, device: torch.device) -> Layout:
-        return Layout(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+    def to(self, device: torch.device) -> SuffixBatch:
+        return SuffixBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
 
 
-class TailPass:
-    """Rows see the trunk up to their own limit, and their own tail causally; the two merge by log-sum-exp.
+class SuffixPass:
+    """Rows see the prefix up to their own limit, and their own suffix causally; the two merge by log-sum-exp.
 
-    The trunk's keys are read as they lie, for all tails at once: no copy, no expansion per tail or per query head.
+    The prefix's keys are read as they lie, for all suffixes at once: no copy, no expansion by suffix or query head.
     With the Triton kernels one launch does all rows; without them, rows with the same limit share an attention call.
 
     Args:
-        tails: the tails; shorter ones are padded at the end, where no real row can see the padding.
+        suffixes: the suffixes; shorter ones are padded at the end, where no real row can see the padding.
         probes: the probes of the whole set.
-        cache: the trunk's keys and values.
+        cache: the prefix's keys and values.
         device: where the model takes its input.
     """
 
-    def __init__(self, tails: Sequence[Tail], probes: Sequence[Probe], cache: TrunkCache, device: torch.device):
-        self.probes = [probes[tail.probe] for tail in tails]
+    def __init__(self, suffixes: Sequence[Suffix], probes: Sequence[Probe], cache: PrefixCache, device: torch.device):
+        self.probes = [probes[suffix.probe] for suffix in suffixes]
         self.cache = cache
-        layout = lay_out(tails, self.probes)
+        layout = lay_out(suffixes, self.probes)
         in_order = layout.limits[layout.order].numpy()
         starts = np.flatnonzero(np.diff(in_order, prepend=0)).tolist()
-        # rows that may see the same number of trunk keys share one attention call: (limit, first row, behind the last)
+        # rows that may see the same number of prefix keys share one attention call: (limit, first row, behind the last)
         self.groups = [(int(in_order[i]), i, j) for i, j in zip(starts, [*starts[1:], len(in_order)], strict=True)]
-        self._on: dict[torch.device, Layout] = {}
+        self._on: dict[torch.device, SuffixBatch] = {}
         self._visible: dict[Visibility, np.ndarray] = {}
         self._layout = layout
         self.ids, self.positions, self.answers = (x.to(device) for x in (layout.ids, layout.positions, layout.answers))
@@ -101,11 +101,11 @@ class TailPass:
             n, heads, width, dim = q.shape
             rows = q.transpose(0, 1).reshape(1, heads, n * width, dim)
             if implementation(rows, self.cache.values[layer]) == "triton":
-                trunk_out, trunk_lse, beside = self._trunk_at_once(at, layer, rows, sees, how)
+                prefix_out, prefix_lse, beside = self._prefix_at_once(at, layer, rows, sees, how)
             else:
-                trunk_out, trunk_lse = self._see_trunk(at, layer, rows, sees, how)
-                beside = self._trunk_evidence(at, layer, rows[:, :, at.answers], sees, how)
-            out = merge_attention_states(_flat(out), _flat(lse), trunk_out, trunk_lse)[0]
+                prefix_out, prefix_lse = self._see_prefix(at, layer, rows, sees, how)
+                beside = self._prefix_evidence(at, layer, rows[:, :, at.answers], sees, how)
+            out = merge_attention_states(_flat(out), _flat(lse), prefix_out, prefix_lse)[0]
             out = out.view(heads, n, width, -1).transpose(0, 1)
             found = merge(found, beside)
         if sees not in self._visible:  # layers share a handful of rules
@@ -116,7 +116,7 @@ class TailPass:
         return out
 
     def _see_itself(
-        self, at: Layout, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring
+        self, at: SuffixBatch, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring
     ) -> tuple[Tensor, Tensor]:
         if _plain(sees, how):
             return attend(q, k, v, scale=how.scale, causal=True, sinks=how.sinks)
@@ -126,12 +126,12 @@ class TailPass:
         )
         return out, found.lse
 
-    def _own_evidence(self, at: Layout, q: Tensor, k: Tensor, sees: Visibility, how: Scoring) -> RowEvidence:
-        """Evidence [1, Hq, A] of the answer rows over their own tail, in the probes' positions."""
-        tail = torch.arange(len(q), device=q.device)[:, None]
+    def _own_evidence(self, at: SuffixBatch, q: Tensor, k: Tensor, sees: Visibility, how: Scoring) -> RowEvidence:
+        """Evidence [1, Hq, A] of the answer rows over their own suffix, in the probes' positions."""
+        suffix = torch.arange(len(q), device=q.device)[:, None]
         positions = at.positions.gather(1, at.asked)
         found = row_evidence(
-            q[tail, :, at.asked].transpose(1, 2),
+            q[suffix, :, at.asked].transpose(1, 2),
             k,
             q_positions=positions,
             k_positions=at.positions,
@@ -143,23 +143,25 @@ class TailPass:
         mass = by_kind(_flat(found.span_mass)[:, :, at.kept], at.own_kinds)
         return RowEvidence(lse, torch.where(key < at.needle_end, key, key + at.shift), logit, mass)
 
-    def _trunk_evidence(self, at: Layout, layer: int, asked: Tensor, sees: Visibility, how: Scoring) -> RowEvidence:
-        """Evidence [1, Hq, A] of the answer rows over the trunk, in the probes' positions."""
+    def _prefix_evidence(
+        self, at: SuffixBatch, layer: int, asked: Tensor, sees: Visibility, how: Scoring
+    ) -> RowEvidence:
+        """Evidence [1, Hq, A] of the answer rows over the prefix, in the probes' positions."""
         positions = at.positions.view(-1)[at.answers]
         found = row_evidence(
             asked,
             self.cache.keys[layer][:, :, : self.cache.length],
             q_positions=positions,
             key_limits=at.limits[at.answers],
-            spans=at.trunk_spans,
+            spans=at.prefix_spans,
             **limits(positions, sees, how),
         )
         return self._in_probes(at, found.lse, found.argmax_key, found.max_logit, found.span_mass)
 
-    def _trunk_at_once(
-        self, at: Layout, layer: int, rows: Tensor, sees: Visibility, how: Scoring
+    def _prefix_at_once(
+        self, at: SuffixBatch, layer: int, rows: Tensor, sees: Visibility, how: Scoring
     ) -> tuple[Tensor, Tensor, RowEvidence]:
-        """What `_see_trunk` and `_trunk_evidence` return, by one launch over all rows, neighbours with equal limits."""
+        """What `_see_prefix` and `_prefix_evidence` return, by one launch over all rows, equal limits side by side."""
         end = self.cache.length
         positions = at.positions.view(-1)[at.by_limit]
         out, found = evidence_attention(
@@ -176,13 +178,15 @@ class TailPass:
         return out[:, :, at.place], found.lse[:, :, at.place], self._in_probes(at, *parts)
 
     @staticmethod
-    def _in_probes(at: Layout, lse: Tensor, key: Tensor, logit: Tensor, mass: Tensor) -> RowEvidence:
-        """Evidence of the answer rows over the trunk: its keys as positions in the probes, mass by kind."""
+    def _in_probes(at: SuffixBatch, lse: Tensor, key: Tensor, logit: Tensor, mass: Tensor) -> RowEvidence:
+        """Evidence of the answer rows over the prefix: its keys as positions in the probes, mass by kind."""
         key = torch.where(key < at.graft_start, key, key + at.graft_len)
-        return RowEvidence(lse, key, logit, by_kind(mass, at.trunk_kinds))
+        return RowEvidence(lse, key, logit, by_kind(mass, at.prefix_kinds))
 
-    def _see_trunk(self, at: Layout, layer: int, rows: Tensor, sees: Visibility, how: Scoring) -> tuple[Tensor, Tensor]:
-        """Attention of all rows [1, Hq, B * m, D] to the trunk, and its log-sum-exp: -inf for rows that see none."""
+    def _see_prefix(
+        self, at: SuffixBatch, layer: int, rows: Tensor, sees: Visibility, how: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        """Attention of all rows [1, Hq, B * m, D] to the prefix, and its log-sum-exp: -inf for rows that see none."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         wide = torch.promote_types(rows.dtype, torch.float32)
         out = rows.new_zeros(*rows.shape[:3], values.shape[-1])
@@ -213,30 +217,30 @@ def _plain(sees: Visibility, how: Scoring) -> bool:
     return sees == Visibility() and how.softcap is None
 
 
-def lay_out(tails: Sequence[Tail], probes: Sequence[Probe]) -> Layout:
-    """Where the rows, answers and spans of a batch of tails lie; `probes` are the tails' own, in the same order."""
-    n, width, most = len(tails), max(len(t.ids) for t in tails), max(t.n_answer for t in tails)
+def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe]) -> SuffixBatch:
+    """Where the rows, answers and spans of a batch of suffixes lie; `probes` are their own, in the same order."""
+    n, width, most = len(suffixes), max(len(t.ids) for t in suffixes), max(t.n_answer for t in suffixes)
     ids, positions, row_limits = (np.zeros((n, width), np.int64) for _ in range(3))
     asked, kept = np.zeros((n, most), np.int64), np.zeros((n, most), bool)
-    for b, tail in enumerate(tails):
-        m = len(tail.ids)
-        ids[b, :m], positions[b, :m], row_limits[b, :m] = tail.ids, tail.rotary, tail.limits
-        positions[b, m:] = tail.rotary[-1] + 1 + np.arange(width - m)  # padding lies behind the tail
-        asked[b] = np.minimum(m - tail.n_answer + np.arange(most), m - 1)
-        kept[b, : tail.n_answer] = True
+    for b, suffix in enumerate(suffixes):
+        m = len(suffix.ids)
+        ids[b, :m], positions[b, :m], row_limits[b, :m] = suffix.ids, suffix.rotary, suffix.limits
+        positions[b, m:] = suffix.rotary[-1] + 1 + np.arange(width - m)  # padding lies behind the suffix
+        asked[b] = np.minimum(m - suffix.n_answer + np.arange(most), m - 1)
+        kept[b, : suffix.n_answer] = True
     flat_limits = row_limits.reshape(-1)
     order = np.argsort(flat_limits, kind="stable")
     spans, kinds = _in_slots([answer_spans(probe) for probe in probes])
     own_spans = np.zeros((n * most, len(kinds), 2), np.int64)
     own_spans[kept.reshape(-1)] = np.concatenate(spans)
-    trunk_spans = np.concatenate([_in_trunk(s, tail) for s, tail in zip(spans, tails, strict=True)])
+    prefix_spans = np.concatenate([_in_prefix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
     answers = (asked + width * np.arange(n)[:, None])[kept]
     place = np.empty_like(order)
     place[order] = np.arange(len(order))
-    used = (trunk_spans[..., 1] > trunk_spans[..., 0]).any(axis=0)
+    used = (prefix_spans[..., 1] > prefix_spans[..., 0]).any(axis=0)
     row_spans = np.zeros((1, n * width, int(used.sum()), 2), np.int64)
-    row_spans[0, place[answers]] = trunk_spans[:, used]
-    per_answer = [t.n_answer for t in tails]
+    row_spans[0, place[answers]] = prefix_spans[:, used]
+    per_answer = [t.n_answer for t in suffixes]
     arrays = {
         "ids": ids,
         "positions": positions,
@@ -249,15 +253,15 @@ def lay_out(tails: Sequence[Tail], probes: Sequence[Probe]) -> Layout:
         "kept": np.flatnonzero(kept),
         "own_spans": own_spans.reshape(n, most, len(kinds), 2),
         "own_kinds": kinds,
-        "trunk_spans": trunk_spans[None, :, used],
-        "trunk_kinds": np.tile(kinds, 2)[used],
+        "prefix_spans": prefix_spans[None, :, used],
+        "prefix_kinds": np.tile(kinds, 2)[used],
         "row_spans": row_spans,
-        "needle_end": np.repeat([t.graft_start + t.graft_len for t in tails], per_answer),
-        "shift": np.repeat([int(t.positions[-1] - t.rotary[-1]) for t in tails], per_answer),
-        "graft_start": np.repeat([t.graft_start for t in tails], per_answer),
-        "graft_len": np.repeat([t.graft_len for t in tails], per_answer),
+        "needle_end": np.repeat([t.graft_start + t.graft_len for t in suffixes], per_answer),
+        "shift": np.repeat([int(t.positions[-1] - t.rotary[-1]) for t in suffixes], per_answer),
+        "graft_start": np.repeat([t.graft_start for t in suffixes], per_answer),
+        "graft_len": np.repeat([t.graft_len for t in suffixes], per_answer),
     }
-    return Layout(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    return SuffixBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
 
 
 def _in_slots(described: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], np.ndarray]:
@@ -274,11 +278,11 @@ def _in_slots(described: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[
     return placed, np.repeat(np.arange(len(KINDS)), per_kind)
 
 
-def _in_trunk(spans: np.ndarray, tail: Tail) -> np.ndarray:
-    """Where spans of probe positions [A, S, 2] lie in the trunk: [A, 2 S, 2], before and behind the graft."""
-    before = spans.clip(None, tail.graft_start if tail.graft_len else tail.context_len)
-    behind = (spans.clip(tail.graft_start + tail.graft_len) - tail.graft_len).clip(None, tail.context_len)
-    if not tail.graft_len:
+def _in_prefix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
+    """Where spans of probe positions [A, S, 2] lie in the prefix: [A, 2 S, 2], before and behind the graft."""
+    before = spans.clip(None, suffix.graft_start if suffix.graft_len else suffix.context_len)
+    behind = (spans.clip(suffix.graft_start + suffix.graft_len) - suffix.graft_len).clip(None, suffix.context_len)
+    if not suffix.graft_len:
         behind = np.zeros_like(spans)
     return np.concatenate([before, behind], axis=1)
 

@@ -5,8 +5,8 @@ from .attention import CaptureError, Scoring, Visibility, attending, running
 from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
-from .prefix_cache import TrunkCache
-from .training_state import undisturbed
+from .prefix_cache import PrefixCache
+from .training_state import preserve_training_state
 from .weights import ModelError, fingerprint, first_line, folder_weights, gguf_weights
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "LoadedModel",
     "ModelError",
     "Scoring",
-    "TrunkCache",
+    "PrefixCache",
     "Visibility",
     "adapt",
     "attending",
@@ -30,7 +30,7 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "running",
-    "undisturbed",
+    "preserve_training_state",
     "unwrapped",
     "what_it_is",
 ]

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from .attention import CaptureError, routed
-from .prefix_cache import TrunkCache
+from .prefix_cache import PrefixCache
 from .rope import longest_sequence, rope_types
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -88,7 +88,7 @@ class HuggingFaceModel:
         """Attention goes through headscope inside this block; see `capture.routed`."""
         return routed(self.model, length)
 
-    def forward(self, ids: Tensor, positions: Tensor, cache: TrunkCache | None, rows: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, positions: Tensor, cache: PrefixCache | None, rows: Tensor) -> Tensor:
         """Run tokens and return the logits of some rows.
 
         Args:
@@ -123,7 +123,7 @@ class HuggingFaceModel:
             for config in plain:
                 config.return_dict = False
 
-    def forget_length(self) -> None:
+    def reset_dynamic_rope(self) -> None:
         """Reset a RoPE that remembers the longest sequence it has seen, by one forward of one token."""
         if rope_types(self.config) & _LENGTH_DEPENDENT_ROPE:
             zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)

@@ -20,7 +20,7 @@ from .configs import readable_configs
 from .hub import TEXT_FILES as _TEXT_FILES
 from .hub import hub_name, locate, locate_weights, refuse_other_formats
 from .quantisation import check_quantisation, method
-from .reuse import Mould, fits, mould, refill
+from .reuse import WeightSignature, fits, load_into, weight_signature
 from .weights import ModelError, Weights, fingerprint, first_line, folder_weights, gguf_weights, read_json
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class LoadedModel:
     fingerprint: "safetensors:<sha256>" over names, dtypes, shapes and bytes of the tensors in name order (so the same
     for any sharding), "gguf:<sha256>" of the file, "pickle:<sha256>" over the files; None for a passed-in model, whose
     weights may be sharded or still training.
-    mould: what another checkpoint must have in common to be loaded into this model's module (`load_model(into=...)`).
+    signature: what another checkpoint must have in common to be loaded into this module (`load_model(into=...)`).
     """
 
     model: PreTrainedModel
@@ -48,7 +48,7 @@ class LoadedModel:
     model_id: str
     revision: str | None
     fingerprint: str | None
-    mould: Mould | None = None
+    signature: WeightSignature | None = None
 
 
 def load_model(
@@ -96,10 +96,10 @@ def load_model(
         if weights.kind != "gguf":
             check_quantisation(read_json(path / "config.json", ""), path, target_device)
         chosen = _tokenizer(path if tokenizer is None else tokenizer, trust_remote_code)
-        pattern = mould(path, weights, target_dtype, target_device)
-        if into is not None and pattern is not None and pattern == into.mould and fits(into.model, pattern):
+        pattern = weight_signature(path, weights, target_dtype, target_device)
+        if into is not None and pattern is not None and pattern == into.signature and fits(into.model, pattern):
             model = into.model
-            _refill(model, path, weights)
+            _load_into(model, path, weights)
         else:
             model = _load_weights(path, weights, target_dtype, target_device, trust_remote_code)
         _refuse_bad_weights(model, path)
@@ -211,9 +211,9 @@ def _auto_class(path: Path) -> Any:
     return AutoModelForImageTextToText if with_images and not known else AutoModelForCausalLM
 
 
-def _refill(model: PreTrainedModel, path: Path, weights: Weights) -> None:
+def _load_into(model: PreTrainedModel, path: Path, weights: Weights) -> None:
     try:
-        refill(model, path, weights)
+        load_into(model, path, weights)
     except Exception as error:
         raise ModelError(_load_failure(path, weights.kind, error)) from error
     model.eval()

@@ -1,4 +1,4 @@
-"""The keys and values of one trunk, in buffers that are allocated once and never copied."""
+"""The keys and values of one prefix, in buffers that are allocated once and never copied."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 
-class TrunkCache(Cache):
-    """A transformers cache that prefills one sequence in place, and leaves the rows of tails beside it.
+class PrefixCache(Cache):
+    """A transformers cache that prefills one sequence in place, and leaves the rows of suffixes beside it.
 
     `DynamicCache` concatenates at every chunk (twice the memory, quadratic traffic); here layer l's buffer is
     [1, Hkv, capacity, D] and a chunk is written where it belongs, by the pass whose attention is asked (`put`). What a
     model gives its cache goes straight back to it: some keep latents there and expand them to keys afterwards (MLA,
-    arXiv 2405.04434), and what tails need is what attention reads.
+    arXiv 2405.04434), and what suffixes need is what attention reads.
 
     Args:
         capacity: how many positions the buffers hold.

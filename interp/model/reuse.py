@@ -21,7 +21,7 @@ _BESIDES = ("_name_or_path", "transformers_version", "_commit_hash")
 
 
 @dataclass(frozen=True)
-class Mould:
+class WeightSignature:
     """What two checkpoints must have in common for the weights of one to go into the module of the other.
 
     configs: config.json and generation_config.json, as sorted JSON. tensors: name -> (dtype in the file, shape).
@@ -33,8 +33,10 @@ class Mould:
     device: str
 
 
-def mould(path: Path, weights: Weights, dtype: str | torch.dtype, device: torch.device) -> Mould | None:
-    """The mould of a checkpoint on disk; None where only a fresh load is certain to be right."""
+def weight_signature(
+    path: Path, weights: Weights, dtype: str | torch.dtype, device: torch.device
+) -> WeightSignature | None:
+    """The signature of a checkpoint on disk; None where only a fresh load is certain to be right."""
     if weights.kind != "safetensors":
         return None
     config = read_json(path / "config.json", "")
@@ -49,10 +51,10 @@ def mould(path: Path, weights: Weights, dtype: str | torch.dtype, device: torch.
             if name in tensors:
                 return None  # two files disagree about who holds it
             tensors[name] = (str(entry["dtype"]), tuple(entry["shape"]))
-    return Mould(json.dumps(kept, sort_keys=True), tensors, str(dtype), str(device))
+    return WeightSignature(json.dumps(kept, sort_keys=True), tensors, str(dtype), str(device))
 
 
-def fits(model: torch.nn.Module, pattern: Mould) -> bool:
+def fits(model: torch.nn.Module, pattern: WeightSignature) -> bool:
     """Whether the file's tensors are the module's own, name by name, and leave none of them as it was."""
     state = model.state_dict()
     if not pattern.tensors.keys() <= state.keys():
@@ -67,7 +69,7 @@ def fits(model: torch.nn.Module, pattern: Mould) -> bool:
     return all(tensor.data_ptr() in filled for tensor in state.values())
 
 
-def refill(model: Any, path: Path, weights: Weights) -> None:
+def load_into(model: Any, path: Path, weights: Weights) -> None:
     """Overwrite every tensor of the module with the file's, converted as a fresh load converts them."""
     import torch
     from safetensors import safe_open

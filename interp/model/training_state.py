@@ -13,7 +13,7 @@ from torch import nn
 
 
 @contextmanager
-def undisturbed(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
+def preserve_training_state(model: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
     """Run forwards of a model that is being trained, as if nothing had happened.
 
     Put back: random states (torch on CPU and the model's CUDA devices, numpy, Python), the training flag of every

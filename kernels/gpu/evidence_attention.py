@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import FUSED, Tile, attention_tile
-from .kernel_args import Problem
+from .kernel_args import KernelArgs
 from .primitives import (
     LOG2E,
     NO_KEY,
@@ -31,7 +31,7 @@ from .primitives import (
 
 
 def evidence_attention(
-    problem: Problem, v: Tensor, *, evidence: bool = True, tile: Tile | None = None
+    problem: KernelArgs, v: Tensor, *, evidence: bool = True, tile: Tile | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output [B, Hq, R, Dv]; lse, key index (int64) and highest logit, each [B, Hq, R].
 

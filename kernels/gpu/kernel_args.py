@@ -13,7 +13,7 @@ from .visible_keys import visible_keys
 
 
 @dataclass(frozen=True, eq=False)
-class Problem:
+class KernelArgs:
     q: Tensor
     k: Tensor
     first: Tensor
@@ -30,7 +30,7 @@ class Problem:
     has_sink: bool
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, rules: Rules) -> Problem:
+    def of(cls, q: Tensor, k: Tensor, rules: Rules) -> KernelArgs:
         batch, rows, n = q.shape[0], q.shape[2], k.shape[2]
         if rules.k_positions is None:
             first, last = visible_keys(rules, batch, n)

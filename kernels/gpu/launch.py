@@ -11,13 +11,13 @@ from ..evidence import RowEvidence, best
 from ..reference import key_index
 from ..rules import Rules
 from .evidence_attention import evidence_attention
-from .kernel_args import Problem
+from .kernel_args import KernelArgs
 from .row_evidence import row_evidence
 from .span_mass import span_mass
 
 
 @torch.no_grad()
-def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
+def run_kernels(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
     """Evidence of every row and, with v, the attention output.
 
     A tile walks all keys between the first and the last that one of its rows sees: rows that see nearly the same keys
@@ -31,7 +31,7 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
         out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
         return out, RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, device=q.device)
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        problem = Problem.of(q, k, rules)
+        problem = KernelArgs.of(q, k, rules)
         out = found = None
         if v is None or topk:
             found = row_evidence(problem, topk=topk)
@@ -70,7 +70,7 @@ def near(x: Tensor) -> Tensor:
     return x.contiguous() if x.stride(-1) * x.shape[-1] >= 2**31 else x
 
 
-def _highest(problem: Problem, raw: Tensor, at: Tensor, lse: Tensor, topk: int) -> tuple[Tensor, Tensor]:
+def _highest(problem: KernelArgs, raw: Tensor, at: Tensor, lse: Tensor, topk: int) -> tuple[Tensor, Tensor]:
     """Key indices and logits [B, Hq, R, topk], in order, of what the splits found highest."""
     raw, at = best(raw, at, topk)
     logit = raw * problem.mult

@@ -19,13 +19,13 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import FUSED, Tile, processors, row_tile
-from .kernel_args import Problem
+from .kernel_args import KernelArgs
 from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, scores, tile_rows, walked_keys
 
 LEAST_BLOCKS = 4  # blocks of keys a split is worth
 
 
-def splits_for(problem: Problem, tiles: int, keys: int) -> int:
+def splits_for(problem: KernelArgs, tiles: int, keys: int) -> int:
     """So many that two programs are resident on every processor, as long as each has something to do."""
     blocks = triton.cdiv(problem.k.shape[2], keys)
     return max(1, min(2 * processors(problem.q.device) // tiles, blocks // LEAST_BLOCKS))
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     more: Tensor | None
 
 
-def row_evidence(problem: Problem, splits: int | None = None, *, topk: int = 0, tile: Tile | None = None) -> Rows:
+def row_evidence(problem: KernelArgs, splits: int | None = None, *, topk: int = 0, tile: Tile | None = None) -> Rows:
     """Splits and tile are chosen here unless they are given, which only measurements do."""
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]

@@ -33,15 +33,15 @@ class KernelError(RuntimeError):
     """The Triton kernels cannot be run here, or what they return is not what the definition says."""
 
 
-def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
-    """As ``launch.evidence``; raises KernelError where its first call of a kind fails or is wrong."""
+def checked_evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
+    """As ``launch.run_kernels``; raises KernelError where its first call of a kind fails or is wrong."""
     kind = _kind(q, k, v, rules)
     if kind in _trusted or (q.is_cuda and torch.cuda.is_current_stream_capturing()):  # a graph's results come later
-        return launch.evidence(q, k, v, rules)
+        return launch.run_kernels(q, k, v, rules)
     if kind in _refused:
         raise KernelError(_refused[kind])
     try:
-        out, ev = launch.evidence(q, k, v, rules)
+        out, ev = launch.run_kernels(q, k, v, rules)
         compared, wrong = compare(q, k, v, rules, out, ev)
     except torch.OutOfMemoryError:
         raise

@@ -10,11 +10,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .configs import FUSED, span_tile
-from .kernel_args import Problem
+from .kernel_args import KernelArgs
 from .primitives import NO_KEY, load_rows, logit, or_zero, scores, tile_rows
 
 
-def span_mass(problem: Problem, lse: Tensor, spans: Tensor) -> Tensor:
+def span_mass(problem: KernelArgs, lse: Tensor, spans: Tensor) -> Tensor:
     """[B, Hq, R, S] of spans int64 [B, R, S, 2], half-open in key indices, any numbers; lse [B, Hq, R] is final."""
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads, count = q.shape, k.shape[1], spans.shape[2]

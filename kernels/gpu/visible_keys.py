@@ -21,7 +21,7 @@ def visible_keys(rules: Rules, batch: int, n: int) -> tuple[Tensor, Tensor]:
     last = torch.empty_like(first)  # of its own, so that both are aligned
     given = [at if x is None else x for x in (rules.key_limits, rules.key_starts)]
     tensors = [x.expand(batch, rows) for x in (at, *given)]
-    intervals_kernel[(batch, triton.cdiv(rows, 128))](
+    visible_keys_kernel[(batch, triton.cdiv(rows, 128))](
         *tensors,
         first,
         last,
@@ -41,7 +41,7 @@ def visible_keys(rules: Rules, batch: int, n: int) -> tuple[Tensor, Tensor]:
 
 
 @triton.jit(do_not_specialize=["s_pb", "s_pr", "s_lb", "s_lr", "s_sb", "s_sr", "N", "window", "R"])
-def intervals_kernel(
+def visible_keys_kernel(
     positions,  # int64 [B, R]
     limits,  # int64 [B, R]
     starts,  # int64 [B, R]

@@ -84,7 +84,7 @@ def test_evidence_equals_eager_attention(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gemma2"])
 def test_grafting_at_the_end_is_exact(family: str) -> None:
-    """With the needle right before the question no trunk token lies behind it, so nothing is approximated."""
+    """With the needle right before the question no prefix token lies behind it, so nothing is approximated."""
     model = build(family)
     probes = ProbeSet([random_probe(length, 1.0, seed=length) for length in (60, 90, 121)])
     exact, grafted = run(model, probes, "exact"), run(model, probes, "grafted")
@@ -93,12 +93,12 @@ def test_grafting_at_the_end_is_exact(family: str) -> None:
 
 
 def test_grafted_needles_do_not_see_each_other() -> None:
-    """A grafted probe's evidence does not depend on which other probes share its trunk."""
+    """A grafted probe's evidence does not depend on which other probes share its prefix."""
     model = build("llama")
     together = run(model, GRID, "grafted")
     for i in (1, 6, 10):
         by_itself = run(model, GRID[i : i + 1], "grafted")[0]
-        # the trunk is shorter when the probe is alone, never different where the probe looks
+        # the prefix is shorter when the probe is alone, never different where the probe looks
         assert_same_evidence(by_itself, together[i])
 
 

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 import headscope as hs
 from builders import random_grid, random_probe
-from headscope.interp.model.prefix_cache import TrunkCache
-from headscope.interp.model.training_state import undisturbed
+from headscope.interp.model.prefix_cache import PrefixCache
+from headscope.interp.model.training_state import preserve_training_state
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import results_file as store
 from headscope.probes import ProbeSet
@@ -314,7 +314,7 @@ def test_the_model_is_what_it_was(tmp_path: Path, family: str, fails: bool) -> N
     before = state_of(model)
     scores = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=model).measure(0)
     assert (scores is None) == fails
-    assert not any(type(thing) is TrunkCache for thing in gc.get_objects()), "the keys and values are freed"
+    assert not any(type(thing) is PrefixCache for thing in gc.get_objects()), "the keys and values are freed"
     after = state_of(model)
     for name in before:
         assert before[name] == after[name], name
@@ -323,7 +323,7 @@ def test_the_model_is_what_it_was(tmp_path: Path, family: str, fails: bool) -> N
 def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
     model = build("llama").train()
     before = state_of(model)
-    with contextlib.suppress(KeyError), undisturbed(model, torch.bfloat16):
+    with contextlib.suppress(KeyError), preserve_training_state(model, torch.bfloat16):
         assert torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
         torch.rand(3), np.random.rand(3), random.random()
         model.eval()

@@ -109,7 +109,7 @@ def test_a_fine_grained_fp8_checkpoint_is_its_dequantised_self_on_a_cpu(saved: P
     save_file(packed, saved / "model.safetensors", metadata={"format": "pt"})
     quantise(saved, quant_method="fp8", weight_block_size=[16, 16], activation_scheme="dynamic")
     loaded = load_model(saved, device="cpu")
-    assert loaded.fingerprint.startswith("safetensors:") and loaded.mould is None
+    assert loaded.fingerprint.startswith("safetensors:") and loaded.signature is None
     probes = random_grid(lengths=(100,), depths=(0.5,))
     assert score_heads(loaded, probes).nll == pytest.approx(score_heads(reference, probes).nll, abs=0.05)
     values = load_file(saved / "model.safetensors")

@@ -8,53 +8,53 @@ import numpy as np
 import pytest
 
 from builders import random_grid, random_probe
-from headscope.interp.engine.plan import Trunk, plan
+from headscope.interp.engine.plan import Prefix, plan
 from headscope.probes import Probe, ProbeSet
 
 
-def rebuilt(trunk: Trunk, probe: Probe, tail_index: int) -> np.ndarray:
-    """The probe's sequence as its trunk and tail say it is."""
-    tail = trunk.tails[tail_index]
+def rebuilt(prefix: Prefix, probe: Probe, suffix_index: int) -> np.ndarray:
+    """The probe's sequence as its prefix and suffix say it is."""
+    suffix = prefix.suffixes[suffix_index]
     ids = np.full(probe.length - 1, -1)
-    for key, token in enumerate(trunk.ids[: tail.context_len]):
-        ids[key if key < tail.graft_start else key + tail.graft_len] = token
-    ids[tail.positions] = tail.ids
+    for key, token in enumerate(prefix.ids[: suffix.context_len]):
+        ids[key if key < suffix.graft_start else key + suffix.graft_len] = token
+    ids[suffix.positions] = suffix.ids
     return ids
 
 
 @pytest.mark.parametrize("sharing", ["exact", "grafted", "auto"])
-def test_every_probe_is_the_sum_of_its_trunk_and_tail(sharing: str) -> None:
+def test_every_probe_is_the_sum_of_its_prefix_and_suffix(sharing: str) -> None:
     probes = random_grid()
     planned = plan(probes, sharing)
     seen = []
-    for trunk in planned.trunks:
-        for i, tail in enumerate(trunk.tails):
-            probe = probes[tail.probe]
-            np.testing.assert_array_equal(rebuilt(trunk, probe, i), probe.input_ids[:-1])
-            assert (np.diff(tail.positions) > 0).all()
-            np.testing.assert_array_equal(tail.positions[-tail.n_answer :], probe.answer_rows)
-            seen.append(tail.probe)
+    for prefix in planned.prefixes:
+        for i, suffix in enumerate(prefix.suffixes):
+            probe = probes[suffix.probe]
+            np.testing.assert_array_equal(rebuilt(prefix, probe, i), probe.input_ids[:-1])
+            assert (np.diff(suffix.positions) > 0).all()
+            np.testing.assert_array_equal(suffix.positions[-suffix.n_answer :], probe.answer_rows)
+            seen.append(suffix.probe)
     assert sorted(seen) == list(range(len(probes)))
 
 
 def test_kept_prefixes_are_equal() -> None:
-    trunks = plan(random_grid(), "exact").trunks
-    assert trunks[0].keep == 0
-    for before, after in zip(trunks, trunks[1:], strict=False):
+    prefixes = plan(random_grid(), "exact").prefixes
+    assert prefixes[0].keep == 0
+    for before, after in zip(prefixes, prefixes[1:], strict=False):
         np.testing.assert_array_equal(before.ids[: after.keep], after.ids[: after.keep])
-    assert sum(trunk.keep for trunk in trunks) > 0
+    assert sum(prefix.keep for prefix in prefixes) > 0
 
 
-def test_a_grafted_grid_is_one_trunk_of_plain_haystack() -> None:
+def test_a_grafted_grid_is_one_prefix_of_plain_haystack() -> None:
     probes = random_grid()
     planned = plan(probes, "grafted")
-    assert len(planned.trunks) == 1
+    assert len(planned.prefixes) == 1
     assert planned.grafted.all()
-    assert len(planned.trunks[0].tails) == len(probes)
+    assert len(planned.prefixes[0].suffixes) == len(probes)
     assert planned.n_tokens < plan(probes, "exact").n_tokens / 2
 
 
-def test_all_lengths_of_one_needle_position_share_a_trunk_exactly() -> None:
+def test_all_lengths_of_one_needle_position_share_a_prefix_exactly() -> None:
     short = random_probe(60, 0.0, seed=3)
     held = short.question_start
     long = replace(
@@ -65,8 +65,8 @@ def test_all_lengths_of_one_needle_position_share_a_trunk_exactly() -> None:
         question_start=held + 40,
     )
     planned = plan([long, short], "exact")
-    assert len(planned.trunks) == 1
-    assert sorted(tail.context_len for tail in planned.trunks[0].tails) == [held, held + 40]
+    assert len(planned.prefixes) == 1
+    assert sorted(suffix.context_len for suffix in planned.prefixes[0].suffixes) == [held, held + 40]
 
 
 def test_auto_grafts_only_what_shares_a_haystack() -> None:
@@ -93,5 +93,5 @@ def test_unknown_sharing_is_named() -> None:
 def test_a_question_that_starts_late_still_leaves_the_row_that_predicts_the_first_token() -> None:
     probe = random_probe()
     late = replace(probe, question_start=probe.prompt_len)
-    tail = plan([late], "exact").trunks[0].tails[0]
-    assert tail.positions[0] == probe.prompt_len - 1
+    suffix = plan([late], "exact").prefixes[0].suffixes[0]
+    assert suffix.positions[0] == probe.prompt_len - 1

@@ -12,10 +12,10 @@ from aot import Compiled, compiled
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
-from headscope.kernels.gpu.kernel_args import Problem
+from headscope.kernels.gpu.kernel_args import KernelArgs
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
-from headscope.kernels.gpu.visible_keys import intervals_kernel
+from headscope.kernels.gpu.visible_keys import visible_keys_kernel
 
 SMS = (80, 90, 100)
 FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -40,7 +40,7 @@ def types(kernel: Any, dtype: str) -> dict[str, str]:
 def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> dict[str, Any]:
     every = {
         "s_qd": 1, "s_kd": 1, "s_vd": 1, "s_se": 1,
-        "G": 4, "D": dim, "BD": Problem.padded(dim), "DV": dim, "BDV": Problem.padded(dim),
+        "G": 4, "D": dim, "BD": KernelArgs.padded(dim), "DV": dim, "BDV": KernelArgs.padded(dim),
         "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
         "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False,
         "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", **options,
@@ -92,7 +92,9 @@ def test_span_mass_and_merge(sm: int) -> None:
 
 def test_intervals() -> None:
     rules = dict.fromkeys(("CAUSAL", "HAS_WINDOW", "HAS_LIMIT", "HAS_START"), True)
-    built = compiled(intervals_kernel, 90, types(intervals_kernel, "bf16"), {"BM": 128, **rules}, warps=4, stages=1)
+    built = compiled(
+        visible_keys_kernel, 90, types(visible_keys_kernel, "bf16"), {"BM": 128, **rules}, warps=4, stages=1
+    )
     assert built.spills == 0 and built.shared == 0
 
 

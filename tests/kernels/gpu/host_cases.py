@@ -19,15 +19,14 @@ from triton.runtime.jit import JITFunction
 
 from builders import random_grid
 from headscope.interp.engine import passes
-from headscope.interp.engine import suffixes as tails
+from headscope.interp.engine import suffixes as suffixes
 from headscope.interp.engine.engine import Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
 from headscope.kernels import api
 from headscope.kernels import sdpa as plain
-from headscope.kernels.gpu import configs
-from headscope.kernels.gpu import self_check as first_use
-from headscope.kernels.gpu.launch import evidence, near
+from headscope.kernels.gpu import configs, self_check
+from headscope.kernels.gpu.launch import near, run_kernels
 from headscope.kernels.rules import Rules
 from tiny_models import build
 
@@ -49,9 +48,9 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[Any]]:
     """Kernel -> what each of its compiled variants is specialised on."""
     driver.set_active(Hopper())  # type: ignore[no-untyped-call]
     monkeypatch.setattr(configs, "_look_up", lambda table, q, dim: configs.table_tile(table, 90, torch.bfloat16, dim))
-    for module in (api, passes, tails):
+    for module in (api, passes, suffixes):
         monkeypatch.setattr(module, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
-    monkeypatch.setattr(first_use, "evidence", evidence)  # there are no results to compare
+    monkeypatch.setattr(self_check, "checked_evidence", run_kernels)  # there are no results to compare
     found: dict[str, set[Any]] = defaultdict(set)
 
     def run(self: Any, *args: Any, grid: tuple[int, ...], warmup: bool, **options: Any) -> None:
@@ -76,7 +75,7 @@ def ask(n: int, *, rows: int = 32, batch: int = 1, kv: int = 8, spans: int = 3, 
         asked = torch.empty(batch, rows, spans, 2, dtype=torch.int64)
         at = torch.empty(1, rows, dtype=torch.int64)
     rules = Rules(q_positions=at, scale=0.1, key_limits=at, spans=asked, topk=topk)
-    evidence(q, cache, cache if v else None, rules)
+    run_kernels(q, cache, cache if v else None, rules)
 
 
 def test_no_prefix_length_compiles_anything_anew(variants: dict[str, set[Any]]) -> None:
@@ -85,7 +84,7 @@ def test_no_prefix_length_compiles_anything_anew(variants: dict[str, set[Any]]) 
             ask(n, spans=spans)
             ask(n, spans=spans, v=True)
     assert {name: len(found) for name, found in variants.items()} == {
-        "intervals_kernel": 1,
+        "visible_keys_kernel": 1,
         "row_evidence_kernel": 1,
         "merge_splits_kernel": 1,
         "span_mass_kernel": 1,
@@ -138,7 +137,7 @@ def test_a_run_compiles_a_few_variants_and_waits_in_no_layer(
     monkeypatch.setattr(model, "forward", counted)
     with model.routed(900), torch.no_grad(), Watch():
         for sharing in ("grafted", "exact"):
-            assert len(list(Engine(model, probes, chunk=48, tail_rows=96).run(plan(probes, sharing)))) == len(probes)
+            assert len(list(Engine(model, probes, chunk=48, suffix_rows=96).run(plan(probes, sharing)))) == len(probes)
     # heads of 8 numbers: strides that are multiples of 16 and such that are not, beside the layers' rules
     assert max(map(len, variants.values())) <= 12, {name: len(found) for name, found in variants.items()}
     kinds = 1 if family == "llama" else 2

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from builders import random_probe
 from headscope.interp.engine import passes
-from headscope.interp.engine import suffixes as tails
+from headscope.interp.engine import suffixes as suffixes
 from headscope.interp.engine.engine import Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
@@ -25,9 +25,8 @@ from headscope.kernels import RowEvidence, api, evidence_attention, merge, row_e
 from headscope.kernels import dispatch_log as choices
 from headscope.kernels import sdpa as plain
 from headscope.kernels.api import implementation
-from headscope.kernels.gpu import configs, launch
+from headscope.kernels.gpu import configs, launch, self_check
 from headscope.kernels.gpu import row_evidence as rows_module
-from headscope.kernels.gpu import self_check as first_use
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
 from headscope.kernels.rules import Rules
 from headscope.probes import ProbeSet
@@ -253,7 +252,7 @@ def test_splits_follow_the_work() -> None:
     q, k = torch.zeros(1, 4, 3, 8), torch.zeros(1, 1, 1000, 8)
     ev = row_evidence(q, k, q_positions=torch.tensor([999, 0, 500]), impl="triton")
     assert ev.argmax_key.eq(0).all()
-    problem = launch.Problem.of(q, k, Rules(q_positions=torch.zeros(1, 3).long(), scale=1.0))
+    problem = launch.KernelArgs.of(q, k, Rules(q_positions=torch.zeros(1, 3).long(), scale=1.0))
     assert rows_module.splits_for(problem, 1, 16) == 2
     assert rows_module.splits_for(problem, 1, 512) == 1, "too few blocks to share"
     assert rows_module.splits_for(problem, 5, 16) == 1, "enough tiles already"
@@ -323,32 +322,32 @@ def test_large_scores_do_not_overflow() -> None:
     compare(q, k, k, q_positions=torch.arange(46, 50), scale=1.0, spans=torch.tensor([[[0, 25]]]), tol=1e-2)
 
 
-def test_trunk_of_many_tails() -> None:
-    """Rows of three tails against one trunk, each up to where its tail leaves it, merged with the tail's own keys."""
+def test_prefix_of_many_suffixes() -> None:
+    """Rows of three suffixes against one prefix, each up to where its suffix leaves it, merged with their own keys."""
     heads, own, branch = 2, 6, torch.tensor([7, 30, 41])
     q, k, v = qkv(1, 1, heads, 3 * own, 50, 8)
-    tail_k = normal(3, 1, own, 8, seed=9)
+    suffix_k = normal(3, 1, own, 8, seed=9)
     rows = (branch[:, None] + torch.arange(own)).flatten()
     limits = branch.repeat_interleave(own)
     spans = torch.tensor([[[2, 9], [35, 43]]])
     options = {"q_positions": rows, "key_limits": limits, "spans": spans}
     compare(q, k, v, **options)
-    trunk = row_evidence(q, k, impl="triton", **options)
+    prefix = row_evidence(q, k, impl="triton", **options)
     _, fused = evidence_attention(q, k, v, impl="triton", **options)
-    by_tail = q.view(heads, 3, own, 8).transpose(0, 1)
+    by_suffix = q.view(heads, 3, own, 8).transpose(0, 1)
     positions = rows.view(3, own)
-    tails = row_evidence(
-        by_tail, tail_k, q_positions=positions, k_positions=positions, spans=spans.expand(3, 2, 2), impl="triton"
+    suffixes = row_evidence(
+        by_suffix, suffix_k, q_positions=positions, k_positions=positions, spans=spans.expand(3, 2, 2), impl="triton"
     )
-    for part in (trunk, fused):
+    for part in (prefix, fused):
         split = RowEvidence(*(
             x.view(heads, 3, own, *x.shape[3:]).transpose(0, 1)
             for x in (part.lse, part.argmax_key, part.max_logit, part.span_mass)
         ))  # fmt: skip
-        whole = merge(split, tails)
+        whole = merge(split, suffixes)
         for i, at in enumerate(branch.tolist()):
-            keys = torch.cat((k[:, :, :at], tail_k[i : i + 1]), 2)
-            wanted = row_evidence(by_tail[i : i + 1], keys, q_positions=positions[i], spans=spans, impl="reference")
+            keys = torch.cat((k[:, :, :at], suffix_k[i : i + 1]), 2)
+            wanted = row_evidence(by_suffix[i : i + 1], keys, q_positions=positions[i], spans=spans, impl="reference")
             assert torch.equal(whole.argmax_key[i], wanted.argmax_key[0])
             close(whole.lse[i], wanted.lse[0], TOL)
             close(whole.span_mass[i], wanted.span_mass[0], TOL)
@@ -415,7 +414,7 @@ def test_any_mixture_of_options(seed: int) -> None:
 
 def test_the_same_attention_without_evidence() -> None:
     q, k, v = qkv(1, 1, 2, 20, 50, 8)
-    problem = launch.Problem.of(q, k, Rules(q_positions=torch.arange(30, 50)[None], scale=0.3))
+    problem = launch.KernelArgs.of(q, k, Rules(q_positions=torch.arange(30, 50)[None], scale=0.3))
     out, lse, at, _ = launch.evidence_attention(problem, v)
     plain, plain_lse, untouched, _ = launch.evidence_attention(problem, v, evidence=False)
     close(out, plain, TOL)
@@ -446,7 +445,7 @@ def test_gradients_elsewhere_are_not_disturbed() -> None:
 @pytest.fixture
 def _triton_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: "auto" is Triton; and tiles that take few steps of the interpreter."""
-    for module in (api, passes, tails):
+    for module in (api, passes, suffixes):
         monkeypatch.setattr(module, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
     monkeypatch.setattr(configs, "INTERPRETED", configs.Tile(64, 64, 4, 1))
 
@@ -466,7 +465,7 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
 
     ours, used = run()
     plain_layers = {"llama": 2, "gpt_oss": 1, "gemma2": 0}[family]
-    # A tail's pass: one launch a layer for the trunk; one for itself, and one a chunk of the trunk but for the last
+    # A suffix's pass: one launch a layer for the prefix; one for itself, and one a chunk of the prefix but for the last
     # layer's, where torch's own kernels do not know the rule.
     last_is_plain = family != "gemma2"
     layers = model.n_layers
@@ -487,10 +486,10 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
 
 @pytest.fixture
 def _never_used() -> Iterator[None]:
-    first_use.forget()
+    self_check.forget()
     api._warn_once.cache_clear()
     yield
-    first_use.forget()
+    self_check.forget()
 
 
 @pytest.mark.usefixtures("_never_used")
@@ -510,7 +509,7 @@ def test_kernels_that_fail_on_a_machine_are_not_used(
     broken: str | None, told: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The last row of one head is wrong, as by a compiler that is; "auto" goes on with the reference and says so."""
-    right, calls = launch.evidence, []
+    right, calls = launch.run_kernels, []
 
     def wrong(*args: Any) -> tuple[Tensor | None, RowEvidence]:
         calls.append(args)
@@ -521,11 +520,11 @@ def test_kernels_that_fail_on_a_machine_are_not_used(
         result[-1, 1, -1] += 1 if result.dtype == torch.int64 else 0.01
         return out, ev
 
-    monkeypatch.setattr(launch, "evidence", wrong)
+    monkeypatch.setattr(launch, "run_kernels", wrong)
     q, k, v = (normal(2, heads, n, 16, seed=n).half() for heads, n in ((4, 20), (2, 50), (2, 50)))
     options = {"q_positions": torch.arange(30, 50), "spans": torch.tensor([[[3, 9]], [[3, 30]]]), "topk": 3}
     for _ in range(2):
-        with pytest.raises(first_use.KernelError, match=re.escape(told)):
+        with pytest.raises(self_check.KernelError, match=re.escape(told)):
             evidence_attention(q, k, v, impl="triton", **options)
     monkeypatch.setattr(api, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
     with choices.recording() as used:
@@ -545,13 +544,13 @@ def test_what_is_trusted_after_its_first_use() -> None:
 
     def use(n: int, **options: Any) -> int:
         row_evidence(q, k[:, :, :n], q_positions=torch.arange(n - 5, n), impl="triton", **options)
-        return len(first_use._trusted)
+        return len(self_check._trusted)
 
     assert [use(n) for n in (100, 120, 130, 260)] == [1, 1, 2, 3], "every doubling of the keys is asked once"
     assert [use(100, window=7), use(100, window=9), use(100, softcap=2.0)] == [4, 4, 5]
     row_evidence(q, k * torch.nan, q_positions=torch.arange(5), topk=2, impl="triton")
     row_evidence(q, k, q_positions=torch.arange(-9, -4), topk=2, impl="triton")
-    assert len(first_use._trusted) == 5 and not first_use._refused, "nothing could be compared: neither is it wrong"
+    assert len(self_check._trusted) == 5 and not self_check._refused, "nothing could be compared: neither is it wrong"
 
 
 def test_what_the_kernels_do_not_take() -> None:

@@ -328,7 +328,7 @@ def test_views_of_a_cache_are_read_where_they_lie() -> None:
     assert not ev.lse.isnan().any()
 
 
-def test_trunk_and_tail_merge_to_the_whole() -> None:
+def test_prefix_and_tail_merge_to_the_whole() -> None:
     q, k, _ = (exact(x).to(DEVICE) for x in qkv(torch.float32 if TOY else torch.bfloat16))
     n = k.shape[2]
     at, cut = at_the_end(q, k).to(DEVICE), n // 2 + 3
