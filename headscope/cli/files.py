@@ -60,8 +60,7 @@ def export(
     headscope export run.h5 --format csv > heads.csv
     headscope export run.h5 --format duo-attention -o full_attention_heads.tsv
     """
-    from ..interp.store import export as formats
-    from ..interp.store import write_file
+    from ..interp.store import qrhead_string, render, write_file
 
     at_least("--top", top, 1)
     if top is not None and format is not Format.qrhead:
@@ -69,9 +68,9 @@ def export(
     if output is None and format is Format.parquet:
         raise UsageError("--format parquet is binary; say where to write it: -o heads.parquet")
     if format is Format.qrhead:
-        content: str | bytes = formats.qrhead_string(file, checkpoint=checkpoint, top=top)
+        content: str | bytes = qrhead_string(file, checkpoint=checkpoint, top=top)
     else:
-        content = formats.render(file, _FUNCTIONS.get(format, format.value), checkpoint=checkpoint)
+        content = render(file, _FUNCTIONS.get(format, format.value), checkpoint=checkpoint)
     if output is None:
         typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
         return

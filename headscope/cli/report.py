@@ -89,12 +89,11 @@ def show(evolution: Evolution) -> None:
     from rich.console import Console
     from rich.text import Text
 
-    from ..interp.report import model_name
-    from ..interp.report.page import facts
+    from ..interp.report import run_facts, run_name
 
     console = Console(highlight=False, markup=False)
-    console.print(Text(model_name(evolution), style="bold"))
-    console.print(", ".join(facts(evolution)), style="dim")
+    console.print(Text(run_name(evolution), style="bold"))
+    console.print(", ".join(run_facts(evolution)), style="dim")
     console.print()
     for verdict in evolution.verdicts:
         console.print(Text.assemble((verdict.question, "dim"), "  ", (verdict.answer, "bold")))

@@ -160,9 +160,9 @@ def merge(
     headscope merge first-half.h5 second-half.h5 -o run.h5
     """
     from ..interp.store import checkpoints
-    from ..interp.store import merge as merging
+    from ..interp.store import merge as merge_files
 
-    failed = merging.merge(shards, output)
+    failed = merge_files(shards, output)
     n = len(checkpoints(output))
     typer.echo(f"{output}: {n} checkpoint{'s' if n != 1 else ''}")
     tell_failures(failed, {})

@@ -253,7 +253,7 @@ def _over_stages(trajectory: Trajectory, told: np.ndarray) -> np.ndarray:
     for i, step in enumerate(told):
         meant = np.flatnonzero((trajectory.steps == step) | (trajectory.own_steps == step))
         if len(meant) > 1:
-            names = " and ".join(f"{trajectory.name(c)} ({trajectory.steps[c]} in the file)" for c in meant)
+            names = " and ".join(f"{trajectory.name(int(c))} ({trajectory.steps[c]} in the file)" for c in meant)
             raise DownstreamError(
                 f"step {step:g} may be {names}; say which: --downstream {trajectory.steps[meant[-1]]}=FILE"
             )

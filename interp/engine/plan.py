@@ -36,8 +36,7 @@ class Suffix:
             a grafted question follows the haystack as it was prefilled, not as it would be behind the needle.
         limits: int32 [m], how many prefix keys each row may see.
         graft_start, graft_len: where the needle was inserted; prefix key j is position j of the probe before
-            graft_start
-            and j + graft_len from there on. graft_len 0: nothing was cut out.
+            graft_start and j + graft_len from there on. graft_len 0: nothing was cut out.
         n_answer: the last n_answer rows predict the answer tokens.
     """
 

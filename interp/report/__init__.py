@@ -1,8 +1,8 @@
 """Scores for people: on the terminal, as pictures (figures/) and as a page (page/). Nothing here computes anew."""
 
 from .copy_terminal import copy_table
-from .evolution import Evolution, evolve
+from .evolution import Evolution, evolve, run_facts, run_name
 from .facts import facts, model_name
 from .terminal import summary
 
-__all__ = ["Evolution", "copy_table", "evolve", "facts", "model_name", "summary"]
+__all__ = ["Evolution", "copy_table", "evolve", "facts", "model_name", "run_facts", "run_name", "summary"]

@@ -44,6 +44,7 @@ from ..analysis import (
 from ..lengths import human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
 from ..store import PROVENANCE_COLUMNS, reading, text
+from .facts import plural
 
 NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}
 Head = tuple[int, int]
@@ -296,7 +297,36 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
     return Evolution(trajectory, full, created, kv, scores)
 
 
-def model_name(evolution: Evolution) -> str:
+def run_facts(evolution: Evolution) -> list[str]:
+    """What was measured, in a few words each."""
+    trajectory = evolution.trajectory
+    _, p, n_layers, n_heads = trajectory.scores.shape
+    lengths = trajectory.probes["length"]
+    span = human_length(int(lengths.min()))
+    if lengths.max() > lengths.min():
+        span += f" to {human_length(int(lengths.max()))}"
+    kv = f" ({evolution.n_kv_heads} KV)" if evolution.n_kv_heads else ""
+    when = evolution.labels
+    if len(when) > 1:
+        steps, tokens = trajectory.steps, trajectory.tokens
+        when = [f"{len(steps)} checkpoints", f"steps {steps[0]:,} to {steps[-1]:,}"]
+        if evolution.borders:
+            spans, names = trajectory.stage_spans, evolution.step_names
+            when[0] += f" of {len(spans)} stages"
+            ends = [names[b].rpartition(" ")[2] for _, _, b in spans]
+            when[1] = "; ".join(names[a] + f" to {end}" * (b > a) for (_, a, b), end in zip(spans, ends, strict=True))
+        if np.isfinite(tokens[[0, -1]]).all():
+            when.append(f"{human_count(tokens[0])} to {human_count(tokens[-1])} tokens seen")
+    return [
+        *when,
+        f"probe set {trajectory.about.get('probe_set_name', 'unknown')}",
+        f"{plural(p, 'probe')} with {plural(len(np.unique(trajectory.needles)), 'needle')}",
+        f"{span} tokens of context",
+        f"{n_layers} layers x {n_heads} heads{kv}",
+    ]
+
+
+def run_name(evolution: Evolution) -> str:
     """A hub id as it is, of a local path only its end; the first and the last where checkpoints have their own."""
     told = [str(entry.get("model_id", "")) for entry in evolution.provenance]
     ids = told if any(told) else [str(evolution.trajectory.about.get("model_id", ""))]

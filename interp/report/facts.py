@@ -50,3 +50,7 @@ def facts(scores: HeadScores) -> list[str]:
         f"sharing: {sharing(scores)}",
         f"exact match {np.mean(scores.exact_match):.0%}",
     ]
+
+
+def plural(count: int, name: str) -> str:
+    return f"{count:,} {name}{'' if count == 1 else 's'}"

@@ -1,9 +1,9 @@
 """The results file: written, read, merged, checked, exported; locks, and where results go that it does not take."""
 
 from . import schema
-from .export import export
+from .export import export, qrhead_string, render
 from .locks import Busy, beside, locked
-from .merge import merge, refresh
+from .merging import merge, refresh
 from .netcdf import LIBVER, create_variable, set_attrs
 from .rescue import Unsaved, rescue, save_elsewhere, unsaved_message
 from .results_file import (
@@ -44,10 +44,12 @@ __all__ = [
     "one_line",
     "open",
     "open_hdf5",
+    "qrhead_string",
     "read_scores",
     "read_steps",
     "reading",
     "refresh",
+    "render",
     "rescue",
     "save_elsewhere",
     "schema",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ..results import HeadScores
 from .locks import beside
-from .merge import could_merge
+from .merging import could_merge
 from .results_file import StoreError, append, one_line
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from headscope.interp.analysis.trajectory import read_trajectory
 from headscope.interp.analysis.verdicts import judge
 from headscope.interp.estimators.chance import chance
 from headscope.interp.levels import counting_level, in_words
-from headscope.interp.store.merge import merge
+from headscope.interp.store.merging import merge
 from headscope.interp.store.results_file import read_scores
 from headscope.probes import Probe, ProbeSet
 from made_scores import make_scores, with_chance

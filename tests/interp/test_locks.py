@@ -17,7 +17,7 @@ from command_line import run as headscope
 from headscope.interp.store import locks
 from headscope.interp.store import results_file as store
 from headscope.interp.store.locks import beside, locked
-from headscope.interp.store.merge import merge
+from headscope.interp.store.merging import merge
 from headscope.interp.store.rescue import rescue
 from headscope.interp.store.results_file import StoreError, append, check_writable, checkpoints, read_scores
 from made_scores import assert_same, make_scores

@@ -15,9 +15,8 @@ import numpy as np
 
 from ...analysis import Source, Trajectory
 from ...store import write_file
-from ..evolution import Evolution, evolve, model_name
+from ..evolution import Evolution, evolve, run_facts, run_name
 from .parts import Section
-from .provenance import facts
 from .sections import RINGED, cards, sections, tiles
 
 if TYPE_CHECKING:
@@ -53,8 +52,8 @@ def render(evolution: Evolution) -> str:
         (here / "report.html.j2").read_text("utf-8")
     )
     return template.render(
-        name=model_name(evolution),
-        facts=facts(evolution),
+        name=run_name(evolution),
+        facts=run_facts(evolution),
         tiles=tiles(evolution),
         verdicts=cards(evolution),
         sections=shown,

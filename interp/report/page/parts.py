@@ -67,7 +67,3 @@ class Card:
     words: str
     numbers: Sequence[tuple[str, str]]
     open: bool
-
-
-def plural(count: int, name: str) -> str:
-    return f"{count:,} {name}{'' if count == 1 else 's'}"

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ...lengths import human_length
-from ..evolution import Evolution, human_count
+from ..evolution import Evolution
 from ..facts import how_shared
-from .parts import Column, Section, Table, plural
+from .parts import Column, Section, Table
 
 # column of the file (SCHEMA.md, provenance), its name here
 _PER_CHECKPOINT = {
@@ -24,35 +23,6 @@ _PER_CHECKPOINT = {
     "created_at": "scored at",
 }
 _VERSIONS = ("headscope", "git_commit", "python", "torch", "transformers", "triton", "numpy", "devices", "cpu")
-
-
-def facts(evolution: Evolution) -> list[str]:
-    """What was measured, in a few words each."""
-    trajectory = evolution.trajectory
-    _, p, n_layers, n_heads = trajectory.scores.shape
-    lengths = trajectory.probes["length"]
-    span = human_length(int(lengths.min()))
-    if lengths.max() > lengths.min():
-        span += f" to {human_length(int(lengths.max()))}"
-    kv = f" ({evolution.n_kv_heads} KV)" if evolution.n_kv_heads else ""
-    when = evolution.labels
-    if len(when) > 1:
-        steps, tokens = trajectory.steps, trajectory.tokens
-        when = [f"{len(steps)} checkpoints", f"steps {steps[0]:,} to {steps[-1]:,}"]
-        if evolution.borders:
-            spans, names = trajectory.stage_spans, evolution.step_names
-            when[0] += f" of {len(spans)} stages"
-            ends = [names[b].rpartition(" ")[2] for _, _, b in spans]
-            when[1] = "; ".join(names[a] + f" to {end}" * (b > a) for (_, a, b), end in zip(spans, ends, strict=True))
-        if np.isfinite(tokens[[0, -1]]).all():
-            when.append(f"{human_count(tokens[0])} to {human_count(tokens[-1])} tokens seen")
-    return [
-        *when,
-        f"probe set {trajectory.about.get('probe_set_name', 'unknown')}",
-        f"{plural(p, 'probe')} with {plural(len(np.unique(trajectory.needles)), 'needle')}",
-        f"{span} tokens of context",
-        f"{n_layers} layers x {n_heads} heads{kv}",
-    ]
 
 
 def provenance(evolution: Evolution) -> Section:

@@ -16,7 +16,7 @@ import pytest
 import headscope as hs
 from headscope.interp.model.loading import load_model
 from headscope.interp.scoring import score_heads
-from headscope.interp.store.merge import merge
+from headscope.interp.store.merging import merge
 from headscope.interp.store.results_file import StoreError, checkpoints, read_scores, read_steps, validate, write
 from headscope.interp.sweep.checkpoints import CheckpointError
 from headscope.interp.sweep.run import SweepResult
