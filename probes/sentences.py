@@ -57,7 +57,6 @@ _CLAUSE = regex.compile(
 )
 _SPACE = regex.compile(r"(?<=\s)(?=\S)", _V1)
 _BORDER = regex.compile(r"\b(?=[\p{L}\p{N}])", _V1 | regex.WORD)
-_ENDS = regex.compile(rf"(?:{_COMMON_END}|{_OWN_END}){_CLOSING_OR_GERMAN}*\s*\Z", _V1)
 _GRAPHEME = regex.compile(r"\X", _V1)
 _SOLID_CHARACTER = regex.compile(_SOLID, _V1)
 _UNSPACED_CHARACTER = regex.compile(_UNSPACED, _V1)
@@ -91,11 +90,6 @@ def word_starts(text: str) -> list[int]:
     """Where a word may start. Where words are not told apart that is every character: ask the tokenizer for more."""
     whole = {match.start() for match in _GRAPHEME.finditer(text)}
     return [match.start() for match in _BORDER.finditer(text) if match.start() in whole]
-
-
-def ends_sentence(text: str) -> bool:
-    """Whether the text ends where a sentence does; quotes, brackets and white space may follow its last sign."""
-    return _ENDS.search(text) is not None
 
 
 def without_spaces(character: str) -> bool:

@@ -57,54 +57,14 @@ class Regression:
     words: str
 
 
-def regression(
-    reference: HeadScores | np.ndarray,
-    current: HeadScores | np.ndarray,
-    needles: np.ndarray | None = None,
-    *,
-    chance: np.ndarray | None = None,
-    alpha: float = RATE,
-    margin: float = MARGIN,
-) -> Regression:
-    """Compare two measurements of the same probes, once. For a whole run use `Watch`, which spends alpha.
-
-    Args:
-        reference, current: HeadScores, or retrieval scores [n_probes, n_layers, n_heads] (NaN: unobservable).
-        needles: [n_probes], which needle each probe holds; taken from HeadScores when these are given.
-        chance: [n_probes, 2], mean and standard deviation of what a head scores by chance (`estimators.chance`); taken
-            from HeadScores. Heads that are not above it are not followed. None: heads above 0.1 are.
-        alpha: level of the test.
-        margin: share of the reference's score that may be lost.
-
-    Raises:
-        ValueError: shapes, probe sets, alpha or margin do not fit.
-        TypeError: needles are missing.
-    """
-    if isinstance(reference, HeadScores) and isinstance(current, HeadScores):
-        if reference.probe_set_hash != current.probe_set_hash:
-            raise ValueError(
-                f"the reference was measured on the probe set {reference.probe_set_hash[:12]} and the current scores "
-                f"on {current.probe_set_hash[:12]}; compare measurements of the same probes"
-            )
-        needles, chance = current.probes["needle_id"], _chance_of(current)
-    if needles is None:
-        raise TypeError("needles is missing: give the needle of each probe, [n_probes], beside arrays of scores")
-    a, b = _scores("reference", reference), _scores("current", current)
-    if a.shape != b.shape or len(np.asarray(needles)) != len(a):
-        raise ValueError(
-            f"reference is {a.shape}, current {b.shape} and needles {np.shape(needles)}; all need the same probes"
-        )
-    halves = _Halves(needles, chance)
-    return _compare(halves, [(0, a), (0, a)], b, alpha=_share("alpha", alpha), margin=_share("margin", margin))
-
-
 class Watch:
     """Every measurement of a run against the best one before it, with one false-alarm rate for the whole run.
 
     Args:
         needles: [n_probes], which needle each probe holds.
         planned: how many measurements the run will have. More may come; the later they come the less they may spend.
-        chance: [n_probes, 2], see `regression`.
+        chance: [n_probes, 2], mean and standard deviation of what a head scores by chance (`estimators.chance`). Heads
+            that are not above it are not followed. None: heads above 0.1 are.
         rate: probability of one or more false alarms in the run: alarms although no true score was ever more than
             `margin` below the reference.
         margin: share of the reference's score that may be lost.
@@ -135,7 +95,7 @@ class Watch:
 
         Raises ValueError when the scores are not [n_probes, n_layers, n_heads] of the same probes.
         """
-        values = _scores("scores", scores)
+        values = _retrieval(scores)
         if len(values) != len(self._halves.of_probe):
             raise ValueError(f"scores are of {len(values)} probes, the watch of {len(self._halves.of_probe)}")
         found = None
@@ -234,11 +194,6 @@ def _compare(
     )
 
 
-def _chance_of(scores: HeadScores) -> np.ndarray | None:
-    known = all(name in scores.probes for name in CHANCE_COLUMNS)
-    return np.stack([scores.probes[name] for name in CHANCE_COLUMNS], axis=1) if known else None
-
-
 def _leading(scores: np.ndarray, probes: Mapping[str, np.ndarray]) -> np.ndarray:
     """bool [L, H]: the best heads, as far as their mean over these probes [P, L, H] makes them retrieval heads."""
     means = observed_mean(scores)[0]
@@ -268,10 +223,10 @@ def _clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, fl
     return float(values.mean()), float(needle_stderr(values, clusters))
 
 
-def _scores(name: str, scores: HeadScores | np.ndarray) -> np.ndarray:
+def _retrieval(scores: HeadScores | np.ndarray) -> np.ndarray:
     values = scores.per_probe["retrieval"] if isinstance(scores, HeadScores) else np.asarray(scores)
     if values.ndim != 3 or not len(values):
-        raise ValueError(f"{name} must be retrieval scores [n_probes, n_layers, n_heads], got the shape {values.shape}")
+        raise ValueError(f"scores must be retrieval scores [n_probes, n_layers, n_heads], got the shape {values.shape}")
     return np.asarray(values, np.float64)
 
 

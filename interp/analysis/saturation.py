@@ -13,7 +13,6 @@ import numpy as np
 
 from .bootstrap import MIN_NEEDLES, needle_sums
 from .cells import measure
-from .statistics import written_p
 from .trajectory import Trajectory
 
 MIN_WINDOW = 6  # checkpoints in a window; with fewer the scatter about a line is hardly known
@@ -21,9 +20,6 @@ SCORE_MARGIN = 0.05  # share of probes per doubling: five answers in a hundred
 NLL_MARGIN = 0.05  # relative, per doubling: 5 % of the NLL
 FLOOR = 0.05  # a score below it has not taken off, and cannot have levelled off
 _LEVEL = 0.90  # of the interval of a slope: two one-sided tests at 5 %
-MIN_CHANGE_POINT = 8
-_SIDE = 3
-_DRAWS = 4999
 
 
 @dataclass(frozen=True)
@@ -245,69 +241,3 @@ def deceptive_saturation(
     else:
         verdict, why = "insufficient", "too noisy to tell"
     return DeceptiveSaturation(verdict, score, loss, level, f"{why}. {score.words} {loss.words}")
-
-
-@dataclass(frozen=True)
-class ChangePoint:
-    """verdict: "change", "no change" or "insufficient" (fewer than 8 checkpoints above progress 0).
-
-    at: progress of the checkpoint where two lines that meet there fit best; before, after: their slopes per doubling.
-    p: how often a straight line with independent noise gives as large a gain anywhere (sup-F, simulated).
-    """
-
-    verdict: str
-    at: float
-    before: float
-    after: float
-    p: float
-    n: int
-    words: str
-
-
-def change_point(progress: np.ndarray, values: np.ndarray, *, seed: int = 0) -> ChangePoint:
-    """One bend of a curve [C] on a scale of doublings of progress [C], with at least 3 checkpoints on each side.
-
-    It describes the curve: one that saturates bends too. NaNs and checkpoints at progress 0 are left out. Raises
-    ValueError when shapes differ or progress does not increase.
-    """
-    progress, values = np.asarray(progress, np.float64), np.asarray(values, np.float64)
-    if progress.ndim != 1 or progress.shape != values.shape:
-        raise ValueError(f"progress and values must be of one length, got {progress.shape} and {values.shape}")
-    used = (progress > 0) & ~np.isnan(values)
-    progress, values = progress[used], values[used]
-    if (np.diff(progress) <= 0).any():
-        raise ValueError(f"progress must increase, got {progress.tolist()}")
-    n, none = len(values), float("nan")
-    if n < MIN_CHANGE_POINT:
-        words = f"{n} usable checkpoints; a bend is looked for from {MIN_CHANGE_POINT} on."
-        return ChangePoint("insufficient", none, none, none, none, n, words)
-    x = np.log2(progress) - np.log2(progress[0])
-    line = np.stack([np.ones(n), x], axis=1)
-    knots = np.arange(_SIDE, n - _SIDE)
-    basis = np.linalg.qr(line)[0]
-    hinges = np.maximum(x[:, None] - x[knots], 0.0)
-    hinges = hinges - basis @ (basis.T @ hinges)
-    hinges /= np.sqrt((hinges**2).sum(axis=0))
-
-    def best(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Greatest F and its knot for each of the curves [m, n]."""
-        rest = curves - (curves @ basis) @ basis.T
-        gain, total = (rest @ hinges) ** 2, (rest**2).sum(axis=1, keepdims=True)
-        f = gain / np.maximum(total - gain, 1e-12 * np.maximum(total, 1e-300)) * (n - 3)
-        return f.max(axis=1), f.argmax(axis=1)
-
-    size = np.abs(values).max()
-    rest = values - basis @ (basis.T @ values)
-    if (rest**2).sum() <= 1e-20 * size**2 * n:
-        slope = float(np.polyfit(x, values, 1)[0])
-        return ChangePoint("no change", none, slope, slope, 1.0, n, f"the curve is straight over {n} checkpoints.")
-    f, place = best(values[None])
-    simulated, _ = best(np.random.default_rng(seed).normal(size=(_DRAWS, n)))
-    p = float(((simulated >= f[0] * (1 - 1e-9)).sum() + 1) / (_DRAWS + 1))
-    knot = int(knots[place[0]])
-    broken = np.stack([np.ones(n), x, np.maximum(x - x[knot], 0.0)], axis=1)
-    _, before, turn = np.linalg.lstsq(broken, values, rcond=None)[0]
-    verdict = "change" if p <= 0.05 else "no change"
-    found = f"from {before:+.3g} to {before + turn:+.3g} per doubling at {progress[knot]:.4g} ({written_p(p)}, n = {n})"
-    words = f"the curve bends {found}." if verdict == "change" else f"no bend beyond noise; the best one is {found}."
-    return ChangePoint(verdict, float(progress[knot]), float(before), float(before + turn), p, n, words)

@@ -223,7 +223,7 @@ def _sure(trajectory: Trajectory, saturation: DeceptiveSaturation) -> Verdict:
         within = f" in the last stage, {stages[-1][0]}," if len(stages) > 1 else ""
         lacks.append(f"a plateau needs {MIN_WINDOW} checkpoints{within} with progress above 0 and there are {judged}")
     if c < MIN_CHECKPOINTS:
-        lacks.append(f"correlations and change points need {MIN_CHECKPOINTS} checkpoints and there are {c}")
+        lacks.append(f"correlations need {MIN_CHECKPOINTS} checkpoints and there are {c}")
     of = f" of {len(stages)} stages" if len(stages) > 1 else ""
     words = f"{c} checkpoint{'s' if c > 1 else ''}{of}, {p} probes of {_needles(needles)}."
     words += f" Not to be had: {'; '.join(lacks)}." if lacks else " Every test here can be done."

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 import headscope as hs
-from headscope.interp.analysis.drop_alarm import Watch, regression
+from headscope.interp.analysis.drop_alarm import Watch
 from headscope.interp.analysis.evolution import head_counts, panel
 from headscope.interp.analysis.heads import life
 from headscope.interp.analysis.trajectory import read_trajectory
@@ -251,6 +251,9 @@ def test_the_watch_follows_no_chance_head() -> None:
     assert not found[1].steps and found[1].words.startswith("insufficient: no retrieval heads yet")
     for values in scores:
         values[:, 1, 3] = 0.9
-    assert regression(scores[0], scores[1], needles, chance=told).reference == pytest.approx(0.9)
+    watch = Watch(needles, planned=2, chance=told)
+    watch.add(0, scores[0])
+    found = watch.add(1, scores[1])
+    assert found is not None and found.reference == pytest.approx(0.9)
     with pytest.raises(ValueError, match=r"chance must be \[n_probes, 2\]"):
         Watch(needles, planned=3, chance=told[:, 0])

@@ -7,7 +7,6 @@ import pytest
 from headscope.probes.sentences import (
     between,
     clause_starts,
-    ends_sentence,
     line_starts,
     mentions,
     sentence_starts,
@@ -41,11 +40,6 @@ def test_a_sentence_starts_after_the_end_of_another(marked: str) -> None:
     parts = marked.split("|")
     starts = [len("".join(parts[:i])) for i in range(1, len(parts))]
     assert sentence_starts("".join(parts)) == starts
-
-
-def test_the_end_of_a_sentence_is_seen() -> None:
-    assert all(map(ends_sentence, ("Yes.", "Yes?” ", "好。", "है।", "ہے۔", "ነው፡፡", "(No!)\n", "so…")))
-    assert not any(map(ends_sentence, ("Yes", "Yes,", "好，", "है", "", "3.14")))
 
 
 def test_lines_clauses_and_words() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
-from headscope.interp.analysis.drop_alarm import RATE, Regression, Watch, regression
+from headscope.interp.analysis.drop_alarm import RATE, Regression, Watch
 from headscope.interp.scoring import score_heads
 
 NEEDLES = np.arange(24) // 2  # 12 needles, two probes each
@@ -22,9 +24,18 @@ def made_up(rng: np.random.Generator, measurements: int, drift: float = 0.12) ->
     return (mean * (1 + needle + noise)).clip(0, 1)[:, :, None]
 
 
+def compared(before: Any, after: Any, needles: np.ndarray = NEEDLES, **options: float) -> Regression:
+    """Two measurements and no more."""
+    watch = Watch(needles, planned=2, **options)  # type: ignore[arg-type]
+    watch.add(0, before)
+    found = watch.add(1, after)
+    assert found is not None
+    return found
+
+
 def test_a_fall_is_found_and_told() -> None:
     before, after = made_up(np.random.default_rng(0), 2)
-    found = regression(before, after * 0.5, NEEDLES)
+    found = compared(before, after * 0.5)
     assert found.fell and found.p < 1e-4
     assert found.interval[0] < found.drop < found.interval[1]
     assert found.drop == pytest.approx(found.reference - found.current)
@@ -34,14 +45,14 @@ def test_a_fall_is_found_and_told() -> None:
 
 def test_no_fall_within_the_margin() -> None:
     before, _ = made_up(np.random.default_rng(1), 2)
-    assert not regression(before, before * 0.95, NEEDLES).fell
-    assert regression(before, before * 0.95, NEEDLES, margin=0.0).fell
+    assert not compared(before, before * 0.95).fell
+    assert compared(before, before * 0.95, margin=0.0).fell
 
 
 def test_the_drop_is_that_of_the_leading_heads_of_the_other_half() -> None:
     """By hand: the even needles choose the heads for the odd ones, and the other way round."""
     before, after = made_up(np.random.default_rng(2), 2)
-    found = regression(before, after, NEEDLES)
+    found = compared(before, after)
     drops = np.zeros(24)
     for half in (0, 1):
         choosing = half == NEEDLES % 2
@@ -54,12 +65,12 @@ def test_the_drop_is_that_of_the_leading_heads_of_the_other_half() -> None:
 @pytest.mark.parametrize(("needles", "words"), [(np.arange(24) // 4, "6 needles"), (np.zeros(24), "1 needles")])
 def test_few_needles_are_no_evidence(needles: np.ndarray, words: str) -> None:
     before, after = made_up(np.random.default_rng(3), 2)
-    found = regression(before, after * 0.1, needles)
+    found = compared(before, after * 0.1, needles)
     assert not found.fell and np.isnan(found.p) and "insufficient" in found.words
 
 
 def test_nothing_to_lose_before_there_are_retrieval_heads() -> None:
-    found = regression(np.full((24, 2, 3), 0.05), np.zeros((24, 2, 3)), NEEDLES)
+    found = compared(np.full((24, 2, 3), 0.05), np.zeros((24, 2, 3)))
     assert not found.fell and "no retrieval heads yet" in found.words
 
 
@@ -67,15 +78,15 @@ def test_unobservable_heads_do_not_count() -> None:
     before, after = made_up(np.random.default_rng(4), 2)
     hidden = before.copy()
     hidden[:, 0, 12:] = np.nan
-    found = regression(hidden, np.where(np.isnan(hidden), np.nan, after * 0.5), NEEDLES)
-    assert found == regression(before, after * 0.5, NEEDLES)
+    found = compared(hidden, np.where(np.isnan(hidden), np.nan, after * 0.5))
+    assert found == compared(before, after * 0.5)
 
 
 def test_exactly_equal_drops_leave_no_doubt() -> None:
     """Without any spread there is no standard error to divide by."""
     before = np.full((24, 1, 4), 0.5)
-    assert regression(before, before * 0.5, NEEDLES).p < 1e-50
-    assert regression(before, before, NEEDLES).p == 1
+    assert compared(before, before * 0.5).p < 1e-50
+    assert compared(before, before).p == 1
 
 
 def test_the_rate_is_spent_once_in_a_whole_run() -> None:
@@ -132,17 +143,16 @@ def test_scores_of_a_model_are_accepted() -> None:
     from tiny_models import build
 
     scores = score_heads(build("llama"), random_grid())
-    assert not regression(scores, scores).fell
-    with pytest.raises(ValueError, match="probe set"):
-        regression(scores, score_heads(build("llama"), random_grid(depths=(0.5,))))
+    assert not compared(scores, scores, scores.probes["needle_id"]).fell
+    with pytest.raises(ValueError, match="probes, the watch of"):
+        compared(scores, score_heads(build("llama"), random_grid(depths=(0.5,))), scores.probes["needle_id"])
 
 
 @pytest.mark.parametrize(
     ("work", "message"),
     [
-        (lambda a: regression(a, a[:5], NEEDLES), "same probes"),
-        (lambda a: regression(a[0], a[0], NEEDLES), "n_probes, n_layers, n_heads"),
-        (lambda a: regression(a, a, NEEDLES, margin=1.0), "margin"),
+        (lambda a: compared(a[0], a[0]), "n_probes, n_layers, n_heads"),
+        (lambda a: compared(a, a, margin=1.0), "margin"),
         (lambda a: Watch(NEEDLES, planned=0), "planned"),
         (lambda a: Watch(NEEDLES, planned=3).add(0, a[:4]), "4 probes"),
     ],
@@ -150,8 +160,3 @@ def test_scores_of_a_model_are_accepted() -> None:
 def test_bad_arguments_are_named(work, message: str) -> None:  # noqa: ANN001
     with pytest.raises(ValueError, match=message):
         work(made_up(np.random.default_rng(8), 1)[0])
-
-
-def test_arrays_need_needles() -> None:
-    with pytest.raises(TypeError, match="needles"):
-        regression(np.zeros((4, 1, 1)), np.zeros((4, 1, 1)))

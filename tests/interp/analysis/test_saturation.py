@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headscope.interp.analysis.saturation import change_point, deceptive_saturation, plateau, plateau_of_curve
+from headscope.interp.analysis.saturation import deceptive_saturation, plateau, plateau_of_curve
 from made_up_trajectory import make_trajectory
 from made_up_worlds import worlds
 
@@ -139,29 +139,6 @@ def test_when_nothing_can_be_said():
     assert deceptive_saturation(zero).verdict == "insufficient"
 
 
-def test_a_bend_is_found_where_it_is():
-    progress = np.arange(1, 17) * 1e9
-    x = np.log2(progress)
-    curve = np.where(x < x[7], x, x[7]) + 0.02 * RNG.normal(size=16)
-    found = change_point(progress, curve)
-    assert found.verdict == "change" and found.at == pytest.approx(8e9, rel=0.2) and found.n == 16
-    assert found.before == pytest.approx(1, abs=0.1) and found.after == pytest.approx(0, abs=0.1)
-
-
-def test_no_bend_without_evidence():
-    progress = np.arange(1, 11) * 1e9
-    curves = np.log2(progress) + np.random.default_rng(0).normal(size=(300, 10))
-    p = [change_point(progress, curve).p for curve in curves]
-    assert np.mean(np.array(p) <= 0.05) <= 0.09  # 5 % by design, standard error 1.3 %
-    straight = change_point(progress, np.log2(progress))
-    assert straight.verdict == "no change" and straight.before == straight.after == pytest.approx(1)
-    assert change_point(progress, np.zeros(10)).verdict == "no change"
-    few = change_point(progress[:7], np.arange(7.0))
-    assert few.verdict == "insufficient" and np.isnan(few.p)
-    gaps = np.r_[np.nan, np.nan, np.nan, np.arange(7.0)]
-    assert change_point(progress, gaps).n == 7
-
-
 def test_wrong_arguments():
     run = make_trajectory(3, needles=2)
     for wrong, message in (
@@ -169,8 +146,6 @@ def test_wrong_arguments():
         (lambda: plateau(run, margin=0), "margin must be a positive number"),
         (lambda: plateau(run, window=2), "window must be at least 3"),
         (lambda: plateau_of_curve([1, 2], [1], margin=1), "of one length"),
-        (lambda: change_point([1, 2], [1]), "of one length"),
-        (lambda: change_point([2, 1], [1, 1]), "progress must increase"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()
