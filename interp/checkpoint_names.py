@@ -1,10 +1,13 @@
-"""Step, training tokens and stage of a checkpoint, from its name or from the trainer's state beside its weights."""
+"""Step, training tokens and stage of a checkpoint, from its name or from the trainer's state beside its weights.
+
+And what a model is called in a file.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 LARGEST_STEP = 2**31 - 1
 MILLION = 1_000_000
@@ -32,6 +35,25 @@ _NO_STAGE = {
 }
 STAGE_WORDS = ("stage", "phase", "part", "round", "cycle")
 BRANCH_WORDS = ("ingredient", "seed", "branch", "fork", "replica", "trial", "variant")
+
+
+def model_name(name: str) -> str:
+    """A hub id as it is, of a path its last part: files are for sharing, and do not tell where they were made.
+
+    A folder of the hub's cache is called by its hub id.
+    """
+    path = PureWindowsPath(name) if PureWindowsPath(name).drive else Path(name)
+    if not path.is_absolute() and not name.startswith((".", "~")):
+        return name
+    for at, part in enumerate(path.parts):
+        if part.startswith("models--") and path.parts[at + 1 : at + 2] == ("snapshots",):
+            return "/".join([*part.split("--")[1:], *path.parts[at + 3 :]])
+    return path.name or name
+
+
+def local_model_name(name: str) -> str:
+    """The same on the machine where the model lies: there a relative path can be told from a hub id."""
+    return model_name(str(Path(name).resolve())) if name and Path(name).exists() else model_name(name)
 
 
 def steps_in(name: str) -> set[int]:

@@ -44,15 +44,22 @@ def describe() -> dict[str, Any]:
     }
 
 
+def for_files() -> dict[str, Any]:
+    """`describe()` without paths of this machine: files are for sharing."""
+    found = describe()
+    switches = {name: "set" if os.sep in (value or "") else value for name, value in found["switches"].items()}
+    return {**found, "switches": switches}
+
+
 def format_report(environment: dict[str, Any]) -> str:
     """`describe()` as aligned lines of text, ready to be pasted into a bug report."""
     switches = environment.get("switches", {})
     rows = {name: value for name, value in environment.items() if name != "switches"} | switches
     width = max(map(len, rows), default=0)
-    return "\n".join(f"{name:<{width}}  {_words(value)}" for name, value in rows.items())
+    return "\n".join(f"{name:<{width}}  {_as_text(value)}" for name, value in rows.items())
 
 
-def _words(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value)) or "none"
     return "-" if value is None else str(value)

@@ -17,7 +17,7 @@ import torch
 from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..probes import ProbeSet
+from ..probes import Codec, ProbeSet
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
 from .estimators import chance
 from .levels import counting_level
@@ -123,6 +123,7 @@ class HeadMonitor(TrainerCallback):
         self._initial: np.ndarray | None = None  # bool [L, H]
         self._began: float | None = None
         self._spent = 0.0
+        self._codec: Codec | None = None  # of the tokenizer at hand: its vocabulary is hashed once
         self._said: set[str] = set()
         self._trainer: Any = None
         if int(os.environ.get("RANK", 0)) == 0:  # other machines may not see the file
@@ -201,13 +202,15 @@ class HeadMonitor(TrainerCallback):
             raise ValueError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
         check_kind(model)
         model = unwrapped(model)
+        if tokenizer is None or self._codec is None or self._codec.tokenizer is not tokenizer:
+            self._codec = None if tokenizer is None else Codec(tokenizer)
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
         began = perf_counter()
         accelerator = getattr(self._trainer, "accelerator", None)
         with preserve_training_state(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
-            scores = score_heads(model, self.probes, tokenizer=tokenizer)
+            scores = score_heads(model, self.probes, tokenizer=self._codec)
         seconds = perf_counter() - began
         first = self._spent == 0
         self._spent += seconds

@@ -12,7 +12,7 @@ import numpy as np
 from ..kernels import recording
 from ..probes import Codec, ProbeSet, check_tokenizer
 from .engine import CHUNK, Engine, Progress, compare_sharing, plan, preflight
-from .environment import describe
+from .environment import for_files
 from .estimators import ESTIMATORS, chance, score_probe
 from .model import HuggingFaceModel, LoadedModel, adapt, load_model
 from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
@@ -43,7 +43,8 @@ def score_heads(
         check_sharing: run this many of the probes exactly as well; the difference is in provenance["check_sharing"].
         generate: also let the model answer greedily and give Wu et al.'s gated count as "wu_count_generated"
             (NaN for answers that fail the gate). Needs a tokenizer.
-        tokenizer: checked against the probes' tokenizer when given.
+        tokenizer: checked against the probes' tokenizer when given. A `Codec` of it has its vocabulary hashed once for
+            all calls.
         chunk: prefill tokens per forward. Out of memory halves it; no probe is dropped.
         progress: called with (rows done, rows in all, what is running).
 
@@ -71,7 +72,7 @@ def score_heads(
         )
     if chunk < 1:
         raise ValueError(f"chunk must be at least 1 token, got {chunk}")
-    codec = Codec(tokenizer) if tokenizer is not None else None
+    codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
     if codec is not None:
         check_tokenizer(probes, codec)
     if check_sharing < 0:
@@ -93,7 +94,7 @@ def score_heads(
         if generate:
             from .engine import generated_counts
 
-            per_probe["wu_count_generated"] = generated_counts(engine, tokenizer)
+            per_probe["wu_count_generated"] = generated_counts(engine, codec.tokenizer)
 
     _, n_layers, n_heads = per_probe["retrieval"].shape
     return HeadScores(
@@ -107,7 +108,7 @@ def score_heads(
         probe_set_name=probes.name,
         probe_set_hash=probes.hash,
         provenance={
-            **describe(),
+            **for_files(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "tokenizer_fp": codec.fingerprint if codec else None,
             "probes_tokenizer_fp": sorted({probe.tokenizer_fp for probe in probes}),

@@ -132,7 +132,7 @@ def test_force_replaces_a_file_with_one_checkpoint(scored, model, tmp_path):
     file.write_bytes(scored[0].read_bytes())
     succeed("score", model, *GRID, "--seed", 1, "--checkpoint", 7, "--force", "-o", file)
     assert hs.open(file).checkpoint.values.tolist() == [7]
-    assert [path.name for path in tmp_path.iterdir() if path.suffix != ".lock"] == ["run.h5"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".run.h5.lock", "run.h5"]
 
 
 def meanwhile(monkeypatch, happens):
@@ -177,6 +177,22 @@ def test_scores_are_not_lost_with_their_folder(scored, model, tmp_path, monkeypa
     (kept,) = here.glob("run.unsaved-*.h5")
     assert f"the scores are in {kept}: headscope merge {kept} -o {folder / 'run.h5'}" in message
     np.testing.assert_array_equal(hs.open(kept).retrieval, hs.open(scored[0]).retrieval)
+
+
+def test_force_waits_for_the_lock_and_takes_nothing_from_its_holder(scored, model, tmp_path, monkeypatch):
+    from headscope.interp.store import results_file as store
+
+    file = tmp_path / "run.h5"
+    file.write_bytes(scored[0].read_bytes())
+    held = FileLock(tmp_path / ".run.h5.lock")
+    monkeypatch.setattr(store, "LOCK_TIMEOUT", 0.1)
+    meanwhile(monkeypatch, held.acquire)
+    try:
+        message = unsaved("score", model, *GRID, "--seed", 1, "--checkpoint", 7, "--force", "-o", file)
+    finally:
+        held.release()
+    assert "another process has held" in message and "the scores are in" in message
+    assert file.read_bytes() == scored[0].read_bytes()
 
 
 def test_a_held_lock_is_noticed_before_the_model_is_loaded(tmp_path, monkeypatch):

@@ -111,7 +111,7 @@ def correlate(x: np.ndarray, y: np.ndarray, tokens: np.ndarray | None = None, *,
         **out,
     )
     verdict, why = _judge(found, progress is not None)
-    return Correlation(**{**vars(found), "verdict": verdict, "words": _words(found, why)})
+    return Correlation(**{**vars(found), "verdict": verdict, "words": _in_words(found, why)})
 
 
 def p_of_r(r: np.ndarray | float, n: np.ndarray | int) -> np.ndarray:
@@ -276,7 +276,7 @@ def written_p(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.2g}"
 
 
-def _words(found: Correlation, why: str) -> str:
+def _in_words(found: Correlation, why: str) -> str:
     if np.isnan(found.pearson):
         return f"n = {found.n}: {why}."
     text = f"r = {found.pearson:.2f} over n = {found.n} checkpoints"

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...kernels import recording
 from ...probes import Probe
 from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, PrefixPass, Progress, preflight
-from ..environment import describe
+from ..environment import for_files
 from ..model import HuggingFaceModel, LoadedModel, PrefixCache, Visibility, adapt, load_model, running
 from .counting import CopyPass, Counts, Text
 from .possible import possible_rows
@@ -70,7 +70,7 @@ def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress:
         text_hash=blake2b(ids.astype("<i8").tobytes(), digest_size=16).hexdigest(),
         **_tables(text, counts, sees, adapted.n_layers),
         provenance={
-            **describe(),
+            **for_files(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "alone_because": alone,
             "device": str(adapted.device),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ..checkpoint_names import local_model_name
 from .attention import CaptureError, routed
 from .prefix_cache import PrefixCache
 from .rope import longest_sequence, rope_types
@@ -23,14 +24,14 @@ class HuggingFaceModel:
 
     Attributes:
         model: the transformers model.
-        name: class name and where it came from, for messages and provenance.
+        name: its hub id or the last part of its path, else its class, for messages and files.
         n_layers, n_kv_heads: from the text config; head counts are read off the queries instead (tensor parallelism).
     """
 
     def __init__(self, model: Any):
         self.model = model
         self.config = model.config.get_text_config(decoder=True)
-        self.name = str(getattr(model.config, "_name_or_path", "") or type(model).__name__)
+        self.name = local_model_name(str(getattr(model.config, "_name_or_path", "") or "")) or type(model).__name__
         self.n_layers = int(self.config.num_hidden_layers)
         if model.get_output_embeddings() is None:
             raise CaptureError(

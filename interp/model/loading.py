@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
+from ..checkpoint_names import local_model_name
 from .configs import readable_configs
 from .hub import TEXT_FILES as _TEXT_FILES
 from .hub import hub_name, locate, locate_weights, refuse_other_formats
@@ -35,7 +36,8 @@ _TOKENIZER_FILES = ("tokenizer*", "tekken.json", "vocab.*", "*.model", "*.tiktok
 class LoadedModel:
     """A model ready to be scored (eval mode) and where it came from.
 
-    model_id: the hub id, or the last part of the path (without ".gguf"), or what the config of a passed-in model says.
+    model_id: the hub id, or the last part of the path (without ".gguf"); of a model object, the same of what its config
+        says.
     revision: commit hash of a hub model, else None.
     fingerprint: "safetensors:<sha256>" over names, dtypes, shapes and bytes of the tensors in name order (so the same
     for any sharding), "gguf:<sha256>" of the file, "pickle:<sha256>" over the files; None for a passed-in model, whose
@@ -84,7 +86,7 @@ def load_model(
         with _quiet(verbose), _one_gguf_read(verbose), readable_configs():
             chosen = None if tokenizer is None else _tokenizer(tokenizer, trust_remote_code)
         config = getattr(name, "config", None)
-        model_id = getattr(config, "_name_or_path", "") or type(name).__name__
+        model_id = local_model_name(str(getattr(config, "_name_or_path", "") or "")) or type(name).__name__
         return LoadedModel(name, chosen, model_id, getattr(config, "_commit_hash", None), None)
     target_device = _device(device)
     target_dtype = _dtype(dtype, target_device)
@@ -103,7 +105,7 @@ def load_model(
         else:
             model = _load_weights(path, weights, target_dtype, target_device, trust_remote_code)
         _refuse_bad_weights(model, path)
-    model_id = os.fspath(name).partition("@")[0] if commit else path.resolve().name.removesuffix(".gguf")
+    model_id = os.fspath(name).partition("@")[0] if commit else local_model_name(os.fspath(path)).removesuffix(".gguf")
     return LoadedModel(model, chosen, model_id, commit, fingerprint(weights), pattern)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, count, pairwise
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +40,7 @@ from ..analysis import (
     read_downstream,
     read_trajectory,
 )
+from ..checkpoint_names import model_name
 from ..lengths import human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
 from ..store import PROVENANCE_COLUMNS, reading, text
@@ -330,12 +330,8 @@ def run_name(evolution: Evolution) -> str:
     """A hub id as it is, of a local path only its end; the first and the last where checkpoints have their own."""
     told = [str(entry.get("model_id", "")) for entry in evolution.provenance]
     ids = told if any(told) else [str(evolution.trajectory.about.get("model_id", ""))]
-    names = [_short(name) or "attention heads" for name in (ids[0], ids[-1])]
+    names = [model_name(name) or "attention heads" for name in (ids[0], ids[-1])]
     return " to ".join(dict.fromkeys(names))
-
-
-def _short(name: str) -> str:
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
 
 
 def human_count(count: float) -> str:

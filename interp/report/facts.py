@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .. import checkpoint_names
 from ..lengths import human_length
 
 if TYPE_CHECKING:
@@ -14,9 +14,8 @@ if TYPE_CHECKING:
 
 
 def model_name(scores: HeadScores) -> str:
-    """A hub id as it is; of a local path only its end."""
-    name = scores.model_id
-    return Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
+    """A hub id as it is; of a local path only its end, in files that an older version wrote."""
+    return checkpoint_names.model_name(scores.model_id)
 
 
 def sharing(scores: HeadScores) -> str:

@@ -327,11 +327,12 @@ class _Keeper:
             self.try_refresh()
 
     def try_refresh(self) -> None:
-        """A results file that cannot be written now is no reason to stop: every shard is there."""
+        """A results file that cannot be written now is no reason to stop: every shard is there. Nor may whatever goes
+        wrong here take the place of what ended the sweep; `finish` raises it."""
         start = time.monotonic()
         try:
             self.refresh()
-        except StoreError as error:
+        except Exception as error:
             self._last = time.monotonic()
             self._cost = self._last - start  # it may have waited long for a lock
             log.warning("%s", self._unwritten(error))
@@ -342,7 +343,7 @@ class _Keeper:
         except StoreError as error:
             raise SweepError(self._unwritten(error)) from error
 
-    def _unwritten(self, error: StoreError) -> str:
+    def _unwritten(self, error: Exception) -> str:
         shards, output = quote(str(self.shards.folder)), quote(str(self.shards.output))
         return f"{one_line(error)}; all scores are in {shards}: headscope merge {shards} -o {output}"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import json
 import logging
 import random
 from dataclasses import replace
@@ -21,8 +22,9 @@ from headscope.interp.model.prefix_cache import PrefixCache
 from headscope.interp.model.training_state import preserve_training_state
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import results_file as store
-from headscope.probes import ProbeSet
+from headscope.probes import ProbeSet, fingerprint
 from tiny_models import VOCAB, build
+from tiny_run import tiny_tokenizer
 
 # transformers 5.23 has another word for it, 5.17 only this one
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
@@ -250,6 +252,36 @@ def test_a_model_that_cannot_be_followed_ends_nothing(tmp_path: Path, caplog: py
     assert trainer.state.global_step == 6
     assert "computes attention in its own code" in caplog.text
     assert not (tmp_path / "run.h5").exists()
+
+
+class Counting(type(tiny_tokenizer())):  # type: ignore[misc]
+    """A tokenizer that counts how often its vocabulary is asked for."""
+
+    asked = 0
+
+    def get_vocab(self) -> dict[str, int]:
+        type(self).asked += 1
+        return super().get_vocab()
+
+
+def test_the_vocabulary_is_hashed_once(tmp_path: Path) -> None:
+    model, path = build("llama", num_hidden_layers=2), tmp_path / "run.h5"
+    monitor, tokenizer, other = hs.HeadMonitor(PROBES, path, model=model), tiny_tokenizer(), tiny_tokenizer()
+    tokenizer.__class__ = other.__class__ = Counting
+    other.add_tokens(["another"])
+    Counting.asked = 0
+    monitor.measure(0, tokenizer=tokenizer)
+    once = Counting.asked
+    assert once > 0
+    for step in (1, 2, 3):
+        monitor.measure(step, tokenizer=tokenizer)
+    assert Counting.asked == once
+    monitor.measure(4, tokenizer=other)
+    monitor.measure(5)
+    assert Counting.asked == 2 * once
+    with store.reading(path) as file:
+        told = [json.loads(entry)["tokenizer_fp"] for entry in file["provenance/json"].asstr()[:]]
+    assert told == [*[fingerprint(tokenizer)] * 4, fingerprint(other), None]
 
 
 def test_a_loop_of_your_own(tmp_path: Path) -> None:

@@ -8,13 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from transformers import AutoModelForCausalLM
 
 from builders import random_grid, random_probe
 from headscope import probes as hp
+from headscope.interp.checkpoint_names import model_name
+from headscope.interp.copying import copy_profile
 from headscope.interp.estimators import ESTIMATORS
+from headscope.interp.model import load_model
 from headscope.interp.scoring import score_heads
 from headscope.probes import Probe, ProbeSet
 from tiny_models import build
+from tiny_run import make_checkpoint
 
 GRID = random_grid()
 
@@ -32,6 +37,45 @@ def test_what_comes_back_is_labelled() -> None:
     assert scores.provenance["dtype"] == "float32"
     assert scores.provenance["kernels"] == {"attend": "sdpa:cpu", "row_evidence": "reference"}
     assert scores.probes["grafted"].all()
+
+
+@pytest.mark.parametrize("given", ["object", "relative object", "path", "loaded"])
+def test_no_path_of_this_machine_is_in_a_file(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files are for sharing: of a path to the model, or in an environment variable, only the last part is told."""
+    folder = make_checkpoint(tmp_path / "secret" / "my-llama")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "secret" / "cache"))
+    monkeypatch.chdir(tmp_path)
+    source = Path("secret/my-llama") if given == "relative object" else folder
+    model = AutoModelForCausalLM.from_pretrained(source) if "object" in given else folder
+    scores = score_heads(load_model(model) if given == "loaded" else model, ProbeSet([random_probe()]))
+    assert scores.model_id == "my-llama"
+    scores.save("run.h5", checkpoint=3)
+    profile = copy_profile(model, np.arange(3, 60))
+    profile.save("copies.h5")
+    for file in ("run.h5", "copies.h5"):
+        assert b"secret" not in Path(file).read_bytes()
+        assert b"my-llama" in Path(file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("org/name", "org/name"),
+        ("gpt2", "gpt2"),
+        ("EleutherAI/pythia-70m", "EleutherAI/pythia-70m"),
+        ("/data/runs/step-100", "step-100"),
+        ("/data/runs/step-100/", "step-100"),
+        ("./step-100", "step-100"),
+        ("../runs/step-100", "step-100"),
+        ("~/models/mine", "mine"),
+        ("C:\\models\\mine", "mine"),
+        ("/home/me/.cache/huggingface/hub/models--org--name/snapshots/0123abc", "org/name"),
+        ("/cache/models--org--name/snapshots/0123abc/step-20", "org/name/step-20"),
+        ("", ""),
+    ],
+)
+def test_what_a_model_is_called_in_a_file(name: str, told: str) -> None:
+    assert model_name(name) == told
 
 
 def test_scores_do_not_depend_on_the_order_of_probes() -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...checkpoint_names import model_name
 from ...lengths import human_length
 from .scores import (
     BLUES,
@@ -160,9 +161,7 @@ def _distances_size(profile: CopyProfile, heads: int) -> tuple[float, float]:
 
 
 def _facts(profile: CopyProfile) -> str:
-    name = profile.model_id
-    name = Path(name).name if Path(name).is_absolute() or name.startswith((".", "~")) else name
-    return f"{name}, {profile.n_tokens:,} tokens"
+    return f"{model_name(profile.model_id)}, {profile.n_tokens:,} tokens"
 
 
 def _short(count: int) -> str:

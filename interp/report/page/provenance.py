@@ -74,11 +74,11 @@ def _versions(told: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     for key in _VERSIONS:
         values = [entry["json"].get(key) for entry in told]
         if any(value is not None for value in values):
-            found.append((key.replace("_", " "), [_words(value) for value in values]))
+            found.append((key.replace("_", " "), [_as_text(value) for value in values]))
     return found
 
 
-def _words(value: object) -> str:
+def _as_text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)

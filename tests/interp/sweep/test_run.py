@@ -396,6 +396,27 @@ def test_scores_that_their_shard_does_not_take_are_elsewhere(run: Path, tmp_path
     assert hs.sweep(run, PROBES, output) == SweepResult(output, (30,), (10, 20), {})
 
 
+@pytest.mark.parametrize("wrong", [StoreError("the disk is gone"), RuntimeError("HDF5 gave up"), OSError(5, "I/O")])
+def test_what_ended_a_sweep_is_what_is_raised(run: Path, tmp_path: Path, monkeypatch, caplog, wrong: Exception):
+    """The results file is brought up to date on the way out; what goes wrong there is a warning."""
+    from headscope.interp.sweep import run as sweeping
+
+    def end(outcome, done: int, total: int) -> None:
+        if done == 2:
+            monkeypatch.setattr(sweeping, "refresh", fail)
+            raise ZeroDivisionError("of the caller")
+
+    def fail(*_: object) -> None:
+        raise wrong
+
+    output = tmp_path / "run.h5"
+    with pytest.raises(ZeroDivisionError, match="of the caller"):
+        hs.sweep(run, PROBES, output, on_checkpoint=end)
+    assert "all scores are in" in caplog.text
+    monkeypatch.undo()
+    assert hs.sweep(run, PROBES, output) == SweepResult(output, (30,), (10, 20), {})
+
+
 def test_a_results_file_that_cannot_be_written_stops_no_sweep(run: Path, tmp_path: Path, monkeypatch, caplog):
     """Somebody puts a folder in its place; the shards hold everything, and the command that is named makes the file."""
     output = tmp_path / "run.h5"
