@@ -302,7 +302,9 @@ def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> 
     except Exception as error:
         if gguf:
             raise ModelError(_load_failure(path, "gguf", error)) from error
-        raise ModelError(f"the tokenizer in {path} could not be loaded ({first_line(error)}); {remedy}") from error
+        raise ModelError(
+            f"the tokenizer in {given if commit else path} could not be loaded ({first_line(error)}); {remedy}"
+        ) from error
 
 
 def _gguf_arguments(path: Path) -> tuple[Path, dict[str, Any]]:

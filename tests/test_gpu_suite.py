@@ -7,31 +7,18 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from importlib.util import find_spec
 from pathlib import Path
 from time import monotonic
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from benchmark_modules import ROOT, benchmark
 from headscope.kernels import evidence_attention, row_evidence
 
-ROOT = Path(__file__).parents[1]
-
-
-def _part_of_the_suite(name: str) -> ModuleType:
-    """benchmarks/ is not installed, and the checkout is not to be on the path: `kernels` is another's name."""
-    if "benchmarks" not in sys.modules:
-        spec = spec_from_file_location("benchmarks", ROOT / "benchmarks" / "__init__.py")
-        assert spec is not None
-        sys.modules["benchmarks"] = module_from_spec(spec)
-    return import_module(f"benchmarks.gpu.{name}")
-
-
-suite, record = _part_of_the_suite("__main__"), _part_of_the_suite("record")
+suite, record = benchmark("gpu.__main__"), benchmark("gpu.record")
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -120,7 +107,7 @@ def test_what_a_failed_part_said_is_shown() -> None:
 
 
 def test_the_smoke_part_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    smoke = _part_of_the_suite("smoke_part")
+    smoke = benchmark("gpu.smoke_part")
     case, device = smoke.Case("c", torch.float32, 16, group=2, rows=5, n=70, topk=3, options=("window",)), "cpu"
 
     def broken(**changes: float) -> None:
@@ -147,7 +134,7 @@ def test_the_smoke_part_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_smoke_process_that_dies_costs_one_case() -> None:
-    smoke = _part_of_the_suite("smoke_part")
+    smoke = benchmark("gpu.smoke_part")
     answers = smoke._watch(["no number", 0], monotonic() + 3600, True)
     assert answers["no number"]["problems"] == ["the process ended with 1"]
     assert "ValueError" in answers["no number"]["trace"][-1]

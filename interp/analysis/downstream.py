@@ -26,9 +26,13 @@ _NAMED = re.compile(r"(\d+)=(.+)", re.DOTALL)
 
 
 class Downstream(dict[str, tuple[np.ndarray, np.ndarray]]):
-    """Name of a score -> (progress [n], scores [n]), both float64; `by` says what progress is: "step" or "tokens"."""
+    """Name of a score -> (progress [n], scores [n]), both float64; `by` says what progress is: "step" or "tokens".
+
+    named: names of files or checkpoints told the steps, which count within a stage of training.
+    """
 
     by: str = "step"
+    named: bool = False
 
 
 def read_downstream(source: Source) -> Downstream:
@@ -56,6 +60,7 @@ def read_downstream(source: Source) -> Downstream:
         raise DownstreamError("no file of downstream scores was given")
     found: dict[tuple[float, Key], tuple[float, Path]] = {}
     kinds: dict[str, Path] = {}
+    named = False
     files = [pair for each in given for pair in _files(fspath(each))]
     for step, path in files:
         text = _text(path)
@@ -66,10 +71,11 @@ def read_downstream(source: Source) -> Downstream:
                 raise DownstreamError(f"{path.name} tells its {table.by}s itself; leave out {step}=")
             if len(files) == 1:
                 return table
-            by = table.by
+            by, named = table.by, named or table.named
             cells = [(p, (key, ""), v) for key, (at, scores) in table.items() for p, v in zip(at, scores, strict=True)]
         else:
             by, at = ("step", float(step)) if step is not None else progress_of(path, evaluation)
+            named |= step is None
             cells = [(at, key, value) for key, value in evaluation.scores.items()]
         kinds.setdefault(by, path)
         for at, key, value in cells:
@@ -86,7 +92,9 @@ def read_downstream(source: Source) -> Downstream:
             f"{kinds['step']} tells its step and {kinds['tokens']} only its tokens; say the step: --downstream "
             f"2000={kinds['tokens']}"
         )
-    return _columns(found, next(iter(kinds)))
+    scores = _columns(found, next(iter(kinds)))
+    scores.named = named
+    return scores
 
 
 def _files(given: str) -> Iterator[tuple[int | None, Path]]:
@@ -171,7 +179,7 @@ def _table(name: str, text: str) -> Downstream:
         raise DownstreamError(f"{name}: {by[0]} must not be negative, got {progress.min():g}")
     order = np.argsort(progress)
     scores = Downstream({column: (progress[order], np.array(columns[column])[order]) for column in names})
-    scores.by = "step" if by == labels else by[0].lower()
+    scores.by, scores.named = ("step", True) if by == labels else (by[0].lower(), False)
     return scores
 
 
@@ -202,8 +210,9 @@ def correlate_downstream(
 ) -> list[DownstreamCorrelation]:
     """The paper's tables 3 and 4: NIAH score, NLL, number of heads and the initial heads' mean against every score.
 
-    Checkpoints are matched by step, or by tokens seen to within a thousandth. found: the panel, where it was made
-    already. Raises DownstreamError when no checkpoint of the file is one of the run, or tokens seen are not known.
+    Checkpoints are matched by step - over all stages, or within one where names told it - or by tokens seen, to within
+    a thousandth. found: the panel, where it was made already. Raises DownstreamError when no checkpoint of the file is
+    one of the run, when a step is that of several, or tokens seen are not known.
     """
     found = panel(trajectory) if found is None else found
     own = (trajectory.steps if downstream.by == "step" else trajectory.tokens).astype(np.float64)
@@ -216,16 +225,17 @@ def correlate_downstream(
         "mean score of the initial heads": found.initial_mean.estimate,
     }
     pairs: list[tuple[str, str, Correlation]] = []
-    for score, (progress, values) in downstream.items():
+    for score, (told, values) in downstream.items():
+        progress = _over_stages(trajectory, told) if downstream.by == "step" and downstream.named else told
         nearest = np.nanargmin(np.abs(own - progress[:, None]), axis=1)
         tolerance = 1e-3 * progress if downstream.by == "tokens" else 0.0
         column = np.flatnonzero(np.abs(own[nearest] - progress) <= tolerance)
         row, first = np.unique(nearest[column], return_index=True)
         column = column[first]
         if not len(row):
-            told, there = (", ".join(f"{v:g}" for v in side[:8]) for side in (progress, own))
+            given, there = (", ".join(f"{v:g}" for v in side[:8]) for side in (told, own))
             raise DownstreamError(
-                f"no checkpoint of the run has a score of {score!r}: the file tells {downstream.by} {told}, the run "
+                f"no checkpoint of the run has a score of {score!r}: the file tells {downstream.by} {given}, the run "
                 f"has {there}; give scores of the run's own checkpoints"
             )
         for quantity, curve in quantities.items():
@@ -233,3 +243,20 @@ def correlate_downstream(
     raw = holm(np.array([found.p_permutation for _, _, found in pairs]))
     beyond = holm(np.array([found.p_detrended for _, _, found in pairs]))
     return [DownstreamCorrelation(*pair, float(p), float(q)) for pair, p, q in zip(pairs, raw, beyond, strict=True)]
+
+
+def _over_stages(trajectory: Trajectory, told: np.ndarray) -> np.ndarray:
+    """Steps that names tell, within a stage or over all, as the file counts them: over all."""
+    if len(trajectory.stage_spans) == 1:
+        return told
+    found = told.astype(np.float64)
+    for i, step in enumerate(told):
+        meant = np.flatnonzero((trajectory.steps == step) | (trajectory.own_steps == step))
+        if len(meant) > 1:
+            names = " and ".join(f"{trajectory.name(c)} ({trajectory.steps[c]} in the file)" for c in meant)
+            raise DownstreamError(
+                f"step {step:g} may be {names}; say which: --downstream {trajectory.steps[meant[-1]]}=FILE"
+            )
+        if len(meant):
+            found[i] = trajectory.steps[meant[0]]
+    return found

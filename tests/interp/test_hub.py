@@ -97,11 +97,14 @@ def test_a_folder_in_a_repository(hub: list[str]):
 
 
 def test_folders_of_a_repository_are_checkpoints_of_a_sweep(hub: list[str]):
-    found = find_checkpoints(["org/name/ckpts/step-40@main", "org/name/checkpoint-20"])
+    found = find_checkpoints(["org/name/checkpoint-20", "org/name/ckpts/step-40@main"])
     assert [(each.step, each.source) for each in found] == [
         (20, "org/name/checkpoint-20"),
         (40, "org/name/ckpts/step-40@main"),
     ]
+    assert [each.stage for each in found] == ["org/name", "org/name/ckpts"], "another folder is another run"
+    beside = find_checkpoints(["org/name/ckpts/step-40", "org/name/ckpts/step-30"])
+    assert [(each.step, each.stage) for each in beside] == [(30, ""), (40, "")]
     assert [stamp(each) for each in found] == [{"commit": COMMIT}] * 2
 
 
@@ -140,7 +143,9 @@ def test_repositories_of_other_formats(tmp_path: Path, files: list[str], words: 
         with pytest.raises(ModelError, match="org/other") as caught:
             load_model("org/other", tokenizer=tiny_tokenizer())
         assert words in str(caught.value) and "snapshots" not in str(caught.value)
-        with pytest.raises(ModelError, match="^tokenizer: org/other|has no tokenizer") as caught:
+        with pytest.raises(
+            ModelError, match="^tokenizer: org/other|has no tokenizer|the tokenizer in org/other"
+        ) as caught:
             load_tokenizer("org/other")
         assert words in str(caught.value) or "tekken.json" in files
         assert not [name for name in fetched if not name.endswith(".json")]

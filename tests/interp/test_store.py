@@ -393,7 +393,7 @@ def test_a_killed_writer_leaves_a_prefix_of_what_it_appended(tmp_path: Path) -> 
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1, env=environment
     ) as writer:
         assert writer.stdin is not None and writer.stdout is not None
-        for fatal in range(1, 19):
+        for fatal in range(1, 27):
             writer.stdin.write(f"{finished + 1} {fatal}\n")
             told = finished
             for line in iter(writer.stdout.readline, "killed\n"):

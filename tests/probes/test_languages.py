@@ -8,32 +8,34 @@ import numpy as np
 import pytest
 from transformers import ByT5Tokenizer
 
-from benchmarks.language_texts import LANGUAGES
-from benchmarks.languages import haystacks, outcomes, unigram
+from benchmark_modules import benchmark
 from headscope.probes import build
 from headscope.probes.errors import HaystackTooShort
 from headscope.probes.haystack import Haystack
 from headscope.probes.stream import tokenise
 from headscope.probes.tokens import Codec
 
+LANGUAGES = benchmark("language_texts").LANGUAGES
+languages = benchmark("languages")
+
 
 @pytest.fixture(scope="module")
 def trained() -> Any:
-    return unigram()
+    return languages.unigram()
 
 
 @pytest.mark.parametrize("language", ["zh", "th", "ur"])
 @pytest.mark.parametrize("kind", ["bytes", "unigram"])
 def test_probes_are_built_and_verified_near_their_depth(language: str, kind: str, trained: Any) -> None:
     tokenizer = ByT5Tokenizer() if kind == "bytes" else trained
-    rows = outcomes(LANGUAGES[language], tokenizer, 1024)
+    rows = languages.outcomes(LANGUAGES[language], tokenizer, 1024)
     assert len(rows) == 9
     assert {row["outcome"] for row in rows} == {"built"}, rows
     assert max(row["worst"] for row in rows) <= 0.02
 
 
 def test_a_needle_stands_between_chinese_sentences(llama3_like: Any) -> None:
-    text = haystacks(LANGUAGES["zh"])["paragraphs"]
+    text = languages.haystacks(LANGUAGES["zh"])["paragraphs"]
     own = Haystack("own", lambda seed: [text])
     probes = build("grid", llama3_like, lengths=[3000], depths=[0.3, 0.6], needles=2, haystack=own)
     probes.verify(llama3_like)
@@ -45,7 +47,7 @@ def test_a_needle_stands_between_chinese_sentences(llama3_like: Any) -> None:
 
 def test_no_character_is_cut_in_two() -> None:
     codec = Codec(ByT5Tokenizer())
-    own = Haystack("own", lambda seed: [haystacks(LANGUAGES["th"])["endless"]])
+    own = Haystack("own", lambda seed: [languages.haystacks(LANGUAGES["th"])["endless"]])
     stream = tokenise(codec, own, 3000, 0)
     places = np.concatenate(list(stream.places.values()))
     assert len(places) > 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from headscope.interp.analysis.downstream import Downstream, DownstreamError, correlate_downstream, read_downstream
 from headscope.interp.analysis.evolution import panel
 from headscope.interp.analysis.statistics import holm
+from headscope.interp.analysis.trajectory import Trajectory
 from made_up_trajectory import make_trajectory
 
 
@@ -264,3 +266,23 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path):
     steps = written(tmp_path, "step,RULER\n1,2\n")
     with pytest.raises(DownstreamError, match="tells its steps itself; leave out 7="):
         read_downstream(f"7={steps}")
+
+
+def test_steps_in_names_are_those_of_a_stage():
+    """Two stages: 0 to 1500, and 100 to 400 on top of that."""
+    own = np.array([0, 500, 1000, 1500, 100, 200, 300, 400])
+    run = replace(make_trajectory(), steps=np.array([0, 500, 1000, 1500, 1600, 1700, 1800, 1900]))
+    run = replace(run, stages=np.repeat(["8k", "32k"], 4), own_steps=own)
+    scores = np.array([1.0, 2.0, 4.0, 3.0])
+
+    def points(steps: list[int], *, named: bool, of: Trajectory = run) -> int:
+        told = Downstream(RULER=(np.array(steps, float), scores[: len(steps)]))
+        told.named = named
+        return correlate_downstream(of, told)[0].correlation.n
+
+    assert points([500, 1500, 200, 1900], named=True) == 4
+    assert points([500, 1500, 200, 1900], named=False) == 3, "a column step counts over all stages"
+    again = replace(run, own_steps=np.array([0, 500, 1000, 1500, 100, 500, 600, 700]))
+    with pytest.raises(DownstreamError, match=r"500 may be 8k step 500 \(500 in the file\) and 32k step 500 \(1700 in"):
+        points([500, 1500, 700], named=True, of=again)
+    assert points([500, 1500, 1700], named=False, of=again) == 3
