@@ -153,10 +153,20 @@ def test_few_checkpoints_are_enough(browser, tmp_path, checkpoints):
     no_complaint(browser, page)
 
 
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No initial heads: three tiles, and the number of heads is alone in its section."""
+    run = make_trajectory()
+    run.scores[:, :, 5] = np.nan
+    run.scores[0] = 0.0
+    path = tmp_path_factory.mktemp("uneven") / "report.html"
+    write_report(run, path)
+    return path
+
+
 @pytest.mark.parametrize("width", [1400, 900, 390])
-def test_no_row_is_left_half_empty(browser, run, page, width):
-    run.scores[0] = 0.0  # no initial heads: three tiles, and the number of heads is alone in its section
-    browser.open(page, width)
+def test_no_row_is_left_half_empty(browser, uneven, width):
+    browser.open(uneven, width)
     box = "(b => [b.top, b.right])(e.getBoundingClientRect())"
     ends = f"Array.from(document.querySelectorAll('.tiles div'), e => {box})"
     rows: dict[float, float] = {}
