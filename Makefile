@@ -47,7 +47,7 @@ extension: $(VENV)/.demo
 	$(BIN)/headscope report $(EXTENSION)/extension.h5 -o $(EXTENSION)/extension.html
 
 test: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(VENV)/.dev types
 	$(BIN)/ruff check

@@ -13,6 +13,7 @@ import pytest
 
 import headscope
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("kernels", "interp", "probes")
 SHOW = "; ".join(f"import headscope.{room}; print(headscope.{room}.__file__)" for room in ROOMS)
