@@ -18,13 +18,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...errors import HeadscopeError
+
 NAME = "headscope"  # must contain neither "flash" nor "sdpa": transformers treats such names in its own way
 
 # Extra arguments that change which keys are seen or how they score, and that we do not implement.
 _UNSUPPORTED = ("position_bias", "indices", "block_indices", "attention_bias", "alibi", "cache")
 
 
-class CaptureError(ValueError):
+class CaptureError(HeadscopeError, ValueError):
     """The model does something with its attention that headscope cannot follow exactly."""
 
 
