@@ -76,6 +76,14 @@ def running(this: Pass) -> Iterator[None]:
         _current.reset(token)
 
 
+def current_pass() -> Pass:
+    """The pass that answers attention calls now. Raises CaptureError where none runs."""
+    this = _current.get()
+    if this is None:
+        raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
+    return this
+
+
 def classify(mask_function: Callable[..., Any], length: int, device: torch.device | str) -> Visibility:
     """Recognise a mask by what it does on a few rows of a sequence of `length`, not by its private name.
 
@@ -182,9 +190,7 @@ def _attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    this = _current.get()
-    if this is None:
-        raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
+    this = current_pass()
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise CaptureError(
