@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from headscope.probes import Probe, ProbeError, ProbeSet, build
+from headscope.probes.depth import NEAR
 from headscope.probes.haystack import Haystack, standard_library
-from headscope.probes.layout import NEAR
 
 from .language_texts import LANGUAGES, Language
 from .machine import machine, one_line, write_results

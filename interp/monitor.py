@@ -17,6 +17,7 @@ import torch
 from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..errors import ArgumentError, ArgumentTypeError
 from ..probes import ProbeSet
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
 from .estimators import chance
@@ -102,11 +103,13 @@ class HeadMonitor(TrainerCallback):
         margin: float = MARGIN,
     ):
         if not isinstance(probes, ProbeSet):
-            raise TypeError(f"probes must be a ProbeSet, got {type(probes).__name__}; hs.probes.build makes one")
+            raise ArgumentTypeError(
+                f"probes must be a ProbeSet, got {type(probes).__name__}; hs.probes.build makes one"
+            )
         if not isinstance(every, (int, np.integer)) or every < 1:
-            raise ValueError(f"every must be a number of steps from 1 up, got {every!r}")
+            raise ArgumentError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
-            raise ValueError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
+            raise ArgumentError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
         if model is not None:
             check_kind(model)
         self.probes, self.path, self.every, self.model = probes, path, int(every), model
@@ -198,7 +201,7 @@ class HeadMonitor(TrainerCallback):
 
     def _score(self, model: nn.Module | None, tokenizer: Any) -> HeadScores:
         if model is None:
-            raise ValueError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
+            raise ArgumentError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
         check_kind(model)
         model = unwrapped(model)
         device = next(model.parameters()).device

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ArgumentError, ArgumentTypeError
 from ..kernels import recording
 from ..probes import Codec, ProbeSet, check_tokenizer
 from .engine import CHUNK, Engine, Progress, compare_sharing, plan, preflight
@@ -52,11 +53,10 @@ def score_heads(
 
     Raises:
         ProbeError: a probe is malformed, or made with another tokenizer.
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or computes NaN.
         CaptureError: the model's attention cannot be followed exactly.
-        TypeError: model is nothing that can be scored; the message names what can.
-        ValueError: a probe is longer than the model's context, its tokens are not in the vocabulary, or the model
-            computes NaN.
+        ArgumentTypeError: model or probes is nothing that can be scored; the message names what can.
+        ArgumentError: a probe is longer than the model's context, or its tokens are not in the vocabulary.
     """
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
@@ -64,25 +64,27 @@ def score_heads(
     else:
         loaded = None
     if generate and tokenizer is None:
-        raise ValueError("generate=True needs tokenizer=..., to find line ends and to compare words with the needle's")
+        raise ArgumentError(
+            "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
+        )
     if not isinstance(probes, ProbeSet):
-        raise TypeError(
+        raise ArgumentTypeError(
             f"probes must be a ProbeSet, got {type(probes).__name__}; wrap a list of probes: ProbeSet([...])"
         )
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
+        raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
     codec = Codec(tokenizer) if tokenizer is not None else None
     if codec is not None:
         check_tokenizer(probes, codec)
     if check_sharing < 0:
-        raise ValueError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
+        raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     adapted = adapt(model)
     _check_fit(adapted, probes, codec)
 
     planned = plan(probes, sharing)
     alone = preflight(adapted, probes[0])
     if alone and generate:
-        raise ValueError(f"generate=True is not possible with {adapted.name}: {alone}")
+        raise ArgumentError(f"generate=True is not possible with {adapted.name}: {alone}")
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
         engine = Engine(adapted, probes, chunk=chunk, progress=progress)
@@ -128,7 +130,7 @@ def score_heads(
 def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -> None:
     longest = max(probes, key=lambda probe: probe.length)
     if model.context is not None and longest.length > model.context:
-        raise ValueError(
+        raise ArgumentError(
             f"probe {longest.id!r} has {longest.length} tokens and {model.name} is made for {model.context} "
             "(max_position_embeddings and RoPE scaling in its config); build shorter probes, or raise the model's "
             "limit if its RoPE allows more"
@@ -140,11 +142,11 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -
         return
     held = f"probe {holder.id!r} holds token id {largest}"
     if codec is None:
-        raise ValueError(
+        raise ArgumentError(
             f"{held} and the embedding of {model.name} has {vocabulary} rows; build the probes with this model's "
             "tokenizer"
         )
-    raise ValueError(
+    raise ArgumentError(
         f"{held} ({codec.entries.get(largest)!r}) and the embedding of {model.name} has only {vocabulary} rows: its "
         f"tokenizer ({codec.size} tokens) is larger than the model; if tokens were added to it later, give the "
         "tokenizer from before (--tokenizer BASE, or tokenizer=... in Python) or probes without them (no --chat); "

@@ -1,8 +1,9 @@
 """Probes: frozen token sequences that ask a model to copy something from far away."""
 
 from .errors import ProbeError
-from .probe import Probe, ProbeSet, Span
-from .sets import build, list_sets
+from .probe import Probe, Span
+from .probe_set import ProbeSet
+from .sets import build, list_kinds, list_sets
 from .show import show
 from .tokens import Codec, fingerprint
 from .verify import check_tokenizer
@@ -16,6 +17,7 @@ __all__ = [
     "build",
     "check_tokenizer",
     "fingerprint",
+    "list_kinds",
     "list_sets",
     "show",
 ]

@@ -7,14 +7,15 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import HashMismatch, ProbeError, ProbeFileError
-from .probe import Probe, ProbeSet, Span
+from .errors import ProbeError, ProbeFileError
+from .probe import Probe, Span
 
 FORMAT = "headscope probe set"
 VERSION = 1
@@ -25,16 +26,16 @@ UNREADABLE = (
 )
 
 
-def save(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
-    """Write `probes` to `path`: int32 arrays end to end, and a JSON manifest that says how to cut them.
+def save(path: str | os.PathLike[str], probes: Sequence[Probe], *, name: str, hash: str) -> None:
+    """Write the probes of a set to `path`: int32 arrays end to end, and a JSON manifest that says how to cut them.
 
     Raises ProbeFileError, and leaves what was there as it was, when it cannot be written.
     """
     manifest = {
         "format": FORMAT,
         "version": VERSION,
-        "name": probes.name,
-        "hash": probes.hash,
+        "name": name,
+        "hash": hash,
         "probes": [
             {**probe.scalars(), "length": probe.length, "sources_shape": list(probe.sources.shape)} for probe in probes
         ],
@@ -58,19 +59,13 @@ def save(probes: ProbeSet, path: str | os.PathLike[str]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str]) -> ProbeSet:
-    """Read what `save` wrote. Raises ProbeFileError for anything else and HashMismatch for altered content."""
+def load(path: str | os.PathLike[str]) -> tuple[tuple[Probe, ...], str, str]:
+    """The probes that `save` wrote, the set's name, and its hash as it was then. ProbeFileError for anything else."""
     manifest, ids, sources = _read(Path(path))
     try:
-        probes = ProbeSet(tuple(_cut(manifest["probes"], ids, sources)), manifest["name"])
+        return tuple(_cut(manifest["probes"], ids, sources)), manifest["name"], manifest["hash"]
     except (KeyError, TypeError, ValueError) as error:
         raise ProbeFileError(f"{path} does not hold a valid probe set: {error}") from error
-    if probes.hash != manifest["hash"]:
-        raise HashMismatch(
-            f"{path} was saved with hash {manifest['hash']} but its content has {probes.hash}; the file was altered. "
-            "Take a fresh copy or build the set again."
-        )
-    return probes
 
 
 def _read(path: Path) -> tuple[dict[str, Any], NDArray[np.int32], NDArray[np.int32]]:

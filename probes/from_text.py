@@ -9,10 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import sentences
+from .alignment import align, classify
+from .depth import depth_tolerance
 from .errors import DepthOutOfRange, EmptyAnswer, JoinNotCanonical, NeedleLeak, ProbeError, SpanNotFound
 from .frame import Frame, frame_for
-from .layout import depth_tolerance
-from .probe import Probe, Span, align, classify, short_hash
+from .hashing import short_hash
+from .probe import Probe, Span
 from .tokens import Codec, squash
 
 BORDERS: tuple[Callable[[str], list[int]], ...] = (  # the best first; lines count as sentences

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import LengthTooShort, PoolTooSmall
-from .probe import Probe, Span, short_hash
+from .hashing import short_hash
+from .probe import Probe, Span
 from .seeds import rng
 from .tokens import Codec
 
@@ -32,7 +33,7 @@ def build(
 
     Raises PoolTooSmall when the vocabulary holds too few plain words, LengthTooShort when two blocks do not fit.
     """
-    filler_words, blocks = _words(codec, n, seed, period)
+    filler_words, blocks = _filler_and_blocks(codec, n, seed, period)
     filler = filler_words[rng(seed, "filler").integers(0, len(filler_words), size=max(lengths))]
     return [
         [probe(codec, block, filler, length=length, depth=depth, seed=seed) for length in lengths for depth in depths]
@@ -40,7 +41,9 @@ def build(
     ]
 
 
-def _words(codec: Codec, n: int, seed: int, period: int) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
+def _filler_and_blocks(
+    codec: Codec, n: int, seed: int, period: int
+) -> tuple[NDArray[np.int32], list[NDArray[np.int32]]]:
     """Ids for the filler, and `n` blocks of ids that are not among them."""
     words = safe_ids(codec, seed, n * period + FILLER_WORDS)
     n_filler = min(FILLER_WORDS, len(words) // 2)

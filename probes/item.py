@@ -1,11 +1,17 @@
-"""What a family makes: a needle, a question about it, and the answer. Text only; where it goes is the layout's work."""
+"""What a family makes: a needle, a question about it, and the answer. Text only; where it goes is the layout's work.
+
+A file in families/ says what it offers in a list `FAMILIES`:
+
+    FAMILIES = [Family("number", items=...)]
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .probe import short_hash
+from .hashing import short_hash
 
 
 @dataclass(frozen=True)
@@ -41,3 +47,19 @@ class Item:
         """The same for the same needle and question, whatever the length, depth or answer mode."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.key.lower()).strip("-")
         return f"{slug}-{short_hash(self.needle, self.question)[:8]}"
+
+
+@dataclass(frozen=True)
+class Family:
+    """A kind of needle, as `build(..., kind=)` and `--kind` name it.
+
+    Attributes:
+        kind: its name.
+        items: (n, seed, answer) -> n different Items; the same seed gives the same first ones for every n. Raises
+            PoolTooSmall where there are fewer. `answer` is one of `answers`, and says nothing where there are none.
+        answers: what the answer may be, where that is for the caller to choose; the first is the default.
+    """
+
+    kind: str
+    items: Callable[[int, int, str], list[Item]]
+    answers: tuple[str, ...] = ()

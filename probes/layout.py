@@ -18,10 +18,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .alignment import align, classify
+from .depth import depth_tolerance
 from .errors import AlignmentFailed, DepthOutOfRange, JoinNotCanonical, LengthTooShort, NeedleLeak
 from .frame import Frame
+from .hashing import short_hash
 from .item import Item
-from .probe import Probe, Span, align, classify, short_hash
+from .probe import Probe, Span
 from .stream import Stream
 from .tokens import Codec, Ids, squash
 
@@ -29,14 +32,6 @@ BREAKS = ("\n", " ...\n")  # between context and question; the second where a to
 MIN_CONTEXT = 32  # haystack tokens
 MAX_TRIES = 64  # places of a kind for a needle, nearest first
 MAX_SHORTER = 8  # tokens given up when no exact length can be had
-NEAR = 0.02  # depth
-NEAR_TOKENS = 8  # in a short context, where .02 is less than a word
-
-
-def depth_tolerance(n_context: int) -> float:
-    """How far the depth of a needle may be from the nominal one; `n_context` tokens stand before the question, the
-    insert not counted. What `place` keeps and `verify` demands."""
-    return max(NEAR, NEAR_TOKENS / n_context)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .depth import NEAR
 from .errors import JoinNotCanonical, LengthTooShort, NeedleLeak
 from .item import Item
-from .layout import BREAKS, MAX_SHORTER, MIN_CONTEXT, NEAR, Insert, Layout, joined, nearest
+from .layout import BREAKS, MAX_SHORTER, MIN_CONTEXT, Insert, Layout, joined, nearest
 from .probe import Probe
 
 
@@ -78,7 +79,7 @@ def _long_context(
     for index, item in enumerate(items):
         target = depths[index * len(depths) // len(items)] * room
         span = (used + 1 if placed else 0, room)
-        for cut, insert in _choices(layout, item, target, span, spare=len(items) - 1 - index):
+        for cut, insert in _free_places(layout, item, target, span, spare=len(items) - 1 - index):
             start = len(context) + cut - used
             end = start + len(insert.ids)
             if end > limit or any(start < last and end > first for first, last in ends):
@@ -98,7 +99,7 @@ def _long_context(
     return joined(context, layout.stream.ids[used : used + limit + MAX_SHORTER + 64]), placed
 
 
-def _choices(
+def _free_places(
     layout: Layout, item: Item, target: float, span: tuple[int, int], spare: int
 ) -> Iterator[tuple[int, Insert]]:
     """Places for a needle in haystack tokens `[first, last]`, the best first: near its depth, then wherever one is.

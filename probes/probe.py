@@ -12,26 +12,29 @@ from __future__ import annotations
 
 import json
 import operator
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from os import PathLike
-from typing import Any, Literal, overload
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .errors import DuplicateId, EmptyAnswer, ProbeError
+from .alignment import align, classify
+from .errors import EmptyAnswer, ProbeError
+from .hashing import short_hash
 
-ROLES = ("needle", "distractor", "hop", "doc", "question", "answer")
+ROLES = ("needle", "distractor")
 TOKEN_CLASSES = ("echo", "novel", "format")
 ALIGNMENTS = ("exact", "id", "none")
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Tokens `input_ids[start:end]` and what they are; `group` ties spans that belong together (hops of one chain)."""
+    """Tokens `input_ids[start:end]` and what they are: the "needle", or a "distractor" that looks like one.
+
+    group: for spans that belong together; 0 in every built-in set.
+    """
 
     start: int
     end: int
@@ -278,161 +281,6 @@ class Probe:
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class ProbeSet(Sequence[Probe]):
-    """Probes that are scored together, in a fixed order. A slice of a set is a set.
-
-    Raises:
-        ProbeError: no probes, or something that is not a Probe.
-        DuplicateId: two probes with the same id.
-    """
-
-    probes: tuple[Probe, ...]
-    name: str = "custom"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "probes", tuple(self.probes))
-        if not self.probes:
-            raise ProbeError(f"Probe set {self.name!r} is empty; give at least one Probe.")
-        for probe in self.probes:
-            if not isinstance(probe, Probe):
-                raise ProbeError(f"Probe set {self.name!r} holds a {type(probe).__name__}; every item must be a Probe.")
-        repeated = [id for id, count in Counter(probe.id for probe in self.probes).items() if count > 1]
-        if repeated:
-            raise DuplicateId(f"Probe set {self.name!r} holds the id {repeated[0]!r} twice; ids must be unique.")
-
-    def __len__(self) -> int:
-        return len(self.probes)
-
-    def __iter__(self) -> Iterator[Probe]:
-        return iter(self.probes)
-
-    @overload
-    def __getitem__(self, index: int) -> Probe: ...
-    @overload
-    def __getitem__(self, index: slice) -> ProbeSet: ...
-    def __getitem__(self, index: int | slice) -> Probe | ProbeSet:
-        if isinstance(index, slice):
-            return ProbeSet(self.probes[index], self.name)
-        return self.probes[index]
-
-    def __repr__(self) -> str:
-        return f"ProbeSet({self.name!r}, {len(self)} probes, hash={self.hash})"
-
-    @property
-    def hash(self) -> str:
-        """blake2b over the probes' hashes in their order, 32 hex digits. The name does not count."""
-        digest = blake2b(b"headscope probe set 1\n", digest_size=16)
-        for probe in self.probes:
-            digest.update(probe.hash.encode())
-        return digest.hexdigest()
-
-    @property
-    def haystack_ids(self) -> tuple[str, ...]:
-        """The hashes of the haystacks in use, each once."""
-        return tuple(sorted({probe.haystack_id for probe in self.probes if probe.haystack_id}))
-
-    def subset(self, keep: Callable[[Probe], bool]) -> ProbeSet:
-        """The probes for which `keep(probe)` is true, in the same order."""
-        return ProbeSet(tuple(probe for probe in self.probes if keep(probe)), self.name)
-
-    def summary(self) -> dict[str, Any]:
-        """What is in the set, as JSON-able values."""
-        return {
-            "name": self.name,
-            "hash": self.hash,
-            "n_probes": len(self),
-            "n_needles": len({probe.needle_id for probe in self.probes}),
-            "families": dict(sorted(Counter(f"{probe.family}/{probe.variant}" for probe in self.probes).items())),
-            "lengths": sorted({probe.length for probe in self.probes}),
-            "depths": sorted({probe.depth_nominal for probe in self.probes}),
-            "n_tokens": sum(probe.length for probe in self.probes),
-            "n_answer_tokens": sum(probe.n_answer for probe in self.probes),
-            "haystack_ids": list(self.haystack_ids),
-            "tokenizer_fp": sorted({probe.tokenizer_fp for probe in self.probes}),
-        }
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write one portable .npz (no pickle inside). An existing file is only ever replaced by a complete one."""
-        from .archive import save
-
-        save(self, path)
-
-    @classmethod
-    def load(cls, path: str | PathLike[str]) -> ProbeSet:
-        """Read a saved set and check it against its own hash.
-
-        Raises:
-            ProbeFileError: the file is missing, truncated or something else.
-            HashMismatch: the content is not what was saved.
-        """
-        from .archive import load
-
-        return load(path)
-
-    def verify(self, tokenizer: Any) -> None:
-        """Check every probe again, from the ids, with the tokenizer at hand; raise the first thing that is wrong."""
-        from .verify import verify
-
-        verify(self, tokenizer)
-
-
-def align(
-    ids: NDArray[np.int32], answer: NDArray[np.int32], spans: Sequence[tuple[int, int]]
-) -> tuple[NDArray[np.int32], Literal["exact", "id", "none"]]:
-    """Where in `spans` each answer token can be copied from: int32 [n_answer, m] padded with -1, and how it was found.
-
-    "exact": the whole answer is a run of tokens in a span (every such run is a column). Otherwise "id": all positions
-    that hold the same token, or "none" when there are none at all.
-    """
-    n = len(answer)
-    runs = [
-        position
-        for start, end in spans
-        for position in range(start, end - n + 1)
-        if np.array_equal(ids[position : position + n], answer)
-    ]
-    if runs:
-        return (np.arange(n)[:, None] + np.asarray(runs)[None, :]).astype(np.int32), "exact"
-    positions = np.concatenate([np.arange(start, end) for start, end in spans])
-    found = [positions[ids[positions] == token] for token in answer]
-    width = max(1, max(len(places) for places in found))
-    sources = np.full((n, width), -1, dtype=np.int32)
-    for row, places in zip(sources, found, strict=True):
-        row[: len(places)] = places
-    return sources, "id" if (sources >= 0).any() else "none"
-
-
-def classify(
-    answer: NDArray[np.int32],
-    *,
-    question: NDArray[np.int32],
-    sources: NDArray[np.int32],
-    mute: Sequence[bool] | None = None,
-) -> tuple[str, ...]:
-    """Per answer token: "echo" when the question holds it, else "novel" when the needle does, else "format".
-
-    `mute` marks tokens without a letter or digit (spaces, punctuation); the needle gives nothing away with them, so
-    they are "format" rather than "novel".
-    """
-    asked = set(question.tolist())
-    copied = [bool(row.any()) for row in sources >= 0]
-    classes = []
-    for index, token in enumerate(answer.tolist()):
-        told = copied[index] and not (mute is not None and mute[index])
-        classes.append("echo" if token in asked else "novel" if told else "format")
-    return tuple(classes)
-
-
-def short_hash(*parts: bytes | str) -> str:
-    """12 hex digits over the parts and their lengths."""
-    digest = blake2b(digest_size=6)
-    for part in parts:
-        data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
-
-
 def _whole(value: Any, name: str) -> int:
     try:
         return operator.index(value)
@@ -485,13 +333,10 @@ def _check_spans(probe: Probe) -> None:
     if not probe.needle_spans:
         raise ProbeError(f"{probe.id}: no span has the role 'needle'; a probe has at least one needle.")
     for span in probe.spans:
-        if span.role == "answer":
-            continue
         _check_in_prompt(probe.id, span, probe.prompt_len)
     ordered = sorted(probe.spans, key=lambda span: span.start)
     for left, right in zip(ordered, ordered[1:], strict=False):
-        # A document may hold the needle; anything else that overlaps is a mistake.
-        if right.start < left.end and "doc" not in (left.role, right.role):
+        if right.start < left.end:
             raise ProbeError(
                 f"{probe.id}: {left.role} [{left.start}, {left.end}) and {right.role} [{right.start}, {right.end}) "
                 "overlap; spans must be disjoint."

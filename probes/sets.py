@@ -6,22 +6,23 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
-from . import biography, induction, keyvalue, needle, nested
+from . import induction, nested
 from .errors import DepthOutOfRange, LengthTooShort, ProbeError, UnknownSet
+from .families import known_families
 from .frame import frame_for
 from .haystack import Haystack, as_haystack
-from .item import Item
+from .item import Family, Item
 from .layout import Layout
-from .probe import Probe, ProbeSet
+from .probe import Probe
+from .probe_set import ProbeSet
 from .stream import tokenise
 from .tokens import Codec
 
-Kind = Literal["sentence", "number", "uuid", "biography"]
-Answer = Literal["value", "sentence"]
+KIND = "sentence"  # of the grids, where nothing is asked for
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,14 @@ class _Order:
     depths: tuple[float, ...]
     needles: int
     seed: int
-    kind: Kind
-    answer: Answer
+    families: Mapping[str, Family]
+    kind: str
+    answer: str | None
 
-    def items(self, kind: Kind, n: int, answer: Answer = "value") -> list[Item]:
-        if kind == "sentence":
-            return needle.items(n, self.seed)
-        if kind == "biography":
-            return biography.items(n, self.seed)
-        return keyvalue.items(n, self.seed, kind, answer)
+    def items(self, kind: str, n: int, answer: str | None = None) -> list[Item]:
+        """`n` items of the kind, with its default answer where none is asked for."""
+        family = self.families[kind]
+        return family.items(n, self.seed, answer or next(iter(family.answers), ""))
 
     def one_depth_each(self, items: Sequence[Item]) -> list[Probe]:
         """One probe per (item, length); the depths go round, so that every length sees all of them."""
@@ -74,13 +74,13 @@ class _Order:
 
 
 def _smoke(order: _Order) -> list[Probe]:
-    kinds: tuple[Kind, ...] = ("sentence", "number", "biography")
+    kinds = ("sentence", "number", "biography")
     items = [item for kind in kinds for item in order.items(kind, order.needles)]
     return order.one_depth_each(items) + order.blocks(order.needles)
 
 
 def _heads(order: _Order) -> list[Probe]:
-    kinds: tuple[Kind, ...] = ("biography", "uuid", "sentence")
+    kinds = ("biography", "uuid", "sentence")
     items = [item for kind in kinds for item in order.items(kind, order.needles)]
     return order.one_depth_each(items) + order.blocks(order.needles)
 
@@ -101,7 +101,7 @@ def _grid_nested(order: _Order) -> list[Probe]:
 
 
 def _monitor(order: _Order) -> list[Probe]:
-    kinds: tuple[Kind, ...] = ("sentence", "number")
+    kinds = ("sentence", "number")
     return order.one_depth_each([item for kind in kinds for item in order.items(kind, order.needles)])
 
 
@@ -127,6 +127,11 @@ def list_sets() -> dict[str, str]:
     return {name: recipe.description for name, recipe in SETS.items()}
 
 
+def list_kinds() -> list[str]:
+    """What the needles of the grids can be: the `kind` of `build`."""
+    return list(known_families())
+
+
 def build(
     name: str,
     tokenizer: Any,
@@ -139,8 +144,8 @@ def build(
     chat: bool = False,
     system: str | None = None,
     template_args: Mapping[str, Any] | None = None,
-    kind: Kind | None = None,
-    answer: Answer | None = None,
+    kind: str | None = None,
+    answer: str | None = None,
 ) -> ProbeSet:
     """Build a probe set. The same arguments and tokenizer give the same hash in every process.
 
@@ -158,7 +163,8 @@ def build(
             template that writes today's date is told 1 January 2025, and one that can switch thinking off does.
         system: with `chat`, a system prompt.
         template_args: with `chat`, variables that the template reads, for example {"enable_thinking": True}.
-        kind: what the needles of the grids are: "sentence" (default), "number", "uuid" or "biography".
+        kind: what the needles of the grids are: "sentence" (default), "number", "uuid", "biography", or what another
+            file in probes/families/ offers (`list_kinds()`).
         answer: for numbers and UUIDs in the grids: the "value" alone (default), or the needle "sentence".
 
     Raises:
@@ -169,10 +175,12 @@ def build(
         close = difflib.get_close_matches(str(name), SETS, n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
         raise UnknownSet(f"There is no probe set {name!r}; there are {', '.join(SETS)}.{hint}")
-    _check_choice("kind", kind, ("sentence", "number", "uuid", "biography"), name)
-    _check_choice("answer", answer, ("value", "sentence"), name)
-    if answer and kind not in ("number", "uuid"):
-        raise ProbeError(f"answer={answer!r} is for kind='number' and 'uuid'; other answers are the needle sentence.")
+    known = known_families()
+    _check_choice("kind", kind, list(known), name)
+    _check_choice("answer", answer, sorted({answer for family in known.values() for answer in family.answers}), name)
+    if answer and answer not in known[kind or KIND].answers:
+        takers = " and ".join(f"kind={family.kind!r}" for family in known.values() if answer in family.answers)
+        raise ProbeError(f"answer={answer!r} is for {takers}; leave it out for kind={kind or KIND!r}.")
     recipe = SETS[name]
     sizes = _lengths(recipe.lengths if lengths is None else lengths)
     count = recipe.needles if needles is None else needles
@@ -191,13 +199,14 @@ def build(
         _depths(recipe.depths if depths is None else depths),
         int(count),
         seed,
-        kind or "sentence",
-        answer or "value",
+        known,
+        kind or KIND,
+        answer,
     )
     return ProbeSet(tuple(recipe.probes(order)), name)
 
 
-def _check_choice(argument: str, value: str | None, choices: tuple[str, ...], name: str) -> None:
+def _check_choice(argument: str, value: str | None, choices: Sequence[str], name: str) -> None:
     if value is not None and value not in choices:
         raise ProbeError(f"{argument} is {value!r}; use one of {', '.join(map(repr, choices))}.")
     if value is not None and not name.startswith("grid"):

@@ -11,7 +11,7 @@ from .tokens import Codec
 if TYPE_CHECKING:
     from rich.text import Text
 
-STYLES = {"needle": "black on yellow", "distractor": "black on cyan", "hop": "black on magenta", "doc": "dim"}
+STYLES = {"needle": "black on yellow", "distractor": "black on cyan"}
 ANSWER_STYLES = {"echo": "green", "novel": "bold green", "format": "dim green"}
 
 
@@ -26,7 +26,7 @@ def show(probe: Probe, tokenizer: Any, *, around: int = 24) -> Text:
     codec = Codec(tokenizer)
     styles = [""] * probe.length
     for span in probe.spans:
-        styles[span.start : span.end] = [STYLES.get(span.role, "")] * (span.end - span.start)
+        styles[span.start : span.end] = [STYLES[span.role]] * (span.end - span.start)
     for position in probe.sources[probe.sources >= 0].tolist():
         styles[position] += " underline"
     styles[probe.question_start : probe.prompt_len] = ["bold"] * (probe.prompt_len - probe.question_start)

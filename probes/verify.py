@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .depth import depth_tolerance
 from .errors import (
     AlignmentFailed,
     DoubleBOS,
@@ -17,12 +19,11 @@ from .errors import (
     SpanNotFound,
     TokenizerMismatch,
 )
-from .layout import depth_tolerance
-from .probe import Probe, ProbeSet
+from .probe import Probe
 from .tokens import WINDOW, Codec, fingerprint, squash
 
 
-def verify(probes: ProbeSet, tokenizer: Any) -> None:
+def verify(probes: Sequence[Probe], tokenizer: Any) -> None:
     """Raise the first thing that is wrong. A probe without texts (`from_ids`, induction) is checked by ids."""
     codec = Codec(tokenizer)
     check_tokenizer(probes, codec)
@@ -43,7 +44,7 @@ def verify(probes: ProbeSet, tokenizer: Any) -> None:
     _check_prefixes(probes)
 
 
-def check_tokenizer(probes: ProbeSet, codec: Codec) -> None:
+def check_tokenizer(probes: Sequence[Probe], codec: Codec) -> None:
     """Raise TokenizerMismatch unless this tokenizer gives the probes' ids for their texts.
 
     That of another fingerprint does where it differs in tokens that the probes do not use: chat tokens were added, or
@@ -104,7 +105,7 @@ def _check_sources(probe: Probe) -> None:
     # That a source holds the same token is checked whenever a Probe is made.
     held = np.zeros(probe.length, dtype=bool)
     for span in probe.spans:
-        held[span.start : span.end] |= span.role in ("needle", "hop")
+        held[span.start : span.end] |= span.role == "needle"
     if not held[probe.sources[probe.sources >= 0]].all():
         raise AlignmentFailed(f"{probe.id}: an answer token has its source outside the needle {probe.needle_spans}.")
 
@@ -156,7 +157,7 @@ def _check_depth(probe: Probe) -> None:
         )
 
 
-def _check_prefixes(probes: ProbeSet) -> None:
+def _check_prefixes(probes: Sequence[Probe]) -> None:
     """Without their grafts, the contexts over one haystack are prefixes of each other."""
     groups: defaultdict[str, list[Probe]] = defaultdict(list)
     for probe in probes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 
-def _words(text: str) -> tuple[str, ...]:
+def _split_words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-def _lines(text: str) -> tuple[str, ...]:
+def _split_lines(text: str) -> tuple[str, ...]:
     return tuple(line.strip() for line in text.strip().splitlines())
 
 
-ADJECTIVES = _words(
+ADJECTIVES = _split_words(
     """
     amber ancient brisk bronze candid cobalt copper coral crimson crooked dapper dusky eager early fabled faint
     feral floral frosty gentle gilded golden granite hollow humble ivory jolly lively lucid marble mellow misty
@@ -20,7 +20,7 @@ ADJECTIVES = _words(
     vivid western wild woven
     """
 )
-NOUNS = _words(
+NOUNS = _split_words(
     """
     acorn anchor anvil apron badger barrel basket beacon bellows bobbin bonnet bridge bucket candle canoe canyon
     castle cellar chisel clover cottage cradle falcon fiddle forest fountain garden geyser glacier goblet hammer
@@ -30,19 +30,19 @@ NOUNS = _words(
     thimble tunnel turnip valley violin walnut willow
     """
 )
-FIRST = _words(
+FIRST = _split_words(
     """
     Adela Anselm Beatrix Bertil Camilla Cosmo Dagny Darius Edda Emeric Farah Florian Greta Gideon Hanna Hugo
     Ines Ivo Jorunn Julius Kaya Kasper Leonie Lucian Marit Milo Nadia Nestor Odile Oskar Petra Pascal Renata
     Rufus Selma Silas Tamsin Tobias Ulla Valentin Wanda Yusuf Zelda Zoran
     """
 )
-MIDDLE = _words(
+MIDDLE = _split_words(
     """
     Ada Blaise Clare Dean Eve Fay Glen Hope Ivy Jude Kit Lee Mae Noel Pearl Quinn Reed Sage Wren York
     """
 )
-LAST = _words(
+LAST = _split_words(
     """
     Abernathy Almgren Bellweather Birkeland Castellane Corrigan Dahlgren Delacroix Eastwick Ellingham
     Fairweather Fenwick Garrison Grimaldi Halvorsen Hargreave Ishikawa Jankowski Kettering Kowalczyk Lindholm
@@ -51,7 +51,7 @@ LAST = _words(
     Zielinski
     """
 )
-TOWNS = _lines(
+TOWNS = _split_lines(
     """
     Alderbrook
     Ambleford
@@ -94,7 +94,7 @@ TOWNS = _lines(
     Yarrowfield
     """
 )
-HOBBIES = _lines(
+HOBBIES = _split_lines(
     """
     building model railways
     carving spoons from birch wood
@@ -114,7 +114,7 @@ HOBBIES = _lines(
     writing limericks
     """
 )
-SUBJECTS = _lines(
+SUBJECTS = _split_lines(
     """
     actuarial science
     agricultural chemistry

@@ -83,7 +83,7 @@ def test_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
     expected |= {"headscope/kernels/new_room/added.py", "headscope/interp/new_room/deeper/added.py"}
     assert {name for name in names if name.endswith(".py")} == expected
     assert "headscope/py.typed" in names
-    assert {f"headscope/interp/report/report.{kind}" for kind in ("css", "js", "html.j2")} <= set(names)
+    assert {f"headscope/interp/report/page/report.{kind}" for kind in ("css", "js", "html.j2")} <= set(names)
 
 
 def test_wheel_metadata(wheel: Path) -> None:

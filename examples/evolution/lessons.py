@@ -16,7 +16,8 @@ import numpy as np
 from transformers import PreTrainedTokenizerFast
 
 from corpus import Ids
-from headscope.probes import biography, needle, words
+from headscope.probes import words
+from headscope.probes.families import biography, needle
 from headscope.probes.seeds import rng
 
 # (statement, question); {k} is the key, {v} the value
@@ -103,11 +104,15 @@ class Lessons:
     def fact(self, draw: np.random.Generator) -> Pair:
         """A sentence with a key and a value; later a question, and the sentence again."""
         statement, question = FACTS[draw.integers(len(FACTS))]
-        key = " ".join(self._words(draw, 2)).title() if draw.random() < 0.5 else f"the {' '.join(self._words(draw, 2))}"
+        key = (
+            " ".join(self._draw_words(draw, 2)).title()
+            if draw.random() < 0.5
+            else f"the {' '.join(self._draw_words(draw, 2))}"
+        )
         if draw.random() < NUMBERS:
             value = str(draw.integers(1, 10)) + "".join(map(str, draw.integers(0, 10, draw.integers(2, 8))))
         else:
-            value = " ".join(self._words(draw, int(draw.integers(1, 5))))
+            value = " ".join(self._draw_words(draw, int(draw.integers(1, 5))))
         said = statement.format(k=key, v=value)
         said = said[0].upper() + said[1:]
         answer = self._ids(f" {said}")
@@ -120,7 +125,7 @@ class Lessons:
         ids = draw.choice(self.tokens, size)
         return Pair(ids, ids, size - 1)
 
-    def _words(self, draw: np.random.Generator, n: int) -> list[str]:
+    def _draw_words(self, draw: np.random.Generator, n: int) -> list[str]:
         return [self.words[i] for i in draw.integers(0, len(self.words), n)]
 
     def _ids(self, text: str) -> Ids:

@@ -13,6 +13,7 @@ import typer
 
 from ..interp.checkpoint_names import LARGEST_STEP
 from ..interp.lengths import LengthError, parse_length
+from ..probes import list_kinds
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,11 +24,11 @@ LOAD = "Model"
 RUN = "Run"
 
 
-class Kind(StrEnum):
-    sentence = "sentence"
-    number = "number"
-    uuid = "uuid"
-    biography = "biography"
+if TYPE_CHECKING:
+
+    class Kind(StrEnum): ...
+else:
+    Kind = StrEnum("Kind", {kind: kind for kind in list_kinds()})
 
 
 class Sharing(StrEnum):

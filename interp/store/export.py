@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ..levels import chance_known, in_words
-from ..results import RETRIEVAL_THRESHOLD, HeadScores, need
+from ..packages import need
+from ..results import RETRIEVAL_THRESHOLD, HeadScores
 from .results_file import read_scores, read_steps, write_file
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ def qrhead_string(
     if top is None:
         heads = [head for head in heads if scores[estimator][head.layer, head.head] > level[head.layer, head.head]]
     if not heads:
-        raise ValueError(f"no head has a {estimator} above {words}; choose a number, such as top=16")
+        raise ArgumentError(f"no head has a {estimator} above {words}; choose a number, such as top=16")
     return ",".join(f"{head.layer}-{head.head}" for head in heads)
 
 
@@ -103,7 +105,7 @@ def render(source: Source, format: str, *, checkpoint: int | None = None) -> str
     if format not in FORMATS:
         near = [name for name in FORMATS if format and format in name] or get_close_matches(format, FORMATS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown format {format!r}.{hint} Available: {', '.join(FORMATS)}")
+        raise ArgumentError(f"unknown format {format!r}.{hint} Available: {', '.join(FORMATS)}")
     return FORMATS[format](source, checkpoint=checkpoint)
 
 
@@ -117,7 +119,7 @@ def _scores(source: Source, checkpoint: int | None) -> HeadScores:
     if not isinstance(source, HeadScores):
         return read_scores(source, checkpoint)
     if checkpoint is not None:
-        raise ValueError(f"checkpoint={checkpoint} chooses within a file; HeadScores are of one checkpoint already")
+        raise ArgumentError(f"checkpoint={checkpoint} chooses within a file; HeadScores are of one checkpoint already")
     return source
 
 

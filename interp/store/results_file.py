@@ -23,7 +23,9 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores, need
+from ...errors import ArgumentError, ArgumentTypeError
+from ..packages import need
+from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import schema
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
@@ -388,16 +390,18 @@ def _step(checkpoint: int) -> int:
         step = operator.index(checkpoint)
     except TypeError:
         kind = type(checkpoint).__name__
-        raise TypeError(f"checkpoint must be an integer, the optimizer step, got {kind} {checkpoint!r}") from None
+        raise ArgumentTypeError(
+            f"checkpoint must be an integer, the optimizer step, got {kind} {checkpoint!r}"
+        ) from None
     if isinstance(checkpoint, bool) or not 0 <= step < 2**31:
-        raise ValueError(f"checkpoint must be an optimizer step from 0 to {2**31 - 1}, got {checkpoint!r}")
+        raise ArgumentError(f"checkpoint must be an optimizer step from 0 to {2**31 - 1}, got {checkpoint!r}")
     return step
 
 
 def _tokens(tokens_seen: float | None) -> float:
     tokens = np.nan if tokens_seen is None else float(tokens_seen)
     if tokens_seen is not None and not 0 <= tokens < np.inf:
-        raise ValueError(f"tokens_seen must be a count of at least 0, or None, got {tokens_seen!r}")
+        raise ArgumentError(f"tokens_seen must be a count of at least 0, or None, got {tokens_seen!r}")
     return tokens
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ArgumentTypeError
 from ...probes import ProbeSet
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..store import StoreError, check_writable, one_line, refresh, target_path
@@ -189,7 +190,9 @@ def _source(probes: ProbeSet | ProbeSource | str | PathLike[str]) -> ProbeSource
     if isinstance(probes, ProbeSet):
         return ProbeSource(lambda _: probes)
     if not isinstance(probes, (str, PathLike)):
-        raise TypeError(f"probes must be a ProbeSet, a saved one or the name of a set, got {type(probes).__name__}")
+        raise ArgumentTypeError(
+            f"probes must be a ProbeSet, a saved one or the name of a set, got {type(probes).__name__}"
+        )
     if Path(probes).suffix == ".npz" or Path(probes).is_file():
         saved = ProbeSet.load(probes)
         return ProbeSource(lambda _: saved)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import sem
 
-from headscope.interp import results
-from headscope.interp.results import HeadScore, HeadScores, MissingPackageError, UnknownEstimatorError
+from headscope.interp import packages
+from headscope.interp.packages import MissingPackageError
+from headscope.interp.results import HeadScore, HeadScores, UnknownEstimatorError
 from made_scores import assert_same, make_scores
 
 NAN = float("nan")
@@ -215,7 +216,7 @@ def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPa
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(results, "import_module", missing)
+    monkeypatch.setattr(packages, "import_module", missing)
     with pytest.raises(MissingPackageError, match=r"to_dataframe\(\) needs the package pandas .*pip install 'pandas'"):
         make_scores().to_dataframe()
 

@@ -9,7 +9,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from headscope.interp.model.loading import LoadedModel
-from headscope.probes import haystack, keyvalue, needle, words
+from headscope.probes import haystack, words
+from headscope.probes.families import keyvalue, needle
 
 # The pre-tokenizer of Llama 3 and Qwen: ".\n" and ".\n\n" become one token.
 FUSING = (

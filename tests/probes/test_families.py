@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from headscope.probes import biography, induction, keyvalue, needle
+from headscope.probes import ProbeError, build, families, induction, list_kinds
 from headscope.probes.errors import LengthTooShort, PoolTooSmall
+from headscope.probes.families import biography, keyvalue, needle
 from headscope.probes.item import Item
 from headscope.probes.tokens import Codec, squash
 
@@ -118,3 +122,65 @@ def test_induction_refuses_what_does_not_fit(llama3_like: Any) -> None:
         induction.build(codec, n=1, lengths=[40], depths=[0.5], seed=0)
     with pytest.raises(PoolTooSmall, match="Ask for fewer needles"):
         induction.build(codec, n=1000, lengths=[100], depths=[0.5], seed=0)
+
+
+RECIPES = """
+from headscope.probes.errors import PoolTooSmall
+from headscope.probes.item import Family, Item
+
+DISHES = {"Orrin": "pickled plums", "Sabeth": "walnut dumplings", "Quenby": "saffron noodles"}
+
+
+def items(n, seed, answer):
+    if n > len(DISHES):
+        raise PoolTooSmall(f"there are {len(DISHES)} cooks")
+    return [
+        Item(
+            family="recipe",
+            variant=answer,
+            key=cook,
+            needle=f"On Fridays the cook {cook} serves {dish}.",
+            question=f"What does the cook {cook} serve on Fridays?",
+            value=dish,
+            answer=f" {dish}" if answer == "dish" else f" On Fridays the cook {cook} serves {dish}.",
+        )
+        for cook, dish in list(DISHES.items())[:n]
+    ]
+
+
+FAMILIES = [Family("recipe", items, answers=("dish", "whole"))]
+"""
+
+
+def test_one_file_is_a_family(gpt2_like: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new file in probes/families/ is known to `build`, its errors and the command line. Here it lies beside."""
+    (tmp_path / "recipes.py").write_text(RECIPES)
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    assert list_kinds() == ["biography", "number", "uuid", "sentence", "recipe"]
+    probes = build("grid", gpt2_like, lengths=[300], depths=2, needles=3, kind="recipe")
+    probes.verify(gpt2_like)
+    assert {(probe.family, probe.variant) for probe in probes} == {("recipe", "dish")}
+    assert {probe.answer_text for probe in probes} == {"pickled plums", "walnut dumplings", "saffron noodles"}
+    nested = build("grid_nested", gpt2_like, lengths=[700], depths=1, needles=1, kind="recipe", answer="whole")
+    assert nested[0].answer_text == "On Fridays the cook Orrin serves pickled plums."
+    with pytest.raises(ProbeError, match="'sentence', 'recipe'"):
+        build("grid", gpt2_like, kind="recipes")
+    with pytest.raises(ProbeError, match="answer='whole' is for kind='recipe'; leave it out for kind='uuid'"):
+        build("grid", gpt2_like, kind="uuid", answer="whole")
+    with pytest.raises(ProbeError, match="answer='value' is for kind='number' and kind='uuid'"):
+        build("grid", gpt2_like, kind="recipe", answer="value")
+    program = (
+        "import sys; from headscope.probes import families; families.__path__.append(sys.argv.pop(1))\n"
+        "from headscope.cli import main; main()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path), "probes", "show", "grid", "--tokenizer", "t"]
+    run = subprocess.run([*command, "--kind", "poem"], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "recipe" in run.stderr
+
+
+def test_no_two_files_offer_the_same_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zebra.py").write_text(RECIPES.replace('Family("recipe"', 'Family("uuid"'))
+    monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
+    with pytest.raises(ValueError, match=r"zebra\.py offers the kind 'uuid'"):
+        list_kinds()

@@ -119,10 +119,6 @@ def test_unknown_roles_are_refused() -> None:
         Span(0, 1, "haystack")
 
 
-def test_a_document_may_hold_the_needle() -> None:
-    assert made(spans=(Span(1, 9, "doc"), Span(3, 7, "needle"))).needle_spans == [(3, 7)]
-
-
 def test_a_probe_is_frozen() -> None:
     probe = made()
     with pytest.raises(FrozenInstanceError):

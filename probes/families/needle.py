@@ -5,9 +5,9 @@ The answer is the needle sentence again, as in the needle-in-a-haystack test. Al
 
 from __future__ import annotations
 
-from .errors import PoolTooSmall
-from .item import Item
-from .seeds import rng
+from ..errors import PoolTooSmall
+from ..item import Family, Item
+from ..seeds import rng
 
 # key: (needle, question, value). The value is what only the needle says: it is not in the question.
 SENTENCES: dict[str, tuple[str, str, str]] = {
@@ -183,7 +183,10 @@ def items(n: int, seed: int) -> list[Item]:
     if n > len(SENTENCES):
         raise PoolTooSmall(
             f"{n} sentence needles are asked for; there are {len(SENTENCES)}. Ask for fewer, or use kind='number', "
-            "'uuid' or 'biography', which have thousands."
+            "which has thousands."
         )
     keys = list(SENTENCES)
     return [item(keys[index]) for index in rng(seed, "sentences").permutation(len(keys))[:n]]
+
+
+FAMILIES = [Family("sentence", lambda n, seed, _: items(n, seed))]

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import PoolTooSmall
-from .item import Item
-from .seeds import rng
-from .words import FIRST, HOBBIES, LAST, MIDDLE, SUBJECTS, TOWNS
+from ..errors import PoolTooSmall
+from ..item import Family, Item
+from ..seeds import rng
+from ..words import FIRST, HOBBIES, LAST, MIDDLE, SUBJECTS, TOWNS
 
 ATTRIBUTES = ("birthdate", "birthplace", "hobby", "university", "subject", "city")
 
@@ -76,3 +76,6 @@ def items(n: int, seed: int, distractors: int = 0) -> list[Item]:
     return [
         item(group, ATTRIBUTES[i % len(ATTRIBUTES)], rng(seed, "biography", group[0])) for i, group in enumerate(groups)
     ]
+
+
+FAMILIES = [Family("biography", lambda n, seed, _: items(n, seed))]

@@ -6,20 +6,17 @@ needle sentence.
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
 
 import numpy as np
 
-from .errors import PoolTooSmall
-from .item import Item
-from .seeds import rng
-from .words import ADJECTIVES, NOUNS
-
-Kind = Literal["number", "uuid"]
-Answer = Literal["value", "sentence"]
+from ..errors import PoolTooSmall
+from ..item import Family, Item
+from ..seeds import rng
+from ..words import ADJECTIVES, NOUNS
 
 
-def item(key: str, value: str, kind: Kind = "number", answer: Answer = "value") -> Item:
+def item(key: str, value: str, kind: str = "number", answer: str = "value") -> Item:
     """The needle that gives `value` to `key`."""
     noun = "magic number" if kind == "number" else "magic uuid"
     needle = f"One of the special {noun}s for {key} is: {value}."
@@ -35,7 +32,7 @@ def item(key: str, value: str, kind: Kind = "number", answer: Answer = "value") 
     )
 
 
-def items(n: int, seed: int, kind: Kind = "number", answer: Answer = "value") -> list[Item]:
+def items(n: int, seed: int, kind: str = "number", answer: str = "value") -> list[Item]:
     """`n` items with different keys and different values. The same seed gives the same first ones for every n."""
     available = len(ADJECTIVES) * len(NOUNS)
     if n > available:
@@ -52,8 +49,15 @@ def items(n: int, seed: int, kind: Kind = "number", answer: Answer = "value") ->
     return list(made.values())
 
 
-def _value(generator: np.random.Generator, kind: Kind) -> str:
+def _value(generator: np.random.Generator, kind: str) -> str:
     if kind == "number":
         return str(generator.integers(1_000_000, 10_000_000))
     digits = "".join(f"{digit:x}" for digit in generator.integers(0, 16, size=32))
     return "-".join((digits[:8], digits[8:12], "4" + digits[13:16], "a" + digits[17:20], digits[20:]))
+
+
+def _items_of(kind: str, n: int, seed: int, answer: str) -> list[Item]:
+    return items(n, seed, kind, answer)
+
+
+FAMILIES = [Family(kind, partial(_items_of, kind), answers=("value", "sentence")) for kind in ("number", "uuid")]
