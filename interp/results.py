@@ -171,11 +171,14 @@ class HeadScores:
         """
         return needle_stderr(self._values(estimator), self.probes["needle_id"])
 
-    def top(self, k: int = 10, estimator: str = "retrieval") -> list[HeadScore]:
-        """The k best heads, best first; equal scores in (layer, head) order. Unobservable heads are left out."""
+    def top(self, k: int = 10, by: str = "retrieval") -> list[HeadScore]:
+        """The k best heads by an estimator, best first; equal scores in (layer, head) order.
+
+        Unobservable heads are left out. Raises ArgumentError for k below 1, UnknownEstimatorError.
+        """
         if k < 1:
             raise ArgumentError(f"k must be at least 1, got {k}")
-        score, stderr = self[estimator], self.stderr(estimator)
+        score, stderr = self[by], self.stderr(by)
         order = np.argsort(-score, axis=None, kind="stable")  # NaN sorts last
         places = [divmod(int(i), self.n_heads) for i in order[:k] if not np.isnan(score.flat[i])]
         return [HeadScore(*place, float(score[place]), float(stderr[place])) for place in places]
@@ -211,28 +214,17 @@ class HeadScores:
         frame: pd.DataFrame = pandas.DataFrame(columns)
         return frame
 
-    def to_xarray(self) -> xr.Dataset:
-        """Dataset with dims (probe, layer, head).
+    def to_xarray(
+        self, *, group: str | None = None, checkpoint: int = 0, tokens_seen: float | None = None
+    ) -> xr.Dataset:
+        """What `hs.open` gives of a file that holds these scores alone: dims (checkpoint, layer, head).
 
-        For every estimator: `retrieval` and `retrieval_stderr` [layer, head], `probe_retrieval` [probe, layer, head].
-        `counting_level` [layer, head] is the score above which a head counts.
-        The NLL classes and exact_match are [probe]; the columns that describe the probes are coordinates.
+        `checkpoint` and `tokens_seen` are those of `save`. `group="probes"` gives the detail, with the further dim
+        `probe`, `group="provenance"` where the scores came from; see `hs.open`. Everything is in memory.
         """
-        xarray = need("xarray", "to_xarray()")
-        data: dict[str, Any] = {}
-        for name in self.estimators:
-            data[name] = (("layer", "head"), self[name])
-            data[f"{name}_stderr"] = (("layer", "head"), self.stderr(name))
-            data[f"probe_{name}"] = (("probe", "layer", "head"), self.per_probe[name])
-        data["counting_level"] = (("layer", "head"), self.counting_level())
-        data |= {name: ("probe", getattr(self, name)) for name in (*NLL_CLASSES, "exact_match")}
-        head = np.arange(self.n_heads, dtype=np.int32)
-        coords: dict[str, Any] = {"layer": np.arange(self.n_layers, dtype=np.int32), "head": head}
-        coords["kv_head"] = ("head", head // (self.n_heads // self.n_kv_heads))
-        coords |= {"probe" if name == "id" else name: ("probe", values) for name, values in self.probes.items()}
-        attrs = {name: getattr(self, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
-        dataset: xr.Dataset = xarray.Dataset(data, coords, attrs)
-        return dataset
+        from .store import as_dataset
+
+        return as_dataset(self, group=group, checkpoint=checkpoint, tokens_seen=tokens_seen)
 
     def save(self, path: str | PathLike[str], *, checkpoint: int = 0, tokens_seen: float | None = None) -> None:
         """Append these scores to the HDF5 file at `path` as one checkpoint; the file is created when there is none.

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from ..errors import ArgumentError, ArgumentTypeError
+from ..errors import ArgumentError
 from ..kernels import recording
-from ..probes import Codec, ProbeSet, check_tokenizer
+from ..probes import Codec, Probe, ProbeSet, check_tokenizer
 from .engine import CHUNK, Engine, Progress, compare_sharing, plan, preflight
 from .environment import describe
 from .estimators import ESTIMATORS, chance, score_probe
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def score_heads(
     model: Any,
-    probes: ProbeSet,
+    probes: ProbeSet | Iterable[Probe],
     *,
     sharing: str = "auto",
     check_sharing: int = 0,
@@ -37,7 +38,7 @@ def score_heads(
     Args:
         model: a transformers causal LM (also inside PEFT, DDP or torch.compile), a TransformerLens `TransformerBridge`,
             what `load_model` returned, or a path or hub id to load so.
-        probes: the probes (`headscope.probes.build`, `ProbeSet`).
+        probes: the probes (`headscope.probes.build`), a `ProbeSet` or any iterable of `Probe`.
         sharing: how probes share prefills. "exact": only what is provably equal. "grafted": one prefill of the haystack
             for all needles, depths and lengths, an approximation. "auto": grafted where many probes share a haystack.
             A model that cannot share (length-dependent RoPE, recurrent layers) runs every probe alone.
@@ -58,6 +59,7 @@ def score_heads(
         ArgumentTypeError: model or probes is nothing that can be scored; the message names what can.
         ArgumentError: a probe is longer than the model's context, or its tokens are not in the vocabulary.
     """
+    probes = ProbeSet.of(probes)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
@@ -66,10 +68,6 @@ def score_heads(
     if generate and tokenizer is None:
         raise ArgumentError(
             "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
-        )
-    if not isinstance(probes, ProbeSet):
-        raise ArgumentTypeError(
-            f"probes must be a ProbeSet, got {type(probes).__name__}; wrap a list of probes: ProbeSet([...])"
         )
     if chunk < 1:
         raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")

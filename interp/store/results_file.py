@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as changed
+from io import BytesIO
 from itertools import chain, count
 from os import PathLike
 from pathlib import Path
@@ -51,9 +52,7 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
     with reading(path) as file:
-        groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
-        if group is not None and group not in groups:
-            raise StoreError(f"{path} has no group {group!r}; it has {', '.join(sorted(groups))}")
+        _check_group(file, group, str(path))
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]
         how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
@@ -62,6 +61,31 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
         else:
             found = xarray.open_datatree(path, **how)[group].to_dataset()
         return found
+
+
+def as_dataset(
+    scores: HeadScores, *, group: str | None = None, checkpoint: int = 0, tokens_seen: float | None = None
+) -> xr.Dataset:
+    """What `open` gives of a file that holds these scores as its one checkpoint; the file is never written.
+
+    Raises StoreError for an unknown group; MissingPackageError without xarray or h5netcdf.
+    """
+    xarray = need("xarray", "to_xarray()")
+    need("h5netcdf", "to_xarray()")
+    image = BytesIO()
+    with h5py.File(image, "w", libver=LIBVER, track_order=True) as file:
+        create(file, scores)
+        write_row(file, row(scores, _step(checkpoint), _tokens(tokens_seen)))
+        _check_group(file, group, "a set of scores")
+    with xarray.open_datatree(image, engine="h5netcdf") as tree:
+        found: xr.Dataset = tree[group or "/"].to_dataset().load()
+    return found
+
+
+def _check_group(file: h5py.File, group: str | None, what: str) -> None:
+    groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+    if group is not None and group not in groups:
+        raise StoreError(f"{what} has no group {group!r}; it has {', '.join(sorted(groups))}")
 
 
 def append(
