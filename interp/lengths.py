@@ -6,11 +6,13 @@ import re
 
 import numpy as np
 
+from ..errors import HeadscopeError
+
 _WRITTEN = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kKmM]?)")
 _FACTOR = {"": 1, "k": 1024, "m": 1024**2}
 
 
-class LengthError(ValueError):
+class LengthError(HeadscopeError, ValueError):
     """A context length that cannot be read."""
 
 

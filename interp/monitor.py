@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -17,7 +18,8 @@ import torch
 from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..probes import Codec, ProbeSet
+from ..errors import ArgumentError
+from ..probes import Codec, Probe, ProbeSet
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
 from .estimators import chance
 from .levels import counting_level
@@ -70,7 +72,8 @@ class HeadMonitor(TrainerCallback):
     wrapper is refused, with a warning; DeepSpeed ZeRO-3 and tensor parallelism were not tried.
 
     Args:
-        probes: what to measure; the same set for the whole run. `hs.probes.build("monitor", tokenizer)` is made for it.
+        probes: what to measure, a ProbeSet or any iterable of Probe; the same for the whole run.
+            `hs.probes.build("monitor", tokenizer)` is made for it.
         path: the results file (SCHEMA.md), created or continued.
         every: steps between measurements in a Trainer.
         model: for `measure` in your own loop.
@@ -91,7 +94,7 @@ class HeadMonitor(TrainerCallback):
 
     def __init__(
         self,
-        probes: ProbeSet,
+        probes: ProbeSet | Iterable[Probe],
         path: str | PathLike[str],
         *,
         every: int = 500,
@@ -101,12 +104,11 @@ class HeadMonitor(TrainerCallback):
         rate: float = RATE,
         margin: float = MARGIN,
     ):
-        if not isinstance(probes, ProbeSet):
-            raise TypeError(f"probes must be a ProbeSet, got {type(probes).__name__}; hs.probes.build makes one")
+        probes = ProbeSet.of(probes)
         if not isinstance(every, (int, np.integer)) or every < 1:
-            raise ValueError(f"every must be a number of steps from 1 up, got {every!r}")
+            raise ArgumentError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
-            raise ValueError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
+            raise ArgumentError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
         if model is not None:
             check_kind(model)
         self.probes, self.path, self.every, self.model = probes, path, int(every), model
@@ -199,7 +201,7 @@ class HeadMonitor(TrainerCallback):
 
     def _score(self, model: nn.Module | None, tokenizer: Any) -> HeadScores:
         if model is None:
-            raise ValueError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
+            raise ArgumentError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
         check_kind(model)
         model = unwrapped(model)
         if tokenizer is None or self._codec is None or self._codec.tokenizer is not tokenizer:

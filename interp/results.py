@@ -7,13 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..errors import ArgumentError, ArgumentTypeError, HeadscopeError
 from .levels import chance_known, counting_level
+from .packages import need
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,23 +36,10 @@ RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "counting_level"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-class UnknownEstimatorError(ValueError, KeyError):
+class UnknownEstimatorError(HeadscopeError, ValueError, KeyError):
     """Scores were asked for an estimator that this run did not compute."""
 
     __str__ = Exception.__str__  # KeyError would print the repr of the message
-
-
-class MissingPackageError(ImportError):
-    """What was asked needs a package that is not installed."""
-
-
-def need(package: str, purpose: str, *, install: str | None = None) -> Any:
-    """Import a package that not every installation has, or say what it is needed for and what to install."""
-    try:
-        return import_module(package)
-    except ImportError as error:
-        remedy = f"pip install '{install or package}'"
-        raise MissingPackageError(f"{purpose} needs the package {package} ({error}). Install it: {remedy}") from error
 
 
 @dataclass(frozen=True)
@@ -106,23 +94,23 @@ class HeadScores:
     def __post_init__(self) -> None:
         for name in ("n_layers", "n_heads", "n_kv_heads"):
             if int(getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise ArgumentError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads must be a multiple of n_kv_heads, got {self.n_heads} and {self.n_kv_heads}")
+            raise ArgumentError(f"n_heads must be a multiple of n_kv_heads, got {self.n_heads} and {self.n_kv_heads}")
         if "retrieval" not in self.per_probe:
-            raise ValueError(f"per_probe needs the estimator 'retrieval', got {sorted(self.per_probe)}")
+            raise ArgumentError(f"per_probe needs the estimator 'retrieval', got {sorted(self.per_probe)}")
         missing = [name for name in PROBE_COLUMNS if name not in self.probes]
         if missing:
-            raise ValueError(f"probes lacks the column(s) {', '.join(missing)}; it needs {', '.join(PROBE_COLUMNS)}")
+            raise ArgumentError(f"probes lacks the column(s) {', '.join(missing)}; it needs {', '.join(PROBE_COLUMNS)}")
         for name in [*self.per_probe, *self.probes]:
             _check_name(name)
         both = sorted(self.per_probe.keys() & self.probes.keys())
         if both:
-            raise ValueError(f"{', '.join(both)}: the same name for an estimator and a probe column; rename one")
+            raise ArgumentError(f"{', '.join(both)}: the same name for an estimator and a probe column; rename one")
 
         n = np.size(self.nll)
         if n == 0:
-            raise ValueError("nll is empty: scores need at least one probe")
+            raise ArgumentError("nll is empty: scores need at least one probe")
         maps = {
             name: _floats(f"per_probe[{name!r}]", values, (n, self.n_layers, self.n_heads), np.float32)
             for name, values in self.per_probe.items()
@@ -183,11 +171,14 @@ class HeadScores:
         """
         return needle_stderr(self._values(estimator), self.probes["needle_id"])
 
-    def top(self, k: int = 10, estimator: str = "retrieval") -> list[HeadScore]:
-        """The k best heads, best first; equal scores in (layer, head) order. Unobservable heads are left out."""
+    def top(self, k: int = 10, by: str = "retrieval") -> list[HeadScore]:
+        """The k best heads by an estimator, best first; equal scores in (layer, head) order.
+
+        Unobservable heads are left out. Raises ArgumentError for k below 1, UnknownEstimatorError.
+        """
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        score, stderr = self[estimator], self.stderr(estimator)
+            raise ArgumentError(f"k must be at least 1, got {k}")
+        score, stderr = self[by], self.stderr(by)
         order = np.argsort(-score, axis=None, kind="stable")  # NaN sorts last
         places = [divmod(int(i), self.n_heads) for i in order[:k] if not np.isnan(score.flat[i])]
         return [HeadScore(*place, float(score[place]), float(stderr[place])) for place in places]
@@ -223,28 +214,17 @@ class HeadScores:
         frame: pd.DataFrame = pandas.DataFrame(columns)
         return frame
 
-    def to_xarray(self) -> xr.Dataset:
-        """Dataset with dims (probe, layer, head).
+    def to_xarray(
+        self, *, group: str | None = None, checkpoint: int = 0, tokens_seen: float | None = None
+    ) -> xr.Dataset:
+        """What `hs.open` gives of a file that holds these scores alone: dims (checkpoint, layer, head).
 
-        For every estimator: `retrieval` and `retrieval_stderr` [layer, head], `probe_retrieval` [probe, layer, head].
-        `counting_level` [layer, head] is the score above which a head counts.
-        The NLL classes and exact_match are [probe]; the columns that describe the probes are coordinates.
+        `checkpoint` and `tokens_seen` are those of `save`. `group="probes"` gives the detail, with the further dim
+        `probe`, `group="provenance"` where the scores came from; see `hs.open`. Everything is in memory.
         """
-        xarray = need("xarray", "to_xarray()")
-        data: dict[str, Any] = {}
-        for name in self.estimators:
-            data[name] = (("layer", "head"), self[name])
-            data[f"{name}_stderr"] = (("layer", "head"), self.stderr(name))
-            data[f"probe_{name}"] = (("probe", "layer", "head"), self.per_probe[name])
-        data["counting_level"] = (("layer", "head"), self.counting_level())
-        data |= {name: ("probe", getattr(self, name)) for name in (*NLL_CLASSES, "exact_match")}
-        head = np.arange(self.n_heads, dtype=np.int32)
-        coords: dict[str, Any] = {"layer": np.arange(self.n_layers, dtype=np.int32), "head": head}
-        coords["kv_head"] = ("head", head // (self.n_heads // self.n_kv_heads))
-        coords |= {"probe" if name == "id" else name: ("probe", values) for name, values in self.probes.items()}
-        attrs = {name: getattr(self, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
-        dataset: xr.Dataset = xarray.Dataset(data, coords, attrs)
-        return dataset
+        from .store import as_dataset
+
+        return as_dataset(self, group=group, checkpoint=checkpoint, tokens_seen=tokens_seen)
 
     def save(self, path: str | PathLike[str], *, checkpoint: int = 0, tokens_seen: float | None = None) -> None:
         """Append these scores to the HDF5 file at `path` as one checkpoint; the file is created when there is none.
@@ -288,7 +268,7 @@ def observed_mean(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.nda
 
 def _check_name(name: str) -> None:
     if not NAME.fullmatch(name) or name in RESERVED or name.endswith("_stderr") or name.startswith("probe_"):
-        raise ValueError(
+        raise ArgumentError(
             f"{name!r} cannot name an estimator or a probe column: use lower-case letters, digits and _, "
             f"no 'probe_' in front, no '_stderr' behind, and none of {', '.join(sorted(RESERVED))}"
         )
@@ -297,26 +277,26 @@ def _check_name(name: str) -> None:
 def _floats(name: str, values: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind != "f":
-        raise TypeError(f"{name} must hold floating-point numbers, got {array.dtype}")
+        raise ArgumentTypeError(f"{name} must hold floating-point numbers, got {array.dtype}")
     if array.shape != shape:
         meaning = "[n_probes, n_layers, n_heads]" if len(shape) == 3 else "[n_probes]"
-        raise ValueError(f"{name} must have the shape {shape} {meaning}, got {array.shape}")
+        raise ArgumentError(f"{name} must have the shape {shape} {meaning}, got {array.shape}")
     return np.ascontiguousarray(array, dtype=dtype)
 
 
 def _booleans(name: str, values: Any, n: int) -> np.ndarray:
     array = np.asarray(values)
     if array.dtype.kind != "b":
-        raise TypeError(f"{name} must be boolean, got {array.dtype}")
+        raise ArgumentTypeError(f"{name} must be boolean, got {array.dtype}")
     if array.shape != (n,):
-        raise ValueError(f"{name} must have the shape ({n},) [n_probes], got {array.shape}")
+        raise ArgumentError(f"{name} must have the shape ({n},) [n_probes], got {array.shape}")
     return array
 
 
 def _column(name: str, values: Any, n: int) -> np.ndarray:
     array = np.asarray(values)
     if array.shape != (n,):
-        raise ValueError(f"probes[{name!r}] must have the shape ({n},) [n_probes], got {array.shape}")
+        raise ArgumentError(f"probes[{name!r}] must have the shape ({n},) [n_probes], got {array.shape}")
     kind = array.dtype.kind
     text, whole, real = kind == "U", kind in "iu", kind == "f"
     for columns, fits, wanted in (
@@ -326,13 +306,13 @@ def _column(name: str, values: Any, n: int) -> np.ndarray:
         ((name,), text or whole or real, "text or numbers"),
     ):
         if name in columns and not fits:
-            raise TypeError(f"probes[{name!r}] must hold {wanted}, got {array.dtype}")
+            raise ArgumentTypeError(f"probes[{name!r}] must hold {wanted}, got {array.dtype}")
     if text:
         return array
     if real or name in REAL_COLUMNS + CHANCE_COLUMNS:
         return array.astype(np.float64)
     if array.max() > np.iinfo(np.int64).max:
-        raise ValueError(f"probes[{name!r}] must fit into 64 bits with sign, got {array.max()}")
+        raise ArgumentError(f"probes[{name!r}] must fit into 64 bits with sign, got {array.max()}")
     return array.astype(np.int64)
 
 
@@ -348,4 +328,4 @@ def _plain(value: Any, where: str) -> Any:
         return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{i}]") for i, item in enumerate(value)]
-    raise TypeError(f"{where} must be something JSON can hold, got {type(value).__name__}; convert it first")
+    raise ArgumentTypeError(f"{where} must be something JSON can hold, got {type(value).__name__}; convert it first")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
+from ..errors import ArgumentError
 from ..kernels import recording
-from ..probes import Codec, ProbeSet, check_tokenizer
+from ..probes import Codec, Probe, ProbeSet, check_tokenizer
 from .engine import CHUNK, Engine, Progress, compare_sharing, plan, preflight
 from .environment import for_files
 from .estimators import ESTIMATORS, chance, score_probe
@@ -22,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def score_heads(
     model: Any,
-    probes: ProbeSet,
+    probes: ProbeSet | Iterable[Probe],
     *,
     sharing: str = "auto",
     check_sharing: int = 0,
@@ -36,7 +38,7 @@ def score_heads(
     Args:
         model: a transformers causal LM (also inside PEFT, DDP or torch.compile), a TransformerLens `TransformerBridge`,
             what `load_model` returned, or a path or hub id to load so.
-        probes: the probes (`headscope.probes.build`, `ProbeSet`).
+        probes: the probes (`headscope.probes.build`), a `ProbeSet` or any iterable of `Probe`.
         sharing: how probes share prefills. "exact": only what is provably equal. "grafted": one prefill of the haystack
             for all needles, depths and lengths, an approximation. "auto": grafted where many probes share a haystack.
             A model that cannot share (length-dependent RoPE, recurrent layers) runs every probe alone.
@@ -53,37 +55,35 @@ def score_heads(
 
     Raises:
         ProbeError: a probe is malformed, or made with another tokenizer.
-        ModelError: the model cannot be loaded.
+        ModelError: the model cannot be loaded, or computes NaN.
         CaptureError: the model's attention cannot be followed exactly.
-        TypeError: model is nothing that can be scored; the message names what can.
-        ValueError: a probe is longer than the model's context, its tokens are not in the vocabulary, or the model
-            computes NaN.
+        ArgumentTypeError: model or probes is nothing that can be scored; the message names what can.
+        ArgumentError: a probe is longer than the model's context, or its tokens are not in the vocabulary.
     """
+    probes = ProbeSet.of(probes)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
     else:
         loaded = None
     if generate and tokenizer is None:
-        raise ValueError("generate=True needs tokenizer=..., to find line ends and to compare words with the needle's")
-    if not isinstance(probes, ProbeSet):
-        raise TypeError(
-            f"probes must be a ProbeSet, got {type(probes).__name__}; wrap a list of probes: ProbeSet([...])"
+        raise ArgumentError(
+            "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
         )
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
+        raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
     codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
     if codec is not None:
         check_tokenizer(probes, codec)
     if check_sharing < 0:
-        raise ValueError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
+        raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     adapted = adapt(model)
     _check_fit(adapted, probes, codec)
 
     planned = plan(probes, sharing)
     alone = preflight(adapted, probes[0])
     if alone and generate:
-        raise ValueError(f"generate=True is not possible with {adapted.name}: {alone}")
+        raise ArgumentError(f"generate=True is not possible with {adapted.name}: {alone}")
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
         engine = Engine(adapted, probes, chunk=chunk, progress=progress)
@@ -129,7 +129,7 @@ def score_heads(
 def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -> None:
     longest = max(probes, key=lambda probe: probe.length)
     if model.context is not None and longest.length > model.context:
-        raise ValueError(
+        raise ArgumentError(
             f"probe {longest.id!r} has {longest.length} tokens and {model.name} is made for {model.context} "
             "(max_position_embeddings and RoPE scaling in its config); build shorter probes, or raise the model's "
             "limit if its RoPE allows more"
@@ -141,11 +141,11 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -
         return
     held = f"probe {holder.id!r} holds token id {largest}"
     if codec is None:
-        raise ValueError(
+        raise ArgumentError(
             f"{held} and the embedding of {model.name} has {vocabulary} rows; build the probes with this model's "
             "tokenizer"
         )
-    raise ValueError(
+    raise ArgumentError(
         f"{held} ({codec.entries.get(largest)!r}) and the embedding of {model.name} has only {vocabulary} rows: its "
         f"tokenizer ({codec.size} tokens) is larger than the model; if tokens were added to it later, give the "
         "tokenizer from before (--tokenizer BASE, or tokenizer=... in Python) or probes without them (no --chat); "

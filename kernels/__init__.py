@@ -31,10 +31,12 @@ if __name__ == "kernels":
 else:
     from .api import evidence_attention, implementation, row_evidence
     from .dispatch_log import recording
+    from .errors import KernelError
     from .evidence import RowEvidence, merge
     from .sdpa import attend, merge_attention_states
 
     __all__ = [
+        "KernelError",
         "RowEvidence",
         "attend",
         "evidence_attention",

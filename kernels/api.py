@@ -13,8 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import ArgumentError, ArgumentTypeError
 from . import reference
 from .dispatch_log import note
+from .errors import KernelError
 from .evidence import RowEvidence
 from .rules import Rules
 
@@ -128,10 +130,10 @@ def evidence_attention(
         _floats("q", q, "[B, Hq, R, D]")
         q_positions = q_offset + torch.arange(q.shape[2], device=q.device)
     elif q_offset != 0:
-        raise ValueError(f"q_offset={q_offset} and q_positions were both given; pass one of them")
+        raise ArgumentError(f"q_offset={q_offset} and q_positions were both given; pass one of them")
     _floats("v", v, "[B, Hkv, N, Dv]")
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in (q, k, v)):
-        raise ValueError(
+        raise ArgumentError(
             "q, k or v requires grad, but evidence_attention has no backward; call it under torch.no_grad()"
         )
     rules = Rules(
@@ -164,23 +166,23 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
     if rules.window is not None:
         _whole("window", rules.window, least=1)
     if not isinstance(rules.causal, bool):
-        raise TypeError(f"causal is {rules.causal!r}; pass True or False")
+        raise ArgumentTypeError(f"causal is {rules.causal!r}; pass True or False")
     sinks, spans, k_positions = rules.sinks, rules.spans, rules.k_positions
     if sinks is not None:
         _floats("sinks", sinks, "[Hq]")
         if sinks.shape != (heads,):
-            raise ValueError(f"sinks has shape {tuple(sinks.shape)}; pass one logit per query head, [{heads}]")
+            raise ArgumentError(f"sinks has shape {tuple(sinks.shape)}; pass one logit per query head, [{heads}]")
     if spans is not None:
         spans = _integers("spans", spans, q.device)
         if spans.dim() not in (3, 4) or spans.shape[-1] != 2 or spans.shape[:-2] not in ((batch,), (batch, rows)):
-            raise ValueError(
+            raise ArgumentError(
                 f"spans has shape {tuple(spans.shape)}; pass [start, end) pairs as [B, S, 2] = [{batch}, S, 2], or per "
                 f"row as [B, R, S, 2] = [{batch}, {rows}, S, 2]"
             )
     if k_positions is not None:
         k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
         if not _increasing(k_positions):
-            raise ValueError(
+            raise ArgumentError(
                 "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
             )
 
@@ -213,7 +215,7 @@ def run(
             found = self_check.checked_evidence(q, k, v, rules)
             note(operation, "triton")
             return found
-        except self_check.KernelError as error:
+        except KernelError as error:
             if impl == "triton":
                 raise
             _warn_once(str(error))
@@ -235,14 +237,14 @@ def implementation(q: Tensor, v: Tensor | None = None, *, topk: int = 0, impl: s
         ValueError: impl is unknown, or it is "triton" and something stands in the way; the message says what.
     """
     if impl not in ("auto", "triton", "reference"):
-        raise ValueError(f'impl={impl!r} is unknown; use "auto", "triton" or "reference"')
+        raise ArgumentError(f'impl={impl!r} is unknown; use "auto", "triton" or "reference"')
     if impl == "reference":
         return "reference"
     obstacle = _obstacle(q, v, topk)
     if obstacle is None:
         return "triton" if impl == "triton" or q.is_cuda else "reference"
     if impl == "triton":
-        raise ValueError(f'impl="triton": {obstacle}; or use "auto" or "reference"')
+        raise ArgumentError(f'impl="triton": {obstacle}; or use "auto" or "reference"')
     return "reference"
 
 
@@ -279,24 +281,24 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor | None) -> tuple[int, int, int,
     _floats("k", k, "[B, Hkv, N, D]")
     batch, heads, rows, dim = q.shape
     if k.shape[0] != batch or k.shape[3] != dim:
-        raise ValueError(
+        raise ArgumentError(
             f"k has shape {tuple(k.shape)} and q {tuple(q.shape)}; k must be [B, Hkv, N, D] with q's B = {batch} and "
             f"D = {dim}"
         )
     if heads == 0 or dim == 0 or k.shape[1] == 0 or heads % k.shape[1]:
-        raise ValueError(
+        raise ArgumentError(
             f"q has {heads} heads and k has {k.shape[1]}, of dimension {dim}; the query heads must be a multiple of "
             f"the key heads"
         )
     if v is not None:
         _floats("v", v, "[B, Hkv, N, Dv]")
         if v.shape[:3] != k.shape[:3]:
-            raise ValueError(
+            raise ArgumentError(
                 f"v has shape {tuple(v.shape)} and k {tuple(k.shape)}; they may differ in the last axis only"
             )
     for name, x in (("k", k), ("v", v)):
         if x is not None and (x.dtype != q.dtype or x.device != q.device):
-            raise TypeError(
+            raise ArgumentTypeError(
                 f"{name} is {x.dtype} on {x.device}, q is {q.dtype} on {q.device}; convert {name} to match q"
             )
     return batch, heads, rows, k.shape[2]
@@ -304,11 +306,11 @@ def _check_heads(q: Tensor, k: Tensor, v: Tensor | None) -> tuple[int, int, int,
 
 def _floats(name: str, x: Tensor, shape: str) -> None:
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is {type(x).__name__}; pass a torch.Tensor {shape}")
+        raise ArgumentTypeError(f"{name} is {type(x).__name__}; pass a torch.Tensor {shape}")
     if x.dtype not in _FLOATS:
-        raise TypeError(f"{name} is {x.dtype}; pass float64, float32, bfloat16 or float16")
+        raise ArgumentTypeError(f"{name} is {x.dtype}; pass float64, float32, bfloat16 or float16")
     if x.dim() != shape.count(",") + 1:
-        raise ValueError(f"{name} has shape {tuple(x.shape)}; pass {shape}")
+        raise ArgumentError(f"{name} has shape {tuple(x.shape)}; pass {shape}")
 
 
 def _integers(
@@ -316,15 +318,15 @@ def _integers(
 ) -> Tensor:
     """As int64 on the device; with an axis also checked to be [axis] or [B, axis], and given its batch axis."""
     if not isinstance(x, Tensor):
-        raise TypeError(f"{name} is {type(x).__name__}; pass an integer torch.Tensor")
+        raise ArgumentTypeError(f"{name} is {type(x).__name__}; pass an integer torch.Tensor")
     if x.dtype not in _INTS:
-        raise TypeError(f"{name} is {x.dtype}; pass int64 or int32")
+        raise ArgumentTypeError(f"{name} is {x.dtype}; pass int64 or int32")
     x = x.to(device, torch.int64)
     if axis is None:
         return x
     letter, length = axis
     if x.shape not in ((length,), (batch, length)):
-        raise ValueError(
+        raise ArgumentError(
             f"{name} has shape {tuple(x.shape)}; pass [{letter}] = [{length}] or [B, {letter}] = [{batch}, {length}]"
         )
     return x if x.dim() == 2 else x[None]
@@ -347,14 +349,14 @@ def _increasing(positions: Tensor) -> bool:
 
 def _whole(name: str, value: int, least: int | None = None) -> None:
     if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name}={value!r}; pass a whole number")
+        raise ArgumentTypeError(f"{name}={value!r}; pass a whole number")
     if least is not None and value < least:
-        raise ValueError(f"{name}={value}; pass at least {least}")
+        raise ArgumentError(f"{name}={value}; pass at least {least}")
 
 
 def _positive(name: str, value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"{name} is {type(value).__name__}; pass a number above 0")
+        raise ArgumentTypeError(f"{name} is {type(value).__name__}; pass a number above 0")
     if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value}; pass a finite number above 0")
+        raise ArgumentError(f"{name}={value}; pass a finite number above 0")
     return float(value)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..errors import ArgumentError
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -76,7 +78,7 @@ def merge(a: RowEvidence, b: RowEvidence) -> RowEvidence:
         left, right = getattr(a, name), getattr(b, name)
         shapes = [None if side is None else tuple(side.shape) for side in (left, right)]
         if shapes[0] != shapes[1]:
-            raise ValueError(
+            raise ArgumentError(
                 f"{name} is {shapes[0]} in a and {shapes[1]} in b; both sides of a merge must describe the same rows "
                 f"with the same spans and topk"
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..errors import ArgumentError
 from .api import run
 from .dispatch_log import note
 from .rules import Rules
@@ -50,11 +51,11 @@ def attend(
     """
     rows, n = q.shape[2], k.shape[2]
     if causal and rows > n:
-        raise ValueError(
+        raise ArgumentError(
             f"q has {rows} rows but k only {n} keys; causal rows are the last of the keys, so need rows <= keys"
         )
     if window is not None and not causal:
-        raise ValueError(f"window={window} needs causal=True; use evidence_attention for other rules")
+        raise ArgumentError(f"window={window} needs causal=True; use evidence_attention for other rules")
     if scale is None:
         scale = q.shape[-1] ** -0.5
     kernel = _kernel(q, k, v)

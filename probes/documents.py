@@ -8,16 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from .errors import ProbeError
+from .errors import NoText, ProbeError
 
 JSON_SUFFIXES = (".json", ".jsonl", ".ndjson")
 SUFFIXES = (".txt", ".md", *JSON_SUFFIXES)
 FIELDS = ("text", "content")
 ACCEPTED = 'accepted are a text, {"text": ...} or {"content": ...}, a list of those, and JSON Lines of them'
-
-
-class NoText(ProbeError):
-    """A file named .json that holds no text where one is looked for."""
 
 
 def suffix(file: Path) -> str:

@@ -1,11 +1,13 @@
 """Everything that can be wrong with a probe, by name.
 
-All of them are `ProbeError`, which is a `ValueError`: the message names the probe or argument, what was given,
-what is accepted, and what to do.
+All of them are `ProbeError`, a `HeadscopeError` and a `ValueError`: the message names the probe or argument, what was
+given, what is accepted, and what to do.
 """
 
+from ..errors import HeadscopeError
 
-class ProbeError(ValueError):
+
+class ProbeError(HeadscopeError, ValueError):
     """Something about a probe, a probe set or its ingredients is wrong."""
 
 
@@ -55,6 +57,10 @@ class LengthTooShort(ProbeError):
 
 class HaystackTooShort(ProbeError):
     """The haystack holds fewer tokens than the longest probe needs; text is never repeated silently."""
+
+
+class NoText(ProbeError):
+    """A file named .json that holds no text where one is looked for."""
 
 
 class DepthOutOfRange(ProbeError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import inspect
 import logging
+import os
 import re
 import sysconfig
 import warnings
@@ -138,8 +139,11 @@ def _topics() -> tuple[str, ...]:
 @cache
 def _modules() -> tuple[Path, ...]:
     root = _library_root()
-    files = sorted(path.relative_to(root) for path in root.rglob("*.py"))
-    return tuple(root / file for file in files if not NOT_LIBRARY.intersection(file.parts))
+    files = []
+    for where, below, names in os.walk(root):
+        below[:] = [name for name in below if name not in NOT_LIBRARY]  # site-packages may be a hundred times as large
+        files += [Path(where, name) for name in names if name.endswith(".py") and name not in NOT_LIBRARY]
+    return tuple(sorted(files))
 
 
 @cache

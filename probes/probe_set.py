@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from os import PathLike
 from typing import Any, overload
 
+from ..errors import ArgumentTypeError
 from . import archive
 from .errors import DuplicateId, HashMismatch, ProbeError, ProbeFileError
 from .probe import Probe
@@ -37,6 +38,26 @@ class ProbeSet(Sequence[Probe]):
         repeated = [id for id, count in Counter(probe.id for probe in self.probes).items() if count > 1]
         if repeated:
             raise DuplicateId(f"Probe set {self.name!r} holds the id {repeated[0]!r} twice; ids must be unique.")
+
+    @classmethod
+    def of(cls, probes: ProbeSet | Iterable[Probe]) -> ProbeSet:
+        """The set that was given, or a set of the Probes that any other iterable gives, in its order.
+
+        Raises:
+            ArgumentTypeError: something that is neither.
+            ProbeError: no probes. DuplicateId: two probes with the same id.
+        """
+        if isinstance(probes, ProbeSet):
+            return probes
+        given = type(probes).__name__
+        if isinstance(probes, Iterable) and not isinstance(probes, str):
+            held = tuple(probes)
+            others = [type(probe).__name__ for probe in held if not isinstance(probe, Probe)]
+            if not others:
+                return cls(held)
+            given += f" that holds {others[0]}"
+        remedy = "put it into a list" if isinstance(probes, Probe) else "hs.probes.build makes a set"
+        raise ArgumentTypeError(f"probes must be a ProbeSet or an iterable of Probe, got {given}; {remedy}")
 
     def __len__(self) -> int:
         return len(self.probes)

@@ -19,7 +19,7 @@ FOLDER = Path(__file__).parents[1] / "examples" / "evolution"
 DOCUMENTS = 120  # as in --quick
 STEPS = [0, 10, 20, 30]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 # A script, until it says that it is at step 10: then its process is killed.
@@ -95,7 +95,6 @@ def test_a_sweep_of_it_is_a_trajectory_and_a_report(trained: Path, tmp_path: Pat
     assert "</html>" in (tmp_path / "run.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.long
 def test_starts_over_after_another_recipe_and_goes_on_after_a_kill(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.json").write_text('{"fingerprint": "another"}')
     for name in ("checkpoint-7", "evolution.h5.shards"):

@@ -21,6 +21,7 @@ FOLDER = Path(__file__).parents[1] / "examples" / "evolution"
 LENGTH = 512
 TOY = {"length": LENGTH, "base": 50_000.0, "rows": 2, "steps": 6, "checkpoints": 4, "minutes": 1000.0, "peak": 0.01}
 TOY |= {"warmup": 2, "most_bytes": 10_000, "validated": 3, "seed": 0}
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -26,21 +26,49 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(run, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.long
-def test_every_part_runs_at_toy_size(tmp_path: Path) -> None:
+APART = ("device", "tests", "smoke")  # whose processes start others, and one that does not
+
+
+def needs_triton() -> None:
     if find_spec("triton") is None:
         pytest.fail("triton is missing") if os.environ.get("CI") else pytest.skip("needs triton")
-    done = command("--dry-run", "--output", str(tmp_path), "--only", *suite.PARTS)
+
+
+@pytest.mark.long
+def test_parts_run_at_toy_size_in_processes_of_their_own(tmp_path: Path) -> None:
+    needs_triton()
+    done = command("--dry-run", "--output", str(tmp_path), "--only", *APART)
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = tmp_path.iterdir()
     content = json.loads(file.read_text())
     assert content["command"].startswith("python -m benchmarks.gpu --dry-run")
     assert {"torch", "triton", "transformers", "git_commit"} <= set(content["machine"])
     results = content["results"]
-    assert results["toy"] and results["not_reached"] == [] and set(results["seconds"]) == set(suite.PARTS)
-    assert {row["part"] for row in results["rows"]} == set(suite.PARTS)
+    assert results["toy"] and results["not_reached"] == [] and set(results["seconds"]) == set(APART)
+    assert {row["part"] for row in results["rows"]} == set(APART)
     assert not [row for row in results["rows"] if row["problem"]]
     assert {row["verdict"] for row in results["rows"]} == {""}, "a toy reaches no target"
+
+
+@pytest.mark.long
+def test_every_other_part_runs_at_toy_size(tmp_path: Path) -> None:
+    """In one process, because most of a toy's time goes into imports."""
+    needs_triton()
+    others, rows = [name for name in suite.PARTS if name not in APART], tmp_path / "rows.jsonl"
+    run = "import sys; from pathlib import Path; from benchmarks.gpu.__main__ import _run_part; "
+    run += "[_run_part(name, Path(sys.argv[1]), True) for name in sys.argv[2:]]"
+    done = subprocess.run(
+        [sys.executable, "-c", run, str(rows), *others],
+        cwd=ROOT,
+        env={**os.environ, "TRITON_INTERPRET": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = record.read(rows)
+    assert {row.part for row in found} == set(others)
+    assert not [row for row in found if row.problem]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

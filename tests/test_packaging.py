@@ -13,6 +13,7 @@ import pytest
 
 import headscope
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("kernels", "interp", "probes")
 SHOW = "; ".join(f"import headscope.{room}; print(headscope.{room}.__file__)" for room in ROOMS)
@@ -82,7 +83,7 @@ def test_wheel_holds_the_rooms_and_nothing_else(wheel: Path) -> None:
     expected |= {"headscope/kernels/new_room/added.py", "headscope/interp/new_room/deeper/added.py"}
     assert {name for name in names if name.endswith(".py")} == expected
     assert "headscope/py.typed" in names
-    assert {f"headscope/interp/report/report.{kind}" for kind in ("css", "js", "html.j2")} <= set(names)
+    assert {f"headscope/interp/report/page/report.{kind}" for kind in ("css", "js", "html.j2")} <= set(names)
 
 
 def test_wheel_metadata(wheel: Path) -> None:
@@ -186,6 +187,54 @@ def test_front_door_is_light() -> None:
     assert python(f"import headscope.cli, sys; print('torch' in {heavy})", ROOT, cwd=ROOT) == "False\n"
 
 
+FIGURES_ABSENT = """
+import sys
+from importlib.machinery import PathFinder
+
+find, absent = PathFinder.find_spec, ("plotly", "jinja2", "typer", "matplotlib")
+def find_others(name, path=None, target=None):
+    return None if isinstance(name, str) and name.split(".")[0] in absent else find(name, path, target)
+PathFinder.find_spec = staticmethod(find_others)
+
+import headscope as hs
+for name in hs.__all__:
+    getattr(hs, name)
+import headscope.interp.report.page
+from builders import random_grid
+from tiny_models import build
+scores = hs.score_heads(build("llama"), random_grid()[:2])
+scores.save("run.h5")
+assert hs.open("run.h5").sizes["head"] == 8
+assert not {*absent} & {*sys.modules}
+for needs in (
+    lambda: hs.plot.head_heatmap(scores),
+    lambda: hs.plot.top_heads(scores),
+    lambda: hs.plot.save_figures(scores, "figures"),
+    lambda: hs.plot.save_evolution_figures("run.h5", "figures"),
+    lambda: headscope.interp.report.page.write_report("run.h5", "run.html"),
+):
+    try:
+        needs()
+    except hs.errors.MissingPackageError as error:
+        print(error)
+sys.argv = ["headscope", "--help"]
+import headscope.__main__
+"""
+
+
+def test_scores_need_no_package_for_figures_page_or_command_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FIGURES_ABSENT]
+    path = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    run = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2, run.stderr
+    told = [line.split("Install it: ") for line in run.stdout.splitlines()]
+    assert [remedy for _, remedy in told] == ["pip install 'matplotlib'"] * 4 + ["pip install 'jinja2'"]
+    (line,) = [line for line in run.stderr.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: the command line needs the package typer") and "pip install 'typer'" in line
+
+
 def test_module_runs_as_a_command() -> None:
     command = [sys.executable, "-m", "headscope", "--help"]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
@@ -197,8 +246,9 @@ def test_public_names() -> None:
     from headscope.interp.results import HeadScores
     from headscope.interp.store.results_file import open as open_store
 
-    for name in headscope.__all__:
-        assert getattr(headscope, name) is not None
+    for module in (headscope, headscope.errors, headscope.plot, headscope.analysis):
+        for name in module.__all__:
+            assert getattr(module, name) is not None
     assert headscope.HeadScores is HeadScores
     assert headscope.open is open_store
     assert headscope.probes.__name__ == "headscope.probes"

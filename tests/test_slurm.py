@@ -14,6 +14,7 @@ import pytest
 from headscope.interp.store.results_file import checkpoints
 from tiny_run import make_run, small_probes
 
+pytestmark = pytest.mark.long
 PAGE = (Path(__file__).parents[1] / "docs" / "slurm.md").read_text(encoding="utf-8")
 SCRIPT, SUBMIT, BY_HAND = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 

@@ -14,14 +14,14 @@ from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
 from headscope.interp.model.loading import LoadedModel
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 LEADING = {"L18H6", "L17H3", "L18H7", "L17H4", "L20H6", "L23H2"}  # on every needle tried, 500 to 4000 tokens
 
 
 @pytest.fixture(scope="module")
 def probes(smollm2: LoadedModel) -> hs.probes.ProbeSet:
-    return hs.probes.build("grid", smollm2.tokenizer, lengths=[512, 1024], depths=3, needles=2, kind="number")
+    return hs.probes.build("grid", smollm2.tokenizer, lengths=[256, 512], depths=3, needles=2, kind="number")
 
 
 @pytest.fixture(scope="module")

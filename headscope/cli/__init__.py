@@ -5,7 +5,16 @@ No logic lives here: commands read options, call the library, and print. Heavy i
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
+
+from ..interp.packages import MissingPackageError, need
+
+try:
+    need("typer", "the command line")
+except MissingPackageError as error:
+    sys.stderr.write(f"error: {error}\n")
+    raise SystemExit(2) from None
 
 import typer
 

@@ -13,8 +13,8 @@ from .errors import UsageError
 from .score import progress_bar, working
 
 if TYPE_CHECKING:
-    from ..interp.copying import CopyProfile
-    from ..interp.store import Unsaved
+    from .. import CopyProfile
+    from ..errors import Unsaved
 
 
 def copy_profile(
@@ -42,8 +42,8 @@ def copy_profile(
     from ..interp.copying import check_target
 
     check_target(output)
-    from ..interp.copying import copy_profile as profile_of
-    from ..interp.model import load_model
+    from .. import copy_profile as profile_of
+    from .. import load_model
 
     with working(f"loading {Path(model).name}"):
         loaded = load_model(
@@ -69,7 +69,7 @@ def copy_profile(
             raise unsaved
     lines = [f"Profile  {output}"]
     if figures is not None:
-        from ..interp.report.figures import save_copy_figures
+        from ..plot import save_copy_figures
 
         with working("drawing figures"):
             paths = save_copy_figures(profile, figures)
@@ -80,7 +80,8 @@ def copy_profile(
 
 def save(profile: CopyProfile, path: Path) -> Unsaved | None:
     """Write the file; where that fails or is interrupted, the profile goes elsewhere, and the error says where."""
-    from ..interp.store import Unsaved, save_elsewhere, unsaved_message
+    from ..errors import Unsaved
+    from ..interp.store import save_elsewhere, unsaved_message
 
     try:
         profile.save(path)

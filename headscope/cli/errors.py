@@ -6,21 +6,19 @@ HEADSCOPE_DEBUG=1 shows the traceback of user errors too.
 from __future__ import annotations
 
 import errno
-import linecache
 import os
 import re
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from typer.core import TyperGroup
 
+from ..errors import HeadscopeError, UsageError
+
+__all__ = ["FrontDoor", "UsageError", "user_message"]
+
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class UsageError(ValueError):
-    """Something that the command line asks for cannot be done."""
 
 
 class FrontDoor(TyperGroup):
@@ -73,7 +71,7 @@ def user_message(error: Exception) -> str | None:
         text = f"{error.filename}: {error.strerror}; check the path and its permissions"
     elif isinstance(error, OSError) and error.errno in _NO_ROOM:
         text = f"cannot write: {error.strerror}; make room, or write to another place"
-    elif type(error).__module__.startswith("headscope.") or _raised_on_purpose(error):
+    elif isinstance(error, HeadscopeError):
         text = str(error)
     else:
         return None
@@ -98,12 +96,3 @@ def _as_options(text: str) -> str:
 
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
-
-
-def _raised_on_purpose(error: Exception) -> bool:
-    """A plain ValueError or TypeError that a `raise` of ours made, not a complaint of numpy or torch."""
-    if not isinstance(error, (ValueError, TypeError)) or error.__traceback__ is None:
-        return False
-    frame, line = list(traceback.walk_tb(error.__traceback__))[-1]
-    ours = str(frame.f_globals.get("__name__", "")).startswith("headscope.")
-    return ours and linecache.getline(frame.f_code.co_filename, line).lstrip().startswith("raise ")

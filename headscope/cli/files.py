@@ -16,14 +16,15 @@ ResultsFile = Annotated[Path, typer.Argument(metavar="FILE.h5", help="A file tha
 
 def validate(file: ResultsFile) -> None:
     """Check a results file; say what is wrong with it, or what it holds."""
-    from ..interp.store import results_file as store
+    from ..interp.store import checkpoints
+    from ..interp.store import validate as problems_of
 
-    problems = store.validate(file)
+    problems = problems_of(file)
     for problem in problems:
         typer.echo(f"error: {problem}", err=True)
     if problems:
         raise typer.Exit(2)
-    steps = store.checkpoints(file)
+    steps = checkpoints(file)
     typer.echo(f"{file} is in order: {len(steps)} checkpoint{'s' if len(steps) != 1 else ''}")
 
 
@@ -35,9 +36,10 @@ class Format(StrEnum):
     parquet = "parquet"
 
 
-_FUNCTIONS = {
+_PYTHON_NAMES = {
     Format.retrieval_head: "retrieval_head_json",
     Format.duo_attention: "duo_attention_tsv",
+    Format.qrhead: "qrhead_string",
 }
 
 
@@ -60,19 +62,18 @@ def export(
     headscope export run.h5 --format csv > heads.csv
     headscope export run.h5 --format duo-attention -o full_attention_heads.tsv
     """
-    from ..interp.store import qrhead_string, render, write_file
+    from .. import export as write
+    from ..interp.store import render
 
     at_least("--top", top, 1)
     if top is not None and format is not Format.qrhead:
         raise UsageError(f"--top belongs to --format qrhead; {format.value} holds every head")
     if output is None and format is Format.parquet:
         raise UsageError("--format parquet is binary; say where to write it: -o heads.parquet")
-    if format is Format.qrhead:
-        content: str | bytes = qrhead_string(file, checkpoint=checkpoint, top=top)
-    else:
-        content = render(file, _FUNCTIONS.get(format, format.value), checkpoint=checkpoint)
+    name = _PYTHON_NAMES.get(format, format.value)
     if output is None:
+        content = render(file, name, checkpoint=checkpoint, top=top)
         typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
         return
-    write_file(output, content if isinstance(content, bytes) else content.encode())
+    write(file, name, output, checkpoint=checkpoint, top=top)
     typer.echo(f"{output}: {format.value}")

@@ -12,7 +12,7 @@ from .files import ResultsFile
 from .score import working
 
 if TYPE_CHECKING:
-    from ..interp.report import Evolution
+    from ..plot import Evolution
 
 
 def report(
@@ -49,7 +49,7 @@ def report(
     page = file.with_suffix(".html") if output is None and figures is None else output
     if page is not None:
         check_page(page, file)
-    from ..interp.report import evolve
+    from ..plot import evolve
 
     with working(f"reading {file.name}"):
         evolution = evolve(file, downstream=downstream or None)
@@ -61,7 +61,7 @@ def report(
             write_report(evolution, page)
         lines.append(f"Report   {page}")
     if figures is not None:
-        from ..interp.report.figures import save_evolution_figures
+        from ..plot import save_evolution_figures
 
         with working("drawing figures"):
             paths = save_evolution_figures(evolution, figures)

@@ -16,9 +16,9 @@ from . import options
 from .errors import UsageError
 
 if TYPE_CHECKING:
+    from .. import HeadScores
+    from ..errors import Unsaved
     from ..interp.model import LoadedModel
-    from ..interp.results import HeadScores
-    from ..interp.store import Unsaved
     from ..probes import ProbeSet
 
 RUN = options.RUN
@@ -109,7 +109,7 @@ def score(
         trust_remote_code=trust_remote_code,
         allow_pickle=allow_pickle,
     )
-    from ..interp.scoring import score_heads
+    from .. import score_heads
 
     start = time.monotonic()
     with progress_bar() as progress:
@@ -130,7 +130,7 @@ def score(
             raise unsaved
     lines = [f"Scores   {output}, checkpoint {checkpoint}"]
     if figures is not None:
-        from ..interp.report.figures import save_figures
+        from ..plot import save_figures
 
         with working("drawing figures"):
             paths = save_figures(scores, figures)
@@ -150,7 +150,9 @@ def load(
     **rest: Any,
 ) -> tuple[LoadedModel, ProbeSet]:
     """The model and its probes; the probes first, so that what is wrong with them is said before big weights load."""
-    from ..interp.model import ModelError, folder_weights, load_model, load_tokenizer
+    from .. import load_model
+    from ..errors import ModelError
+    from ..interp.model import folder_weights, load_tokenizer
 
     arguments: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, **rest}
     if tokenizer is None and model.endswith(".gguf"):
@@ -208,7 +210,7 @@ def check_output(path: Path, checkpoint: int, force: bool) -> None:
 
 
 def check_same_probes(path: Path, probes: ProbeSet) -> None:
-    from ..interp.store import read_scores
+    from .. import read_scores
 
     there = read_scores(path)
     if there.probe_set_hash != probes.hash:

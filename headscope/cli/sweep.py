@@ -159,8 +159,8 @@ def merge(
     headscope merge run.h5.shards -o run.h5
     headscope merge first-half.h5 second-half.h5 -o run.h5
     """
+    from .. import merge as merge_files
     from ..interp.store import checkpoints
-    from ..interp.store import merge as merge_files
 
     failed = merge_files(shards, output)
     n = len(checkpoints(output))

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ArgumentError
+
 MIN_NEEDLES = 12  # below it the intervals may cover less than 93 % of the time where 95 % is asked
 DRAWS = 4999  # with 20 needles the ends still move by a few percent of the width with the seed
 _BLOCK = 1 << 22  # numbers held at a time while resamples are worked on
@@ -42,12 +44,12 @@ def needle_sums(values: np.ndarray, clusters: np.ndarray) -> tuple[np.ndarray, n
     values = np.asarray(values)
     labels = np.asarray(clusters)
     if labels.ndim != 1 or values.ndim < 1 or values.shape[-1] != len(labels):
-        raise ValueError(
+        raise ArgumentError(
             f"clusters must hold one label for each of the values along the last axis; "
             f"values have the shape {values.shape}, clusters {labels.shape}"
         )
     if not len(labels):
-        raise ValueError("values are empty; at least one probe is needed")
+        raise ArgumentError("values are empty; at least one probe is needed")
     _, cluster = np.unique(labels, return_inverse=True)
     member = np.equal.outer(cluster, np.arange(cluster.max() + 1)).astype(np.float64)  # [P, G]
     seen = ~np.isnan(values)
@@ -90,12 +92,12 @@ def clustered_interval(
     Raises ValueError when shapes do not fit, level is not between 0 and 1, or a value lies outside the bounds.
     """
     if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+        raise ArgumentError(f"level must lie between 0 and 1, got {level}")
     sums, counts = needle_sums(values, clusters)
     if bounds is not None:
         least, greatest = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
         if least < bounds[0] - 1e-6 or greatest > bounds[1] + 1e-6:
-            raise ValueError(f"values run from {least:g} to {greatest:g}, outside of the bounds {bounds}")
+            raise ArgumentError(f"values run from {least:g} to {greatest:g}, outside of the bounds {bounds}")
     shape, g = sums.shape[:-1], sums.shape[-1]
     sums, counts = sums.reshape(-1, g), counts.reshape(-1, g)
     n = counts.sum(axis=1)
@@ -133,7 +135,7 @@ def resampled_interval(
     from scipy import stats
 
     if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+        raise ArgumentError(f"level must lie between 0 and 1, got {level}")
     estimate = np.asarray(estimate)
     if n_clusters < MIN_NEEDLES:
         low = high = np.full(estimate.shape, np.nan)

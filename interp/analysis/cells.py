@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ..results import NLL_CLASSES
 from .trajectory import Trajectory
 
@@ -37,7 +38,7 @@ class DistanceGrid:
 def measure(trajectory: Trajectory, value: str) -> np.ndarray:
     """[C, P]: one of the NLL classes or "exact_match". Raises ValueError for another name."""
     if value not in MEASURES:
-        raise ValueError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
+        raise ArgumentError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
     return trajectory.exact_match if value == "exact_match" else trajectory.nll[value]
 
 
@@ -45,7 +46,7 @@ def checkpoint_index(trajectory: Trajectory, checkpoint: int) -> int:
     """The position of a checkpoint given by position; -1 is the last. Raises ValueError when there is none."""
     c = trajectory.n_checkpoints
     if not -c <= checkpoint < c:
-        raise ValueError(f"checkpoint must be a position from {-c} to {c - 1} (there are {c}), got {checkpoint}")
+        raise ArgumentError(f"checkpoint must be a position from {-c} to {c - 1} (there are {c}), got {checkpoint}")
     return checkpoint % c
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ..levels import counting_level
 from ..results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores, needle_stderr, observed_mean
 
@@ -83,7 +84,7 @@ class Watch:
         margin: float = MARGIN,
     ):
         if planned < 1:
-            raise ValueError(f"planned must be how many measurements the run will have, at least 1, got {planned}")
+            raise ArgumentError(f"planned must be how many measurements the run will have, at least 1, got {planned}")
         self.planned, self.rate, self.margin = planned, _share("rate", rate), _share("margin", margin)
         self.tests = 0
         self._halves = _Halves(needles, chance)
@@ -97,7 +98,7 @@ class Watch:
         """
         values = _retrieval(scores)
         if len(values) != len(self._halves.of_probe):
-            raise ValueError(f"scores are of {len(values)} probes, the watch of {len(self._halves.of_probe)}")
+            raise ArgumentError(f"scores are of {len(values)} probes, the watch of {len(self._halves.of_probe)}")
         found = None
         if self._best:
             self.tests += 1
@@ -129,7 +130,9 @@ class _Halves:
         self.probes: dict[str, np.ndarray] = {"needle_id": self.of_probe}
         if chance is not None:
             if np.shape(chance) != (len(self.of_probe), 2):
-                raise ValueError(f"chance must be [n_probes, 2], mean and standard deviation, got {np.shape(chance)}")
+                raise ArgumentError(
+                    f"chance must be [n_probes, 2], mean and standard deviation, got {np.shape(chance)}"
+                )
             self.probes |= dict(zip(CHANCE_COLUMNS, np.asarray(chance, np.float64).T, strict=True))
 
     def __iter__(self) -> Iterator[np.ndarray]:
@@ -226,11 +229,13 @@ def _clustered_mean(values: np.ndarray, clusters: np.ndarray) -> tuple[float, fl
 def _retrieval(scores: HeadScores | np.ndarray) -> np.ndarray:
     values = scores.per_probe["retrieval"] if isinstance(scores, HeadScores) else np.asarray(scores)
     if values.ndim != 3 or not len(values):
-        raise ValueError(f"scores must be retrieval scores [n_probes, n_layers, n_heads], got the shape {values.shape}")
+        raise ArgumentError(
+            f"scores must be retrieval scores [n_probes, n_layers, n_heads], got the shape {values.shape}"
+        )
     return np.asarray(values, np.float64)
 
 
 def _share(name: str, value: float) -> float:
     if not 0 <= value < 1:
-        raise ValueError(f"{name} must be from 0 to below 1, got {value!r}")
+        raise ArgumentError(f"{name} must be from 0 to below 1, got {value!r}")
     return float(value)

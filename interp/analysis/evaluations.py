@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import HeadscopeError
 from ..checkpoint_names import steps_in, tokens_in
 
 Key = tuple[str, str]  # task; metric, length and filter, as far as there are any
@@ -28,7 +29,7 @@ _ABOUT = {"alias", "name", "sample_len", "sample_count", "samples"}
 _MODEL = ("revision", "peft", "delta", "pretrained", "model", "path")
 
 
-class DownstreamError(ValueError):
+class DownstreamError(HeadscopeError, ValueError):
     """A file of downstream scores that cannot be read, or does not fit the run."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ..results import NLL_CLASSES, RETRIEVAL_THRESHOLD
 from .bootstrap import Interval, clustered_interval, needle_sums, needle_weights, resampled_interval
 from .cells import DistanceGrid, Grid, checkpoint_index, depth_groups, distance_by_interference, grid, measure
@@ -64,9 +65,9 @@ class Panel:
 def panel(trajectory: Trajectory, *, threshold: float = RETRIEVAL_THRESHOLD, top: int | None = None) -> Panel:
     """The paper's panel of a trajectory. Raises ValueError when threshold is no number or top is below 1."""
     if not np.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number, got {threshold}")
+        raise ArgumentError(f"threshold must be a finite number, got {threshold}")
     if top is not None and top < 1:
-        raise ValueError(f"top must be at least 1, got {top}")
+        raise ArgumentError(f"top must be at least 1, got {top}")
     maps, levels = trajectory.maps, trajectory.levels(threshold)
     first = [(int(layer), int(head)) for layer, head in np.argwhere(maps[0] > levels[0])]
     flat = maps.reshape(len(maps), -1)
@@ -135,7 +136,7 @@ def heads_mean(trajectory: Trajectory, heads: list[tuple[int, int]]) -> Interval
     _, p, layers, width = trajectory.scores.shape
     for layer, head in heads:
         if not (0 <= layer < layers and 0 <= head < width):
-            raise ValueError(f"there is no head ({layer}, {head}); the model has {layers} layers of {width} heads")
+            raise ArgumentError(f"there is no head ({layer}, {head}); the model has {layers} layers of {width} heads")
     layer_of, head_of = np.array(heads, int).reshape(-1, 2).T
     chosen = trajectory.scores[:, :, layer_of, head_of].astype(np.float64)  # [C, P, heads]
     seen = ~np.isnan(chosen)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ..results import RETRIEVAL_THRESHOLD
 from .bootstrap import needle_sums
 from .cells import checkpoint_index
@@ -68,9 +69,9 @@ def changes(
     """
     a, b = checkpoint_index(trajectory, a), checkpoint_index(trajectory, b)
     if a == b:
-        raise ValueError(f"a and b are the same checkpoint (position {a}); give two different ones")
+        raise ArgumentError(f"a and b are the same checkpoint (position {a}); give two different ones")
     if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+        raise ArgumentError(f"level must lie between 0 and 1, got {level}")
     p_count, layers, heads = trajectory.scores.shape[1:]
     before, after = (trajectory.scores[i].reshape(p_count, -1).T.astype(np.float64) for i in (a, b))
     sums, counts = needle_sums(after - before, trajectory.needles)  # [L * H, G]
@@ -143,7 +144,7 @@ def life(trajectory: Trajectory, threshold: float = RETRIEVAL_THRESHOLD) -> Life
     from scipy import stats
 
     if not np.isfinite(threshold):
-        raise ValueError(f"threshold must be a finite number, got {threshold}")
+        raise ArgumentError(f"threshold must be a finite number, got {threshold}")
     maps = trajectory.maps
     alive = maps > trajectory.levels(threshold)
     born, died = alive[1:] & ~alive[:-1], ~alive[1:] & alive[:-1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import ArgumentError
 from .bootstrap import MIN_NEEDLES, needle_sums
 from .cells import measure
 from .trajectory import Trajectory
@@ -89,7 +90,7 @@ def plateau_of_curve(
     """
     progress, values = np.asarray(progress, np.float64), np.asarray(values, np.float64)
     if progress.ndim != 1 or progress.shape != values.shape:
-        raise ValueError(f"progress and values must be of one length, got {progress.shape} and {values.shape}")
+        raise ArgumentError(f"progress and values must be of one length, got {progress.shape} and {values.shape}")
     margin = _checked_margin(margin)
     chosen = _window(progress, ~np.isnan(values), window)
     progress, values = progress[chosen], values[chosen]
@@ -99,14 +100,14 @@ def plateau_of_curve(
 
 def _checked_margin(margin: float) -> float:
     if not (np.isfinite(margin) and margin > 0):
-        raise ValueError(f"margin must be a positive number, per doubling of progress, got {margin}")
+        raise ArgumentError(f"margin must be a positive number, per doubling of progress, got {margin}")
     return float(margin)
 
 
 def _window(progress: np.ndarray, usable: np.ndarray, window: int | None) -> np.ndarray:
     """Positions of the checkpoints to judge; a checkpoint at progress 0 has no place on a scale of doublings."""
     if window is not None and window < 3:
-        raise ValueError(f"window must be at least 3 checkpoints, got {window}")
+        raise ArgumentError(f"window must be at least 3 checkpoints, got {window}")
     places = np.flatnonzero(usable & (progress > 0))
     if not len(places):
         return places

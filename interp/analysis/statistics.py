@@ -12,6 +12,7 @@ from itertools import permutations
 
 import numpy as np
 
+from ...errors import ArgumentError
 from .trends import components, log_progress, residuals, saturating_curves
 
 MIN_CHECKPOINTS = 8  # with fewer no correlation is judged; also the most for which all orders are tried
@@ -68,18 +69,18 @@ def correlate(x: np.ndarray, y: np.ndarray, tokens: np.ndarray | None = None, *,
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if x.ndim != 1 or x.shape != y.shape:
-        raise ValueError(f"x and y must be two curves of the same length, got the shapes {x.shape} and {y.shape}")
+        raise ArgumentError(f"x and y must be two curves of the same length, got the shapes {x.shape} and {y.shape}")
     known = np.isfinite(x) & np.isfinite(y)
     progress = None
     if tokens is not None:
         progress = np.asarray(tokens, np.float64)
         if progress.shape != x.shape:
-            raise ValueError(f"tokens must have one entry a checkpoint, {len(x)}, got the shape {progress.shape}")
+            raise ArgumentError(f"tokens must have one entry a checkpoint, {len(x)}, got the shape {progress.shape}")
         known &= np.isfinite(progress)
         order = np.argsort(progress[known], kind="stable")
         x, y, progress = x[known][order], y[known][order], progress[known][order]
         if (progress < 0).any() or (np.diff(progress) <= 0).any():
-            raise ValueError(f"tokens must be distinct and not negative, got {progress.tolist()}")
+            raise ArgumentError(f"tokens must be distinct and not negative, got {progress.tolist()}")
     else:
         x, y = x[known], y[known]
 
@@ -123,9 +124,9 @@ def p_of_r(r: np.ndarray | float, n: np.ndarray | int) -> np.ndarray:
 
     r, n = np.asarray(r, np.float64), np.asarray(n)
     if (np.abs(r) > 1).any():
-        raise ValueError(f"r must lie between -1 and 1, got {r[np.abs(r) > 1].ravel()[0] if r.ndim else r}")
+        raise ArgumentError(f"r must lie between -1 and 1, got {r[np.abs(r) > 1].ravel()[0] if r.ndim else r}")
     if (n < 3).any():
-        raise ValueError(f"n must be at least 3, got {n.min()}")
+        raise ArgumentError(f"n must be at least 3, got {n.min()}")
     with np.errstate(divide="ignore"):
         t = np.abs(r) * np.sqrt((n - 2) / (1 - r**2))
     return np.asarray(2 * stats.t.sf(t, n - 2))[()]
@@ -159,7 +160,7 @@ def _p_values(p: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     p = np.array(p, np.float64)
     known = ~np.isnan(p)
     if ((p[known] < 0) | (p[known] > 1)).any():
-        raise ValueError(f"p must lie between 0 and 1, got {p[known].min()} to {p[known].max()}")
+        raise ArgumentError(f"p must lie between 0 and 1, got {p[known].min()} to {p[known].max()}")
     return p[known], known, p
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ..levels import chance_known, counting_level, in_words
 from ..results import NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD, observed_mean
 
@@ -43,10 +44,12 @@ class Trajectory:
 
     def __post_init__(self) -> None:
         if np.ndim(self.scores) != 4:
-            raise ValueError(f"scores must be [checkpoint, probe, layer, head], got the shape {np.shape(self.scores)}")
+            raise ArgumentError(
+                f"scores must be [checkpoint, probe, layer, head], got the shape {np.shape(self.scores)}"
+            )
         c, p = self.scores.shape[:2]
         if c == 0 or p == 0:
-            raise ValueError(f"a trajectory needs at least one checkpoint and one probe, got {c} and {p}")
+            raise ArgumentError(f"a trajectory needs at least one checkpoint and one probe, got {c} and {p}")
         wanted: dict[str, tuple[Any, tuple[int, ...]]] = {"steps": (self.steps, (c,)), "tokens": (self.tokens, (c,))}
         wanted["exact_match"] = (self.exact_match, (c, p))
         wanted |= {f"nll[{name!r}]": (self.nll.get(name, np.empty(0)), (c, p)) for name in NLL_CLASSES}
@@ -55,9 +58,9 @@ class Trajectory:
             wanted |= {"stages": (self.stages, (c,)), "own_steps": (self.own_steps, (c,))}
         for name, (values, shape) in wanted.items():
             if np.shape(values) != shape:
-                raise ValueError(f"{name} must have the shape {shape}, got {np.shape(values)}")
+                raise ArgumentError(f"{name} must have the shape {shape}, got {np.shape(values)}")
         if (np.diff(self.steps) <= 0).any():
-            raise ValueError(f"steps must increase, got {list(map(int, self.steps))}")
+            raise ArgumentError(f"steps must increase, got {list(map(int, self.steps))}")
 
     @property
     def n_checkpoints(self) -> int:

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..results import HeadScore, need
+from ...errors import ArgumentError, ArgumentTypeError
+from ..packages import need
+from ..results import HeadScore
 from .bins import distance_starts, position_starts
 
 if TYPE_CHECKING:
@@ -83,25 +85,25 @@ class CopyProfile:
 
     def __post_init__(self) -> None:
         if self.n_tokens < 2:
-            raise ValueError(f"n_tokens must be at least 2, got {self.n_tokens}")
+            raise ArgumentError(f"n_tokens must be at least 2, got {self.n_tokens}")
         if np.ndim(self.rows) != 2:
-            raise ValueError(f"rows must have the shape [n_layers, n_heads], got {np.shape(self.rows)}")
+            raise ArgumentError(f"rows must have the shape [n_layers, n_heads], got {np.shape(self.rows)}")
         sizes = dict(zip(HEADS, np.shape(self.rows), strict=True))
         sizes |= {"distance": len(self.distance), "position": len(self.position)}
         for name, dims in COUNTS.items():
             array, shape = np.asarray(getattr(self, name)), tuple(sizes[dim] for dim in dims)
             if array.dtype.kind not in "iu":
-                raise TypeError(f"{name} must hold whole numbers, got {array.dtype}")
+                raise ArgumentTypeError(f"{name} must hold whole numbers, got {array.dtype}")
             if array.shape != shape:
-                raise ValueError(f"{name} must have the shape {shape} [{', '.join(dims)}], got {array.shape}")
+                raise ArgumentError(f"{name} must have the shape {shape} [{', '.join(dims)}], got {array.shape}")
             if array.size and (array.min() < 0 or array.max() >= self.n_tokens):
-                raise ValueError(f"{name} must count from 0 to the {self.n_tokens - 1} rows of the text")
+                raise ArgumentError(f"{name} must count from 0 to the {self.n_tokens - 1} rows of the text")
             object.__setattr__(self, name, np.ascontiguousarray(array, np.int32))
         for hits, possible in _HITS:
             if (getattr(self, hits) > getattr(self, possible)[:, None]).any():
-                raise ValueError(f"{hits} must not exceed {possible}")
+                raise ArgumentError(f"{hits} must not exceed {possible}")
         if self.n_kv_heads < 1 or self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_heads must be a multiple of n_kv_heads, got {self.n_heads} and {self.n_kv_heads}")
+            raise ArgumentError(f"n_heads must be a multiple of n_kv_heads, got {self.n_heads} and {self.n_kv_heads}")
 
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers x {self.n_heads} heads, {self.n_tokens} tokens"
@@ -170,7 +172,7 @@ class CopyProfile:
     def rate(self, by: str) -> np.ndarray:
         """One of `RATES` by name. Raises ValueError for another name."""
         if by not in RATES:
-            raise ValueError(f"by must be one of {', '.join(RATES)}; got {by!r}")
+            raise ArgumentError(f"by must be one of {', '.join(RATES)}; got {by!r}")
         values: np.ndarray = getattr(self, by)
         return values
 
@@ -181,7 +183,7 @@ class CopyProfile:
         is NaN: neighbouring rows of one text are not independent.
         """
         if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+            raise ArgumentError(f"k must be at least 1, got {k}")
         rate = self.rate(by)
         order = np.argsort(-rate, axis=None, kind="stable")  # NaN sorts last
         places = [divmod(int(i), self.n_heads) for i in order[:k] if not np.isnan(rate.flat[i])]

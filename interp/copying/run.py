@@ -14,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from ...errors import ArgumentError, ArgumentTypeError
 from ...kernels import recording
 from ...probes import Probe
 from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, PrefixPass, Progress, preflight
@@ -47,7 +48,7 @@ def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress:
     """
     ids = _token_ids(tokens)
     if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
+        raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
     loaded = load_model(model) if isinstance(model, (str, PathLike)) else model
     model = loaded.model if isinstance(loaded, LoadedModel) else model
     adapted = adapt(model)
@@ -121,7 +122,7 @@ class TextEngine(Engine):
         if not bool(logits.isfinite().all()):
             bad.append("the model's logits are")
         if bad:
-            raise ValueError(
+            raise ArgumentError(
                 f"{self.model.name}: {bad[0]} NaN; its weights hold NaN or overflow in {self.model.dtype}. Check the "
                 "checkpoint, or load it in float32 or bfloat16"
             )
@@ -175,25 +176,25 @@ def _token_ids(tokens: ArrayLike) -> np.ndarray:
     """int64 [T], or an error that says what is wrong with the tokens."""
     ids = tokens.detach().cpu().numpy() if isinstance(tokens, Tensor) else np.asarray(tokens)
     if ids.ndim != 1:
-        raise ValueError(f"tokens must be one sequence of token ids, [T], got the shape {ids.shape}; pass one text")
+        raise ArgumentError(f"tokens must be one sequence of token ids, [T], got the shape {ids.shape}; pass one text")
     if ids.size < 2:
-        raise ValueError(f"tokens must hold at least 2 token ids, a token and the next one, got {ids.size}")
+        raise ArgumentError(f"tokens must hold at least 2 token ids, a token and the next one, got {ids.size}")
     if ids.dtype.kind not in "iu":
-        raise TypeError(f"tokens must be integers, got {ids.dtype}; pass tokenizer(text)['input_ids']")
+        raise ArgumentTypeError(f"tokens must be integers, got {ids.dtype}; pass tokenizer(text)['input_ids']")
     if ids.min() < 0:
-        raise ValueError(f"tokens must be token ids from 0 up, got {ids.min()}; leave padding and masks out")
+        raise ArgumentError(f"tokens must be token ids from 0 up, got {ids.min()}; leave padding and masks out")
     return ids.astype(np.int64)
 
 
 def _check_fit(model: HuggingFaceModel, ids: np.ndarray) -> None:
     if model.context is not None and len(ids) > model.context:
-        raise ValueError(
+        raise ArgumentError(
             f"tokens holds {len(ids)} and {model.name} is made for {model.context} (max_position_embeddings and "
             "RoPE scaling in its config); pass a shorter text, or raise the model's limit if its RoPE allows more"
         )
     vocabulary = model.model.get_input_embeddings().weight.shape[0]
     if ids.max() >= vocabulary:
-        raise ValueError(
+        raise ArgumentError(
             f"tokens holds the id {ids.max()} and {model.name} has a vocabulary of {vocabulary}: it is from another "
             "tokenizer; use this model's"
         )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from ..model import HuggingFaceModel, PrefixCache, running
+from ..model import HuggingFaceModel, ModelError, PrefixCache, running
 from .passes import LayerEvidence, PrefixPass, WholePass
 from .plan import Plan, Prefix, Suffix
 from .suffixes import SuffixPass
@@ -132,12 +132,12 @@ class Engine:
             key[layer, :h], p_max[layer, :h] = found.argmax_key.cpu().numpy(), found.p_max.float().cpu().numpy()
             mass[layer, :h], visible[layer, :h] = found.mass.float().cpu().numpy(), found.visible
             if np.isnan(p_max[layer, :h]).any():
-                raise ValueError(
+                raise ModelError(
                     f"{self.model.name}: attention of layer {layer} is NaN; its weights hold NaN or overflow in "
                     f"{self.model.dtype}. Check the checkpoint, or load it in float32 or bfloat16"
                 )
         if not np.isfinite(logprobs).all():
-            raise ValueError(
+            raise ModelError(
                 f"{self.model.name}: the model's logits are not finite; its weights hold NaN or overflow in "
                 f"{self.model.dtype}. Check the checkpoint, or load it in float32 or bfloat16"
             )

@@ -19,6 +19,7 @@ from itertools import zip_longest
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ...probes import Probe
 
 SHARED_ENOUGH = 4  # "auto" grafts a probe when at least this many probes of the set share its haystack
@@ -94,13 +95,13 @@ def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
         ValueError: unknown `sharing`, or "grafted" for a probe that cannot be grafted.
     """
     if sharing not in ("auto", "exact", "grafted"):
-        raise ValueError(f"sharing must be 'auto', 'exact' or 'grafted', got {sharing!r}")
+        raise ArgumentError(f"sharing must be 'auto', 'exact' or 'grafted', got {sharing!r}")
     grafted = np.zeros(len(probes), dtype=bool)
     if sharing != "exact":
         graftable = [i for i, probe in enumerate(probes) if probe.graft is not None]
         odd = [probe.id for probe in probes if probe.graft is None]
         if sharing == "grafted" and odd:
-            raise ValueError(
+            raise ArgumentError(
                 f"sharing='grafted': probe {odd[0]!r} has no single inserted piece that holds its needles; "
                 "use sharing='auto' or 'exact'"
             )

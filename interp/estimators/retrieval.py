@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ...probes import Probe
 from ..evidence import ProbeEvidence
 
@@ -22,7 +23,7 @@ def retrieval(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     """
     copyable = np.flatnonzero(probe.needle_mask & np.isin(probe.input_ids, probe.answer_ids))
     if not len(copyable):
-        raise ValueError(f"probe {probe.id!r}: no token of its answer occurs in its needle, so no head can copy it")
+        raise ArgumentError(f"probe {probe.id!r}: no token of its answer occurs in its needle, so no head can copy it")
     hits = evidence.hits(probe)
     # [n_layers, n_heads, n_answer] against each copyable position: a position counts once, however often it is hit
     found = sum(((evidence.argmax_key == j) & hits).any(axis=-1).astype(np.float32) for j in copyable)

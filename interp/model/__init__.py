@@ -1,7 +1,7 @@
 """A model in, its attention reachable: loading, what its weights are, adapters, routing of attention, prefix cache."""
 
 from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
-from .attention import CaptureError, Scoring, Visibility, attending, running
+from .attention import CaptureError, Scoring, Visibility, attending, current_pass, running
 from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
@@ -20,6 +20,7 @@ __all__ = [
     "adapt",
     "attending",
     "check_kind",
+    "current_pass",
     "fingerprint",
     "first_line",
     "folder_weights",

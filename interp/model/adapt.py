@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...errors import ArgumentTypeError
 from .hugging_face import HuggingFaceModel
 
 __all__ = ["HuggingFaceModel", "adapt", "check_kind", "described", "unwrapped"]
@@ -29,7 +30,7 @@ def adapt(model: Any) -> HuggingFaceModel:
     model = unwrapped(model)
     check_kind(model)
     if _has_fsdp1(model):
-        raise TypeError(
+        raise ArgumentTypeError(
             "model is sharded by FullyShardedDataParallel (FSDP version 1): what lies outside its layers exists only "
             'inside its own forward; shard with fully_shard (in a Trainer: fsdp_config={"version": 2, ...})'
         )
@@ -49,7 +50,7 @@ def check_kind(model: Any) -> None:
         return
     if _has_fsdp1(model):
         return  # of any class; `adapt` says what to do about it
-    raise TypeError(
+    raise ArgumentTypeError(
         f"model is {described(model)}; give a transformers causal LM, a TransformerLens TransformerBridge "
         "(boot_transformers), or, to score_heads or copy_profile, a path or hub id"
     )
@@ -91,7 +92,7 @@ def unwrapped(model: Any) -> Any:
             model = model.module
         elif _is_nnsight(model):
             if getattr(model, "_edits", None):
-                raise TypeError(
+                raise ArgumentTypeError(
                     "model has nnsight edits, which only its own traces apply; take them off, clear_edits()"
                 )
             model = model._module
@@ -100,7 +101,7 @@ def unwrapped(model: Any) -> Any:
         elif hasattr(model, "get_base_model"):
             method: Any = getattr(model, "active_peft_config", None)
             if getattr(method, "is_prompt_learning", False):
-                raise TypeError(
+                raise ArgumentTypeError(
                     f"model has a {method.peft_type.value} adapter, which puts virtual tokens before the input; "
                     "headscope scores adapters inside the layers (LoRA, ...), or a model without one"
                 )

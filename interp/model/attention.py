@@ -18,13 +18,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from ...errors import HeadscopeError
+
 NAME = "headscope"  # must contain neither "flash" nor "sdpa": transformers treats such names in its own way
 
 # Extra arguments that change which keys are seen or how they score, and that we do not implement.
 _UNSUPPORTED = ("position_bias", "indices", "block_indices", "attention_bias", "alibi", "cache")
 
 
-class CaptureError(ValueError):
+class CaptureError(HeadscopeError, ValueError):
     """The model does something with its attention that headscope cannot follow exactly."""
 
 
@@ -72,6 +74,14 @@ def running(this: Pass) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def current_pass() -> Pass:
+    """The pass that answers attention calls now. Raises CaptureError where none runs."""
+    this = _current.get()
+    if this is None:
+        raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
+    return this
 
 
 def classify(mask_function: Callable[..., Any], length: int, device: torch.device | str) -> Visibility:
@@ -180,9 +190,7 @@ def _attention(
     s_aux: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    this = _current.get()
-    if this is None:
-        raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
+    this = current_pass()
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise CaptureError(

@@ -19,12 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...errors import HeadscopeError
 from . import formats
 
 _CAUSAL = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
-class ModelError(ValueError):
+class ModelError(HeadscopeError, ValueError):
     """A model or tokenizer that cannot be loaded or must not be trusted. One line: what, why and the remedy."""
 
 

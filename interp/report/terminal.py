@@ -1,4 +1,4 @@
-"""Scores in the terminal: the leading heads with their copying bars, every layer's best, and the answer by length.
+"""Scores in the terminal: the leading heads with their copying bars, every layer's best, and the answer by length and needle.
 
     rich.print(summary(scores))
 
@@ -92,12 +92,14 @@ def head_table(scores: HeadScores, k: int = 10) -> Table:
     return table
 
 
-def length_table(scores: HeadScores) -> Table:
-    """How the answer fared at every context length: NLL in nats per token, share of exact matches, number of probes."""
+def answer_table(scores: HeadScores, by: str, labels: list[str], group: np.ndarray) -> Table:
+    """How the answer fared in every group of probes: NLL in nats per token, share of exact matches, number of probes.
+
+    group: [n_probes], the index into `labels` of the group of every probe; `by` says what the groups are.
+    """
     columns = {"NLL": scores.nll, "NLL needle only": scores.nll_novel, "exact match": scores.exact_match}
-    labels, group = group_lengths(scores.probes["length"])
     table = plain_table()
-    for name in ("length", *columns, "probes"):
+    for name in (by, *columns, "probes"):
         table.add_column(name, justify="right", min_width=6)
     for index, label in enumerate(labels):
         cells = [label]
@@ -108,6 +110,16 @@ def length_table(scores: HeadScores) -> Table:
             cells.append(form.format(chosen.mean()) if chosen.size else "-")
         table.add_row(*cells, str(int((group == index).sum())))
     return table
+
+
+def answer_tables(scores: HeadScores) -> list[RenderableType]:
+    """By context length and, where the needles are of several kinds, by kind: some are far easier to answer."""
+    tables: list[RenderableType] = [answer_table(scores, "length", *group_lengths(scores.probes["length"]))]
+    named = ["/".join(pair) for pair in zip(scores.probes["family"], scores.probes["variant"], strict=True)]
+    kinds, group = np.unique(named, return_inverse=True)
+    if len(kinds) > 1:
+        tables += [Text(), answer_table(scores, "needle", kinds.tolist(), group)]
+    return tables
 
 
 def summary(scores: HeadScores, k: int = 10) -> RenderableType:
@@ -124,6 +136,5 @@ def summary(scores: HeadScores, k: int = 10) -> RenderableType:
         count.append(f"; {unseen} could not be observed: the needle lay outside their window")
     strip = LayerStrip(np.where(np.isinf(best), np.nan, best), np.any(scores.retrieval > level, axis=1))
     blank = Text()
-    return Group(
-        head_table(scores, k), blank, count, blank, Text("Best head of every layer"), strip, blank, length_table(scores)
-    )
+    above = (head_table(scores, k), blank, count, blank, Text("Best head of every layer"), strip, blank)
+    return Group(*above, *answer_tables(scores))

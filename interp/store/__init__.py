@@ -8,6 +8,7 @@ from .netcdf import LIBVER, create_variable, set_attrs
 from .rescue import Unsaved, rescue, save_elsewhere, unsaved_message
 from .results_file import (
     append,
+    as_dataset,
     check_writable,
     checkpoints,
     one_line,
@@ -33,6 +34,7 @@ __all__ = [
     "Unsaved",
     "Variable",
     "append",
+    "as_dataset",
     "beside",
     "check_writable",
     "checkpoints",

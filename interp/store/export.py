@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ..levels import chance_known, in_words
-from ..results import RETRIEVAL_THRESHOLD, HeadScores, need
+from ..packages import need
+from ..results import RETRIEVAL_THRESHOLD, HeadScores
 from .results_file import read_scores, read_steps, write_file
 
 if TYPE_CHECKING:
@@ -55,23 +57,23 @@ def duo_attention_tsv(source: Source, *, checkpoint: int | None = None, estimato
 
 
 def qrhead_string(
-    source: Source, *, checkpoint: int | None = None, estimator: str = "retrieval", top: int | None = None
+    source: Source, *, checkpoint: int | None = None, by: str = "retrieval", top: int | None = None
 ) -> str:
     """A head set as QRHead writes it, best first: "18-6,17-3".
 
-    These are the `top` heads, or else the retrieval heads (`HeadScores.retrieval_heads`: above 0.1 and above chance);
-    of another estimator, every head whose mean score is above 0.1. Raises ValueError when there is none.
+    These are the `top` heads by an estimator, or else the retrieval heads (`HeadScores.retrieval_heads`: above 0.1 and
+    above chance); by another estimator, every head whose mean score is above 0.1. Raises ArgumentError for none.
     """
     scores = _scores(source, checkpoint)
-    heads = scores.top(scores.n_layers * scores.n_heads if top is None else top, estimator)
+    heads = scores.top(scores.n_layers * scores.n_heads if top is None else top, by)
     level, words = np.full((scores.n_layers, scores.n_heads), np.float32(RETRIEVAL_THRESHOLD)), f"{RETRIEVAL_THRESHOLD}"
-    if estimator == "retrieval" and chance_known(scores.probes):
+    if by == "retrieval" and chance_known(scores.probes):
         level = scores.counting_level()
         words = in_words(level, scores.probes, RETRIEVAL_THRESHOLD)
     if top is None:
-        heads = [head for head in heads if scores[estimator][head.layer, head.head] > level[head.layer, head.head]]
+        heads = [head for head in heads if scores[by][head.layer, head.head] > level[head.layer, head.head]]
     if not heads:
-        raise ValueError(f"no head has a {estimator} above {words}; choose a number, such as top=16")
+        raise ArgumentError(f"no head has a {by} above {words}; choose a number, such as top=16")
     return ",".join(f"{head.layer}-{head.head}" for head in heads)
 
 
@@ -98,18 +100,43 @@ FORMATS: dict[str, Callable[..., str | bytes]] = {
 }
 
 
-def render(source: Source, format: str, *, checkpoint: int | None = None) -> str | bytes:
-    """The source in a format. Raises ValueError when that is unknown, StoreError when a file cannot be read."""
+def render(source: Source, format: str, *, checkpoint: int | None = None, top: int | None = None) -> str | bytes:
+    """The source in a format; `top` is that of `qrhead_string`.
+
+    Raises ArgumentError for an unknown format, StoreError when a file cannot be read.
+    """
     if format not in FORMATS:
         near = [name for name in FORMATS if format and format in name] or get_close_matches(format, FORMATS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown format {format!r}.{hint} Available: {', '.join(FORMATS)}")
-    return FORMATS[format](source, checkpoint=checkpoint)
+        raise ArgumentError(f"unknown format {format!r}.{hint} Available: {', '.join(FORMATS)}")
+    if top is None:
+        return FORMATS[format](source, checkpoint=checkpoint)
+    if format != "qrhead_string":
+        raise ArgumentError(f"top={top} belongs to the format qrhead_string; {format} holds every head")
+    return qrhead_string(source, checkpoint=checkpoint, top=top)
 
 
-def export(source: Source, format: str, path: str | PathLike[str], *, checkpoint: int | None = None) -> None:
-    """Write the source to `path` in a format, whole or not at all."""
-    content = render(source, format, checkpoint=checkpoint)
+def export(
+    source: Source,
+    format: str,
+    path: str | PathLike[str],
+    *,
+    checkpoint: int | None = None,
+    top: int | None = None,
+) -> None:
+    """Write scores, or those of a results file, to `path` in the format of another tool, whole or not at all.
+
+    Args:
+        source: HeadScores, or the path of a results file.
+        format: "retrieval_head_json", "duo_attention_tsv", "qrhead_string", "csv" or "parquet".
+        checkpoint: which one of a file; default the last, for "csv" and "parquet" all.
+        top: of "qrhead_string", how many heads; default those above 0.1 and above chance.
+
+    Raises:
+        ArgumentError: an unknown format. StoreError: a file that cannot be read or written.
+        MissingPackageError: "parquet" without pyarrow.
+    """
+    content = render(source, format, checkpoint=checkpoint, top=top)
     write_file(path, content if isinstance(content, bytes) else content.encode())
 
 
@@ -117,7 +144,7 @@ def _scores(source: Source, checkpoint: int | None) -> HeadScores:
     if not isinstance(source, HeadScores):
         return read_scores(source, checkpoint)
     if checkpoint is not None:
-        raise ValueError(f"checkpoint={checkpoint} chooses within a file; HeadScores are of one checkpoint already")
+        raise ArgumentError(f"checkpoint={checkpoint} chooses within a file; HeadScores are of one checkpoint already")
     return source
 
 

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace as changed
+from io import BytesIO
 from itertools import chain, count
 from os import PathLike
 from pathlib import Path
@@ -23,7 +24,9 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores, need
+from ...errors import ArgumentError, ArgumentTypeError
+from ..packages import need
+from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import schema
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
@@ -49,9 +52,7 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
     with reading(path) as file:
-        groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
-        if group is not None and group not in groups:
-            raise StoreError(f"{path} has no group {group!r}; it has {', '.join(sorted(groups))}")
+        _check_group(file, group, str(path))
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]
         how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
@@ -60,6 +61,31 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
         else:
             found = xarray.open_datatree(path, **how)[group].to_dataset()
         return found
+
+
+def as_dataset(
+    scores: HeadScores, *, group: str | None = None, checkpoint: int = 0, tokens_seen: float | None = None
+) -> xr.Dataset:
+    """What `open` gives of a file that holds these scores as its one checkpoint; the file is never written.
+
+    Raises StoreError for an unknown group; MissingPackageError without xarray or h5netcdf.
+    """
+    xarray = need("xarray", "to_xarray()")
+    need("h5netcdf", "to_xarray()")
+    image = BytesIO()
+    with h5py.File(image, "w", libver=LIBVER, track_order=True) as file:
+        create(file, scores)
+        write_row(file, row(scores, _step(checkpoint), _tokens(tokens_seen)))
+        _check_group(file, group, "a set of scores")
+    with xarray.open_datatree(image, engine="h5netcdf") as tree:
+        found: xr.Dataset = tree[group or "/"].to_dataset().load()
+    return found
+
+
+def _check_group(file: h5py.File, group: str | None, what: str) -> None:
+    groups = [name for name, item in file.items() if isinstance(item, h5py.Group)]
+    if group is not None and group not in groups:
+        raise StoreError(f"{what} has no group {group!r}; it has {', '.join(sorted(groups))}")
 
 
 def append(
@@ -388,16 +414,18 @@ def _step(checkpoint: int) -> int:
         step = operator.index(checkpoint)
     except TypeError:
         kind = type(checkpoint).__name__
-        raise TypeError(f"checkpoint must be an integer, the optimizer step, got {kind} {checkpoint!r}") from None
+        raise ArgumentTypeError(
+            f"checkpoint must be an integer, the optimizer step, got {kind} {checkpoint!r}"
+        ) from None
     if isinstance(checkpoint, bool) or not 0 <= step < 2**31:
-        raise ValueError(f"checkpoint must be an optimizer step from 0 to {2**31 - 1}, got {checkpoint!r}")
+        raise ArgumentError(f"checkpoint must be an optimizer step from 0 to {2**31 - 1}, got {checkpoint!r}")
     return step
 
 
 def _tokens(tokens_seen: float | None) -> float:
     tokens = np.nan if tokens_seen is None else float(tokens_seen)
     if tokens_seen is not None and not 0 <= tokens < np.inf:
-        raise ValueError(f"tokens_seen must be a count of at least 0, or None, got {tokens_seen!r}")
+        raise ArgumentError(f"tokens_seen must be a count of at least 0, or None, got {tokens_seen!r}")
     return tokens
 
 

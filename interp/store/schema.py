@@ -9,6 +9,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from ...errors import HeadscopeError
 from ..levels import FALSE_COUNT
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD
 
@@ -49,7 +50,7 @@ IN_UNIT_INTERVAL = ("retrieval", "aligned_copy", "needle_mass", "source_mass", "
 EXACT_SHARES = ("retrieval", "aligned_copy")
 
 
-class StoreError(ValueError):
+class StoreError(HeadscopeError, ValueError):
     """A results file cannot be read, or does not take what should be written to it."""
 
 

@@ -8,16 +8,19 @@ run.py                      the sweep: what is to do, who does it, what came of 
 
 from .checkpoints import Checkpoint, find_checkpoints
 from .run import Options, SweepResult, run_sweep, sweep
-from .shards import ProbeSource
+from .shards import ProbeSource, SweepError
 from .stages import stage_lines
 from .summary import outcome_line, summary_table
+from .table import CheckpointError
 from .worker import Outcome
 
 __all__ = [
     "Checkpoint",
+    "CheckpointError",
     "Options",
     "Outcome",
     "ProbeSource",
+    "SweepError",
     "SweepResult",
     "find_checkpoints",
     "outcome_line",

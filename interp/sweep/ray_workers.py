@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ..results import need
+from ..packages import need
 from .checkpoints import Checkpoint
 from .shards import SweepError
 from .worker import MakeWork, Outcome, Setup, Work

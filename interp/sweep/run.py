@@ -13,7 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
-from ...probes import ProbeSet
+from ...probes import Probe, ProbeSet
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..store import StoreError, check_writable, one_line, refresh, target_path
 from .checkpoints import Checkpoint, find_checkpoints
@@ -48,7 +48,7 @@ class SweepResult:
 
 def sweep(
     checkpoints: str | PathLike[str] | Iterable[str | PathLike[str]],
-    probes: ProbeSet | ProbeSource | str | PathLike[str],
+    probes: Iterable[Probe] | ProbeSource | str | PathLike[str],
     output: str | PathLike[str],
     *,
     table: str | PathLike[str] | None = None,
@@ -73,7 +73,8 @@ def sweep(
     Args:
         checkpoints: folders, globs, folders of checkpoints, .gguf files, hub_id@revision, hub_id/folder@revision,
             TransformerLens labels ("pythia-70m@1000", "pythia-70m@*").
-        probes: a ProbeSet, a file that `ProbeSet.save` wrote, or the name of a set. They are frozen beside the shards.
+        probes: a ProbeSet or any iterable of Probe, a file that `ProbeSet.save` wrote, or the name of a set. They are
+            frozen beside the shards.
         table: CSV with the columns checkpoint, step and, if known, tokens_seen, for what neither trainer_state.json nor
             names tell.
         sharing, generate: as in `score_heads`. tokenizer, dtype, device, trust_remote_code, allow_pickle: as in
@@ -181,15 +182,14 @@ def part(found: Sequence[Checkpoint], i: int, n: int) -> list[Checkpoint]:
     return list(found[i - 1 :: n])
 
 
-def _source(probes: ProbeSet | ProbeSource | str | PathLike[str]) -> ProbeSource:
+def _source(probes: Iterable[Probe] | ProbeSource | str | PathLike[str]) -> ProbeSource:
     from ... import probes as room
 
     if isinstance(probes, ProbeSource):
         return probes
-    if isinstance(probes, ProbeSet):
-        return ProbeSource(lambda _: probes)
     if not isinstance(probes, (str, PathLike)):
-        raise TypeError(f"probes must be a ProbeSet, a saved one or the name of a set, got {type(probes).__name__}")
+        probe_set = ProbeSet.of(probes)
+        return ProbeSource(lambda _: probe_set)
     if Path(probes).suffix == ".npz" or Path(probes).is_file():
         saved = ProbeSet.load(probes)
         return ProbeSource(lambda _: saved)

@@ -27,6 +27,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from ...errors import HeadscopeError
 from ...probes import ProbeSet
 from ..model import fingerprint, folder_weights, gguf_weights, locate
 from ..results import HeadScores
@@ -51,7 +52,7 @@ _SHARD = re.compile(r"step-\d{10}(-[\w.-]+)?\.h5")
 _WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin")
 
 
-class SweepError(ValueError):
+class SweepError(HeadscopeError, ValueError):
     """A sweep that cannot begin: its output belongs to something else, or another sweep is at work there."""
 
 

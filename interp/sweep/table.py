@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from os import PathLike, fspath
 from pathlib import Path
 
+from ...errors import HeadscopeError
 from ..checkpoint_names import LARGEST_STEP, read_amount
 
 
-class CheckpointError(ValueError):
+class CheckpointError(HeadscopeError, ValueError):
     """What was given does not say clearly which checkpoints to score, or at which step each is."""
 
 
@@ -81,10 +82,10 @@ def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
     step, tokens, stage = ((record.get(name) or "").strip() for name in ("step", "tokens_seen", "stage"))
     try:
         number = int(step) if step else None
-        if number is not None and not 0 <= number <= LARGEST_STEP:
-            raise ValueError
     except ValueError:
-        raise CheckpointError(f"{path}, line {line}: step is {step!r}; give a whole number from 0 up") from None
+        number = -1
+    if number is not None and not 0 <= number <= LARGEST_STEP:
+        raise CheckpointError(f"{path}, line {line}: step is {step!r}; give a whole number from 0 up")
     try:
         return Row(line, number, read_amount(tokens) if tokens else None, stage)
     except ValueError:

@@ -14,6 +14,7 @@ import triton
 from torch import Tensor
 
 from .. import reference
+from ..errors import KernelError
 from ..evidence import RowEvidence
 from ..rules import Rules
 from . import launch
@@ -27,10 +28,6 @@ ROUNDING = 2e-5  # nats: exp2, and the order of summing its results
 
 _trusted: set[tuple[object, ...]] = set()
 _refused: dict[tuple[object, ...], str] = {}
-
-
-class KernelError(RuntimeError):
-    """The Triton kernels cannot be run here, or what they return is not what the definition says."""
 
 
 def checked_evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:

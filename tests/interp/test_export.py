@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from headscope.interp import results
-from headscope.interp.results import HeadScores, MissingPackageError
+from headscope.interp import packages
+from headscope.interp.packages import MissingPackageError
+from headscope.interp.results import HeadScores
 from headscope.interp.store.export import (
     FORMATS,
     csv,
@@ -141,6 +142,6 @@ def test_parquet_without_pyarrow_says_what_to_install(monkeypatch: pytest.Monkey
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(results, "import_module", missing)
+    monkeypatch.setattr(packages, "import_module", missing)
     with pytest.raises(MissingPackageError, match=r"Parquet export needs .*pip install 'headscope\[parquet\]'"):
         parquet(make_scores())

@@ -241,6 +241,17 @@ def test_the_terminal_summary_fits_and_names_the_heads(width):
     assert "2 of 5120 heads are retrieval heads" in text
 
 
+def test_the_terminal_summary_tells_kinds_of_needles_apart_where_there_are_several():
+    scores = make_scores()
+    assert "keyvalue" not in printed(scores)
+    number = np.arange(scores.n_probes) % 2 == 0
+    columns = {"family": np.where(number, "keyvalue", "needle"), "variant": np.where(number, "number", "sentence")}
+    mixed = replace(scores, exact_match=number, probes={**scores.probes, **columns})
+    lines = printed(mixed).split()
+    assert lines[lines.index("keyvalue/number") :][3:5] == ["100%", "9"]
+    assert lines[lines.index("needle/sentence") :][3:5] == ["0%", "9"]
+
+
 def test_the_terminal_summary_survives_an_ascii_terminal(tmp_path):
     with (tmp_path / "out.txt").open("w", encoding="ascii") as file:
         Console(file=file, width=80).print(summary(make_scores(seen_every=2, leading=((17, 3, 0.8),))))
@@ -279,6 +290,12 @@ def test_many_lengths_are_gathered_by_doublings():
     assert [group.tolist().count(i) for i in range(3)] == [1, 10, 9]
 
 
+def printed(scores) -> str:
+    console = Console(width=200, record=True, file=StringIO())
+    console.print(summary(scores))
+    return console.export_text()
+
+
 def with_chance(mean: float = 0.05, sd: float = 0.048):
     scores = make_scores()
     told = {"chance": np.full(scores.n_probes, mean), "chance_sd": np.full(scores.n_probes, sd)}
@@ -301,11 +318,6 @@ def test_heads_are_counted_above_chance_and_the_level_is_drawn(ax):
 
 
 def test_the_summary_tells_chance_and_the_papers_count():
-    def printed(scores) -> str:
-        console = Console(width=200, record=True, file=StringIO())
-        console.print(summary(scores))
-        return console.export_text()
-
     shown = printed(with_chance())
     assert "6 of 270 heads are retrieval heads: mean score above chance (level 0.2" in shown
     assert "with 2 needles); by the paper's plain count, above 0.1: 7" in shown

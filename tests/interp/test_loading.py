@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -369,7 +370,7 @@ def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_real_gguf(smollm2_gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_real_gguf(smollm2_gguf: Path, capfd: pytest.CaptureFixture[str]):
     import gguf
 
     reader = gguf.GGUFReader
@@ -381,8 +382,21 @@ def test_real_gguf(smollm2_gguf: Path, tmp_path: Path, capfd: pytest.CaptureFixt
     ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
     with torch.no_grad():
         assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
-    cut = tmp_path / "cut.gguf"
-    cut.write_bytes(smollm2_gguf.read_bytes()[:50_000_000])
+
+
+def test_a_gguf_file_that_was_cut_short(tmp_path: Path):
+    import gguf
+
+    whole, cut = tmp_path / "whole.gguf", tmp_path / "cut.gguf"
+    writer = gguf.GGUFWriter(whole, "llama")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", np.zeros((16, 32), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert len(gguf.GGUFReader(whole).tensors) == 1
+    cut.write_bytes(whole.read_bytes()[:-1000])
     refused("could not be read as GGUF .*copy or download it again", cut)
 
 

@@ -33,7 +33,8 @@ WRITE_AND_READ = """
 import os, sys
 from pathlib import Path
 import headscope as hs
-from headscope.interp import locks, store
+from headscope.interp.store import locks
+from headscope.interp.store import results_file as store
 from made_scores import assert_same, make_scores
 folder = Path(sys.argv[1])
 for errno in sys.argv[2:]:

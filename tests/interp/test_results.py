@@ -2,15 +2,19 @@
 
 import warnings
 from dataclasses import FrozenInstanceError
+from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import sem
 
-from headscope.interp import results
-from headscope.interp.results import HeadScore, HeadScores, MissingPackageError, UnknownEstimatorError
+import headscope as hs
+from headscope.interp import packages
+from headscope.interp.packages import MissingPackageError
+from headscope.interp.results import HeadScore, HeadScores, UnknownEstimatorError
 from made_scores import assert_same, make_scores
 
 NAN = float("nan")
@@ -100,7 +104,7 @@ def test_top_sorts_by_score_then_place_and_leaves_out_the_unobservable() -> None
 def test_top_of_another_estimator() -> None:
     scores = make_scores()
     wanted = np.nanargmax(scores["wu_count"])
-    assert scores.top(1, "wu_count")[0].head == wanted % 4
+    assert scores.top(1, by="wu_count")[0].head == wanted % 4
     assert scores.top(1, "wu_count")[0].stderr == pytest.approx(scores.stderr("wu_count").flat[wanted])
 
 
@@ -201,21 +205,42 @@ def test_the_frame_has_one_row_a_head() -> None:
 def test_the_dataset_names_its_dimensions() -> None:
     scores = make_scores()
     ds = scores.to_xarray()
-    assert dict(ds.sizes) == {"probe": 6, "layer": 3, "head": 4}
-    np.testing.assert_array_equal(ds.retrieval, scores.retrieval)
-    np.testing.assert_array_equal(ds.wu_count_stderr, scores.stderr("wu_count"))
-    assert ds.probe_retrieval.dims == ("probe", "layer", "head")
-    one = ds.sel(probe="sentence-4", layer=2, head=0)
-    assert float(one.probe_retrieval) == scores.per_probe["retrieval"][4, 2, 0]
+    assert dict(ds.sizes) == {"checkpoint": 1, "layer": 3, "head": 4}
+    np.testing.assert_array_equal(ds.retrieval[0], scores.retrieval)
+    np.testing.assert_array_equal(ds.wu_count_stderr[0], scores.stderr("wu_count"))
+    detail = scores.to_xarray(group="probes").squeeze("checkpoint")
+    assert detail.retrieval.dims == ("probe", "layer", "head")
+    one = detail.sel(probe="sentence-4", layer=2, head=0)
+    assert float(one.retrieval) == scores.per_probe["retrieval"][4, 2, 0]
     assert int(one.length) == 5120 and str(one.needle_id.item()) == "needle-1"
-    assert ds.nll.groupby("needle_id").mean().sizes == {"needle_id": 3}
+    assert detail.nll.groupby("needle_id").mean().sizes == {"needle_id": 3}
+    with pytest.raises(ValueError, match="no group 'probe'; it has probes, provenance"):
+        scores.to_xarray(group="probe")
+
+
+@pytest.mark.parametrize("group", [None, "probes", "provenance"])
+@pytest.mark.parametrize(("checkpoint", "tokens_seen"), [(0, None), (2000, 8.4e9)])
+def test_the_dataset_is_what_the_file_gives(
+    tmp_path: Path, group: str | None, checkpoint: int, tokens_seen: float | None
+) -> None:
+    made = make_scores(3)
+    by_chance = {"chance": np.linspace(0.05, 0.2, 6), "chance_sd": np.full(6, 0.1)} if checkpoint else {}
+    scores = make_scores(3, probes={**made.probes, **by_chance})
+    scores.save(tmp_path / "run.h5", checkpoint=checkpoint, tokens_seen=tokens_seen)
+    there = hs.open(tmp_path / "run.h5", group=group)
+    here = scores.to_xarray(group=group, checkpoint=checkpoint, tokens_seen=tokens_seen)
+    xr.testing.assert_identical(here, there.load())
+    assert {name: item.dtype for name, item in here.variables.items()} == {
+        name: item.dtype for name, item in there.variables.items()
+    }
+    there.close()
 
 
 def test_a_missing_package_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(results, "import_module", missing)
+    monkeypatch.setattr(packages, "import_module", missing)
     with pytest.raises(MissingPackageError, match=r"to_dataframe\(\) needs the package pandas .*pip install 'pandas'"):
         make_scores().to_dataframe()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from builders import random_grid, random_probe
 from headscope import probes as hp
+from headscope.errors import HeadscopeError
 from headscope.interp.checkpoint_names import model_name
 from headscope.interp.copying import copy_profile
 from headscope.interp.estimators import ESTIMATORS
@@ -82,6 +84,31 @@ def test_scores_do_not_depend_on_the_order_of_probes() -> None:
     model = build("llama")
     there, back = score_heads(model, GRID), score_heads(model, ProbeSet(list(GRID)[::-1]))
     np.testing.assert_array_equal(there.per_probe["retrieval"], back.per_probe["retrieval"][::-1])
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter, lambda probes: {probe.id: probe for probe in probes}.values()])
+def test_any_iterable_of_probes_is_scored_like_the_set(kind: Callable[[ProbeSet], Iterable[Probe]]) -> None:
+    model, some = build("llama"), GRID[:4]
+    scores, wanted = score_heads(model, kind(some)), score_heads(model, some)
+    np.testing.assert_array_equal(scores.per_probe["retrieval"], wanted.per_probe["retrieval"])
+    assert scores.probe_set_hash == some.hash and list(scores.probes["id"]) == [probe.id for probe in some]
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ("grid", "got str; hs.probes.build makes a set"),
+        (Path("grid.npz"), "got PosixPath"),
+        (GRID[0], "got Probe; put it into a list"),
+        ([GRID[0], GRID[1].input_ids], "got list that holds ndarray"),
+        ({"probes": GRID}, "got dict that holds str"),
+        (None, "got NoneType"),
+    ],
+)
+def test_what_is_no_probe_is_told_before_a_model_is_loaded(given: object, told: str) -> None:
+    with pytest.raises(TypeError, match=f"^probes must be a ProbeSet or an iterable of Probe, {told}") as caught:
+        score_heads("./nowhere", given)  # type: ignore[arg-type]
+    assert isinstance(caught.value, HeadscopeError) and "\n" not in str(caught.value)
 
 
 def test_nll_classes_add_up() -> None:
@@ -212,11 +239,6 @@ def test_an_answer_that_no_needle_token_gives_is_an_error_not_a_zero() -> None:
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         score_heads(build("llama"), GRID, **arguments)
-
-
-def test_a_list_of_probes_is_refused_with_the_remedy() -> None:
-    with pytest.raises(TypeError, match=r"ProbeSet\(\[\.\.\.\]\)"):
-        score_heads(build("llama"), list(GRID))
 
 
 def test_needles_at_the_borders() -> None:

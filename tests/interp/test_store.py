@@ -17,8 +17,9 @@ from filelock import FileLock
 
 import headscope as hs
 from full_disk import room_for
-from headscope.interp import results
-from headscope.interp.results import HeadScores, MissingPackageError
+from headscope.interp import packages
+from headscope.interp.packages import MissingPackageError
+from headscope.interp.results import HeadScores
 from headscope.interp.store import results_file as store
 from headscope.interp.store import schema
 from headscope.interp.store.results_file import StoreError, append, checkpoints, read_scores, read_steps, validate
@@ -109,7 +110,7 @@ def test_open_without_its_packages_says_what_to_install(run: Path, monkeypatch: 
     def missing(name: str) -> None:
         raise ModuleNotFoundError(f"No module named {name!r}")
 
-    monkeypatch.setattr(results, "import_module", missing)
+    monkeypatch.setattr(packages, "import_module", missing)
     with pytest.raises(MissingPackageError, match=r"open\(\) needs the package xarray .*pip install 'xarray'"):
         hs.open(run)
 

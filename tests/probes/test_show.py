@@ -45,7 +45,7 @@ def test_smollm2_number_probe_is_exactly_as_documented(smollm2_tokenizer: Any) -
     for name in ("smoke", "heads", "grid_nested"):
         build(name, smollm2_tokenizer).verify(smollm2_tokenizer)
     for kind in ("sentence", "number", "uuid", "biography"):
-        probes = build("grid", smollm2_tokenizer, kind=kind)  # type: ignore[arg-type]
+        probes = build("grid", smollm2_tokenizer, depths=3, needles=3, kind=kind)  # type: ignore[arg-type]
         probes.verify(smollm2_tokenizer)
         assert {probe.length for probe in probes} == {1024, 2048, 4096}
         assert {probe.alignment for probe in probes} == {"exact"}

@@ -1,7 +1,71 @@
-"""Pictures, drawn with matplotlib: of one checkpoint (scores), of a run (evolution), of a copy profile (copying)."""
+"""Pictures, drawn with matplotlib: of one checkpoint (scores), of a run (evolution), of a copy profile (copying).
 
-from .copying import save_copy_figures
-from .evolution import save_evolution_figures
-from .scores import save_figures
+Each function draws on the axes it is given, or on new ones, and returns them; the save_* functions write files.
+"""
 
-__all__ = ["save_copy_figures", "save_evolution_figures", "save_figures"]
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..evolution import Evolution
+from . import evolution, scores
+from .copying import copy_distances, copy_heads, save_copy_figures
+from .evolution import (
+    agreement,
+    depth_curve,
+    distance_interference,
+    downstream,
+    head_count,
+    head_curves,
+    head_map,
+    head_strip,
+    initial_heads,
+    log_curve,
+    match_curve,
+    nll_curves,
+    rank_flow,
+    save_evolution_figures,
+)
+from .scores import head_heatmap, overview, save_figures, top_heads
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from ...results import HeadScores
+
+__all__ = [
+    "agreement",
+    "copy_distances",
+    "copy_heads",
+    "depth_curve",
+    "distance_interference",
+    "downstream",
+    "head_count",
+    "head_curves",
+    "head_heatmap",
+    "head_map",
+    "head_strip",
+    "initial_heads",
+    "length_depth",
+    "log_curve",
+    "match_curve",
+    "nll_curves",
+    "overview",
+    "rank_flow",
+    "save_copy_figures",
+    "save_evolution_figures",
+    "save_figures",
+    "top_heads",
+]
+
+
+def length_depth(
+    source: HeadScores | Evolution, ax: Axes | None = None, *, value: str = "nll_novel", **options: Any
+) -> Axes:
+    """One value by context length (columns) and needle depth (rows), of one checkpoint or of one of a run.
+
+    value: "nll", "nll_novel", "nll_echo", "nll_first" or "exact_match". Of a run, `checkpoint` is an index (-1: last).
+    """
+    if isinstance(source, Evolution):
+        return evolution.length_depth(source, ax, value=value, **options)
+    return scores.length_depth(source, ax, value=value, **options)

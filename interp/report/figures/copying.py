@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ....errors import ArgumentError
 from ...checkpoint_names import model_name
 from ...lengths import human_length
 from .scores import (
@@ -130,15 +131,15 @@ def save_copy_figures(profile: CopyProfile, folder: str | Path, formats: Sequenc
 
     The files hold no date and no random ids: the same profile gives the same bytes. An unknown format is a ValueError.
     """
-    from matplotlib.figure import Figure
-
     unknown = set(formats) - {"png", "svg"}
     if unknown:
-        raise ValueError(f"formats must be among png, svg; got {', '.join(sorted(unknown))}")
+        raise ArgumentError(f"formats must be among png, svg; got {', '.join(sorted(unknown))}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with house_style():
+        from matplotlib.figure import Figure
+
         for name, draw, size in (
             ("copy_heads", copy_heads, _heads_size(profile)),
             ("copy_distances", copy_distances, _distances_size(profile, len(profile.top(12)))),

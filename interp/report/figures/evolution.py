@@ -13,6 +13,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ....errors import ArgumentError
 from ...analysis import Source, Trajectory
 from ..evolution import Evolution, evolve
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
@@ -67,16 +68,16 @@ def save_evolution_figures(
     and no random ids: the same scores give the same bytes. Raises StoreError when `source` cannot be read, ValueError
     for an unknown format or a CSV that does not fit.
     """
-    from matplotlib.figure import Figure
-
     unknown = set(formats) - set(FORMATS)
     if unknown:
-        raise ValueError(f"formats must be among {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}")
+        raise ArgumentError(f"formats must be among {', '.join(FORMATS)}; got {', '.join(sorted(unknown))}")
     evolution = source if isinstance(source, Evolution) else evolve(source, downstream=downstream)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with house_style():
+        from matplotlib.figure import Figure
+
         for name, (draw, size) in _pictures(evolution).items():
             figure = Figure(figsize=size, layout="constrained")
             draw(evolution, figure.add_subplot())

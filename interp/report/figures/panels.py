@@ -19,9 +19,9 @@ _BESIDE: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fonts
 
 def head_count(evolution: Evolution, ax: Axes | None = None) -> Axes:
     """Number of retrieval heads over the checkpoints with its interval over needles."""
-    from matplotlib.ticker import MaxNLocator
-
     with house_style():
+        from matplotlib.ticker import MaxNLocator
+
         ax = axes_of(ax, (5.4, 3.4))
         curve(ax, evolution, evolution.panel.n_heads, LINES[0], "o")
         if evolution.trajectory.chance_known:
@@ -119,10 +119,10 @@ def match_curve(evolution: Evolution, ax: Axes | None = None) -> Axes:
 
 def log_curve(evolution: Evolution, ax: Axes | None = None, *, value: str = "nll") -> Axes:
     """A measure against tokens on a logarithmic axis, and its fit a * log(tokens) + b."""
-    from matplotlib.ticker import LogLocator
-
     fit = evolution.log_fit(value)
     with house_style():
+        from matplotlib.ticker import LogLocator
+
         ax = axes_of(ax, (5.4, 3.4))
         if not np.isfinite(fit.fitted).any():
             return nothing(ax, "A fit over log tokens needs three checkpoints that tell the tokens seen.")

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ....errors import ArgumentError
 from ...lengths import group_lengths
 from ...levels import chance_known, in_words, lines
-from ...results import RETRIEVAL_THRESHOLD, need
+from ...packages import need
+from ...results import RETRIEVAL_THRESHOLD
 from ...store import write_file
 from ..facts import facts, model_name
 
@@ -134,9 +136,9 @@ def length_depth(scores: HeadScores, ax: Axes | None = None, *, value: str = "nl
 
 def top_heads(scores: HeadScores, ax: Axes | None = None, *, k: int = 12, estimator: str = "retrieval") -> Axes:
     """The `k` leading heads as bars, with needle-clustered standard errors (none where there is only one needle)."""
-    from matplotlib.ticker import MaxNLocator
-
     with house_style():
+        from matplotlib.ticker import MaxNLocator
+
         ax = axes_of(ax, (5.2, 0.9 + 0.27 * k))
         heads = scores.top(k, estimator)
         means = np.array([head.score for head in heads], dtype=float)
@@ -207,16 +209,16 @@ def save_figures(scores: HeadScores, folder: str | Path, formats: Sequence[str] 
 
     The files hold no date and no random ids: the same scores give the same bytes. An unknown format is a ValueError.
     """
-    from matplotlib.figure import Figure
-
     unknown = set(formats) - {"png", "svg", "pdf"}
     if unknown:
-        raise ValueError(f"formats must be among png, svg, pdf; got {', '.join(sorted(unknown))}")
+        raise ArgumentError(f"formats must be among png, svg, pdf; got {', '.join(sorted(unknown))}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     value = "nll_novel" if np.isfinite(scores.nll_novel).any() else "nll"
     paths = []
     with house_style():
+        from matplotlib.figure import Figure
+
         pictures = {"overview": overview(scores, Figure())}
         for name, draw, size in (
             ("heads", head_heatmap, (10.0, _heatmap_height(scores) + 0.9)),
@@ -389,7 +391,7 @@ def spread(wanted: np.ndarray, gap: float, low: float, high: float) -> np.ndarra
 
 def known_value(value: str) -> tuple[str, str, bool]:
     if value not in VALUES:
-        raise ValueError(f"value must be one of {', '.join(VALUES)}; got {value!r}")
+        raise ArgumentError(f"value must be one of {', '.join(VALUES)}; got {value!r}")
     return VALUES[value]
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...analysis import Source, Trajectory
+from ...packages import need
 from ...store import write_file
 from ..evolution import Evolution, evolve, run_facts, run_name
 from .parts import Section
@@ -40,7 +41,9 @@ def write_report(
 
 
 def render(evolution: Evolution) -> str:
-    """The page as text."""
+    """The page as text. Raises MissingPackageError without jinja2 or plotly."""
+    for package in ("jinja2", "plotly"):
+        need(package, "the report's page")
     from jinja2 import Environment
     from plotly.offline import get_plotlyjs
 

@@ -15,6 +15,7 @@ from headscope.interp.analysis.trajectory import Trajectory
 from headscope.interp.report.page.html import write_report
 from made_up_trajectory import make_trajectory
 
+pytestmark = pytest.mark.long
 NASTY = "<script>document.body.dataset.hacked = 1</script>"
 IMAGE = "</script><img src=x onerror='document.body.dataset.hacked = 2'>"
 
@@ -26,12 +27,20 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
     browser.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def run() -> Trajectory:
     """Eight checkpoints; layer 5 never sees a needle."""
     trajectory = make_trajectory()
     trajectory.scores[:, :, 5] = np.nan
     return trajectory
+
+
+@pytest.fixture(scope="module")
+def page(run: Trajectory, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its report."""
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    write_report(run, path)
+    return path
 
 
 def drawn(browser: Chromium) -> dict[str, int]:
@@ -61,9 +70,7 @@ def no_complaint(browser: Chromium, page: Path) -> None:
     assert [address for address in browser.requests if not address.startswith("data:")] == [page.as_uri()]
 
 
-def test_the_slider_moves_the_map_and_the_grids(browser, run, tmp_path):
-    page = tmp_path / "report.html"
-    write_report(run, page)
+def test_the_slider_moves_the_map_and_the_grids(browser, run, page):
     browser.open(page)
     marks = drawn(browser)
     assert {"heads", "curves", "flow", "count", "initial", "agreement", "nll", "match"} <= set(marks)
@@ -90,9 +97,7 @@ def test_the_slider_moves_the_map_and_the_grids(browser, run, tmp_path):
     no_complaint(browser, page)
 
 
-def test_a_head_tells_its_numbers_when_pointed_at(browser, run, tmp_path):
-    page = tmp_path / "report.html"
-    write_report(run, page)
+def test_a_head_tells_its_numbers_when_pointed_at(browser, run, page):
     browser.open(page)
     for layer, head, words in ((2, 1, "rank 1 of 40"), (5, 3, "not observable")):
         browser.evaluate("document.querySelector('#heads').scrollIntoView({behavior: 'instant', block: 'center'})")
@@ -106,9 +111,7 @@ def test_a_head_tells_its_numbers_when_pointed_at(browser, run, tmp_path):
 
 
 @pytest.mark.parametrize("width", [1280, 420])
-def test_nothing_is_wider_than_the_window(browser, run, tmp_path, width):
-    page = tmp_path / "report.html"
-    write_report(run, page)
+def test_nothing_is_wider_than_the_window(browser, run, page, width):
     browser.open(page, width)
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     widest = (
@@ -150,12 +153,20 @@ def test_few_checkpoints_are_enough(browser, tmp_path, checkpoints):
     no_complaint(browser, page)
 
 
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """No initial heads: three tiles, and the number of heads is alone in its section."""
+    run = make_trajectory()
+    run.scores[:, :, 5] = np.nan
+    run.scores[0] = 0.0
+    path = tmp_path_factory.mktemp("uneven") / "report.html"
+    write_report(run, path)
+    return path
+
+
 @pytest.mark.parametrize("width", [1400, 900, 390])
-def test_no_row_is_left_half_empty(browser, run, tmp_path, width):
-    run.scores[0] = 0.0  # no initial heads: three tiles, and the number of heads is alone in its section
-    page = tmp_path / "report.html"
-    write_report(run, page)
-    browser.open(page, width)
+def test_no_row_is_left_half_empty(browser, uneven, width):
+    browser.open(uneven, width)
     box = "(b => [b.top, b.right])(e.getBoundingClientRect())"
     ends = f"Array.from(document.querySelectorAll('.tiles div'), e => {box})"
     rows: dict[float, float] = {}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from headscope.interp.analysis.bootstrap import MIN_NEEDLES
 from headscope.interp.analysis.downstream import DownstreamError
-from headscope.interp.report.evolution import evolve, human_count, model_name
+from headscope.interp.report.evolution import evolve, human_count, run_name
 from headscope.interp.report.figures import evolution as evolution_figures
 from headscope.interp.report.page.html import render, write_report
 from headscope.interp.report.page.sections import cards, sections, tiles
@@ -186,8 +186,8 @@ def test_checkpoints_with_names_of_their_own_are_the_first_to_the_last(tmp_path,
     path = tmp_path / "folders.h5"
     for step in (100, 200, 300):
         make_scores(model_id=f"/home/me/run/checkpoint-{step}").save(path, checkpoint=step)
-    assert model_name(evolve(path)) == "checkpoint-100 to checkpoint-300"
-    assert model_name(evolve(file)) == "org/model"
+    assert run_name(evolve(path)) == "checkpoint-100 to checkpoint-300"
+    assert run_name(evolve(file)) == "org/model"
 
 
 def with_chance(run, mean=0.2, sd=0.1):

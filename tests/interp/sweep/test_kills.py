@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[3]
 def test_killed_sweeps_resume_to_the_same_file(tmp_path: Path):
     on_ray = 1 if find_spec("ray") else 0
     command = [sys.executable, "-m", "benchmarks.kills", "--local", "2", "--ray", str(on_ray), "--seed", "3"]
+    command += ["--checkpoints", "4"]
     done = subprocess.run(
         [*command, "--to", str(tmp_path / "kills.json")], cwd=ROOT, capture_output=True, text=True, check=False
     )

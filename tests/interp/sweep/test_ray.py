@@ -21,6 +21,7 @@ from headscope.interp.sweep.worker import MakeWork
 from tiny_run import make_run, small_probes
 
 ray = pytest.importorskip("ray", reason="the extra headscope[ray] is not installed")
+pytestmark = pytest.mark.long
 PROBES = small_probes()
 STEPS = (10, 20, 30, 40)
 

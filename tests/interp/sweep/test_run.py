@@ -353,7 +353,7 @@ def test_bad_arguments_cost_nothing(run: Path, tmp_path: Path):
     for error, match, arguments in (
         (CheckpointError, "no file or folder", {"checkpoints": tmp_path / "nowhere"}),
         (SweepError, "no probe set or file is called 'gird'", {"probes": "gird"}),
-        (TypeError, "probes must be a ProbeSet", {"probes": [1]}),
+        (TypeError, "probes must be a ProbeSet or an iterable of Probe, got list that holds int", {"probes": [1]}),
         (StoreError, "does not exist; create it", {"output": tmp_path / "no" / "run.h5"}),
         (StoreError, "is a folder", {"output": tmp_path}),
         (SweepError, "the parts of 2 are 1 to 2", {"only": (3, 2)}),

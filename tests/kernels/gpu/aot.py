@@ -6,6 +6,7 @@ import re
 import subprocess
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -28,11 +29,18 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 @dataclass(frozen=True)
 class Compiled:
     ptx: str
-    sass: str
+    cubin: bytes
     shared: int
     """bytes"""
     spills: int
     """bytes of spill stores"""
+
+    @cached_property
+    def sass(self) -> str:
+        with NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.cubin)
+            file.flush()
+            return _run(TOOLS / "nvdisasm", "-c", file.name)
 
     @property
     def main_loop(self) -> int:
@@ -66,13 +74,9 @@ def compiled(
         knobs.nvidia.dump_ptxas_log = True
         knobs.compilation.always_compile = True  # what comes from Triton's cache has no log
         built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
-    with NamedTemporaryFile(suffix=".cubin") as cubin:
-        cubin.write(built.asm["cubin"])
-        cubin.flush()
-        sass = _run(TOOLS / "nvdisasm", "-c", cubin.name)
     spills = re.search(r"(\d+) bytes spill stores", said.getvalue())
     assert spills, said.getvalue()
-    return Compiled(built.asm["ptx"], sass, built.metadata.shared, int(spills[1]))
+    return Compiled(built.asm["ptx"], built.asm["cubin"], built.metadata.shared, int(spills[1]))
 
 
 def _run(*command: object) -> str:

@@ -59,8 +59,8 @@ def check(sm: int, kernel: Compiled, name: str, spills: int = SPILLS) -> None:
     assert kernel.spills <= spills, f"{name}: {kernel.spills} bytes spilled"
 
 
-@pytest.mark.parametrize("dim", [64, 128])
-@pytest.mark.parametrize("sm", SMS)
+# Heads of 64 have the same tile for sm_90 and sm_100, which takes twice as long to compile.
+@pytest.mark.parametrize(("sm", "dim"), [*((sm, 128) for sm in SMS), (80, 64), (90, 64)])
 def test_evidence_costs_the_main_loop_of_attention_next_to_nothing(sm: int, dim: int) -> None:
     tile = table_tile(configs.ATTENTION, sm, torch.bfloat16, dim)
     fused, plain = (build(evidence_attention_kernel, sm, "bf16", dim, tile, EVIDENCE=on) for on in (True, False))
@@ -98,7 +98,7 @@ def test_intervals() -> None:
     assert built.spills == 0 and built.shared == 0
 
 
-@pytest.mark.parametrize("sm", SMS)
+@pytest.mark.parametrize("sm", [80, 100])  # whose tensor cores differ most
 def test_highest_keys_of_many_rows(sm: int) -> None:
     tile = table_tile(configs.ROWS, sm, torch.bfloat16, 128)
     kernel = build(row_evidence_kernel, sm, "bf16", 128, tile, K=16)
@@ -127,7 +127,7 @@ def test_wide_and_odd_heads_with_every_option(sm: int, dim: int, dtype: str) -> 
 def test_float32_fits() -> None:
     for dim, spills in ((128, 0), (256, 2048)):  # for checking, not for speed: the widest heads may spill
         tile = table_tile(configs.ATTENTION, 80, torch.float32, dim)
-        for kernel in (evidence_attention_kernel, row_evidence_kernel, span_mass_kernel):
+        for kernel in (evidence_attention_kernel, row_evidence_kernel, span_mass_kernel)[: 3 if dim == 256 else 1]:
             built = build(kernel, 80, "fp32", dim, tile._replace(stages=1) if kernel is span_mass_kernel else tile)
             print(f"sm_80 D{dim} float32 {kernel.__name__} {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
             check(80, built, f"{kernel.__name__}, float32", spills)

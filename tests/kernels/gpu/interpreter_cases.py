@@ -117,9 +117,9 @@ def qkv(batch: int, kv_heads: int, group: int, rows: int, n: int, dim: int, seed
     )
 
 
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("group", [1, 2, 3, 8])
 def test_query_heads_share_key_heads(group: int) -> None:
-    compare(*qkv(2, 2, group, 5, 37, 8), q_positions=torch.arange(32, 37), spans=torch.tensor([[[3, 9]], [[0, 37]]]))
+    compare(*qkv(2, 2, group, 3, 37, 8), q_positions=torch.arange(34, 37), spans=torch.tensor([[[3, 9]], [[0, 37]]]))
 
 
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 33, 77])
@@ -130,7 +130,7 @@ def test_odd_lengths(n: int) -> None:
 @pytest.mark.parametrize("tile", [(16, 32, 4, 1), (32, 16, 4, 1)])
 def test_causal_square_in_other_tiles(tile: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configs, "INTERPRETED", configs.Tile(*tile))
-    compare(*qkv(1, 1, 2, 75, 75, 16), q_positions=torch.arange(75), spans=torch.tensor([[[0, 4], [30, 41]]]))
+    compare(*qkv(1, 1, 2, 45, 45, 16), q_positions=torch.arange(45), spans=torch.tensor([[[0, 4], [20, 31]]]))
 
 
 def test_early_rows_see_nothing() -> None:
@@ -225,7 +225,7 @@ def test_more_head_dimensions(dim: int) -> None:
     compare(q, k, v, q_positions=torch.tensor([39, 7, 20]), spans=torch.tensor([[[5, 17]]]))
 
 
-@pytest.mark.parametrize("n", [12, 64, 129])
+@pytest.mark.parametrize("n", [12, 64, 81])
 def test_ties_inside_and_across_blocks_go_to_the_lowest_position(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = integers(1, 4, 6, 3, seed=n), integers(1, 2, n, 3, seed=n + 1, high=1)
     rows = torch.tensor([n - 1, n // 2, 0, 5, 7, n - 1])
@@ -239,7 +239,7 @@ def test_ties_inside_and_across_blocks_go_to_the_lowest_position(n: int, monkeyp
     assert torch.equal(ev.argmax_key, (rows - 1).clamp_min(0).expand_as(ev.argmax_key))
 
 
-@pytest.mark.parametrize("splits", range(1, 8))
+@pytest.mark.parametrize("splits", [1, 2, 5, 7])
 def test_splits(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "splits_for", lambda *_: splits)
     q, k, _ = qkv(1, 2, 2, 5, 100, 8)
@@ -521,8 +521,8 @@ def test_kernels_that_fail_on_a_machine_are_not_used(
         return out, ev
 
     monkeypatch.setattr(launch, "run_kernels", wrong)
-    q, k, v = (normal(2, heads, n, 16, seed=n).half() for heads, n in ((4, 20), (2, 50), (2, 50)))
-    options = {"q_positions": torch.arange(30, 50), "spans": torch.tensor([[[3, 9]], [[3, 30]]]), "topk": 3}
+    q, k, v = (normal(2, heads, n, 16, seed=n).half() for heads, n in ((2, 10), (1, 31), (1, 31)))
+    options = {"q_positions": torch.arange(21, 31), "spans": torch.tensor([[[3, 9]], [[3, 30]]]), "topk": 3}
     for _ in range(2):
         with pytest.raises(self_check.KernelError, match=re.escape(told)):
             evidence_attention(q, k, v, impl="triton", **options)
