@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..errors import ArgumentError
 from ..probes import Codec, Probe, ProbeSet
+from . import store
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
 from .estimators import chance
 from .levels import counting_level
@@ -27,7 +28,6 @@ from .model import check_kind, preserve_training_state, unwrapped
 from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
 from .store import rescue, schema
-from .store import results_file as store
 
 log = logging.getLogger(__name__)
 

@@ -224,8 +224,7 @@ def check_same_probes(path: Path, probes: ProbeSet) -> None:
 
 def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | None, force: bool) -> Unsaved | None:
     """Write the file; where that fails or is interrupted, the scores go elsewhere, and the error says where."""
-    from ..interp.store import rescue
-    from ..interp.store import results_file as store
+    from ..interp import store
 
     try:
         if force and path.exists():
@@ -233,7 +232,7 @@ def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | N
         else:
             store.append(path, scores, checkpoint, tokens_seen)
     except (Exception, KeyboardInterrupt) as error:
-        unsaved = rescue(scores, path, checkpoint, tokens_seen, error)
+        unsaved = store.rescue(scores, path, checkpoint, tokens_seen, error)
         unsaved.__cause__ = error
         return unsaved
     return None
