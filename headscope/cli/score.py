@@ -250,10 +250,10 @@ def show(scores: HeadScores, seconds: float) -> None:
     console.print(summary(scores))
     checked = scores.provenance.get("check_sharing")
     if checked:
-        pearson = "-" if checked["pearson"] is None else f"{checked['pearson']:.3f}"
+        pearson, largest = ("-" if checked[x] is None else f"{checked[x]:.3f}" for x in ("pearson", "max_difference"))
         console.print(
             f"\nOf these, {checked['n_probes']} probes were run exactly as well: Pearson over heads {pearson}, largest "
-            f"difference of a head {checked['max_difference']:.3f}, NLL {checked['nll_gap']:+.3f}"
+            f"difference of a head {largest}, NLL {checked['nll_gap']:+.3f}"
         )
 
 

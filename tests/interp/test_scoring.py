@@ -80,6 +80,28 @@ def test_exact_sharing_needs_no_warning(caplog: pytest.LogCaptureFixture) -> Non
     assert not caplog.text
 
 
+@pytest.mark.filterwarnings("error")
+def test_check_sharing_where_no_head_sees_a_needle(caplog: pytest.LogCaptureFixture) -> None:
+    """Every layer of this model has a window, and every needle lies before it: there is nothing to compare."""
+    far = ProbeSet([random_probe(200, depth, seed=i) for i, depth in enumerate((0.0, 0.1, 0.2, 0.3))])
+    with caplog.at_level(logging.WARNING):
+        scores = score_heads(build("mistral"), far, check_sharing=3)
+    found = scores.provenance["check_sharing"]
+    assert np.isnan(scores.retrieval).all() and found["n_probes"] == 3
+    assert [found[x] for x in ("pearson", "top10_overlap", "max_difference", "leading_difference")] == [None] * 4
+    assert np.isfinite(found["nll_gap"]) and not caplog.text
+
+
+def test_check_sharing_compares_means_over_the_probes_that_a_head_sees() -> None:
+    """One needle before every window must not take the other probes, which all heads see, out of the comparison."""
+    probes = ProbeSet([random_probe(200, depth, seed=i) for i, depth in enumerate((0.0, 1.0, 0.98, 0.96))])
+    model = build("mistral")
+    scores, exact = (score_heads(model, probes, sharing=how, check_sharing=4) for how in ("grafted", "exact"))
+    gap = np.nanmax(np.abs(scores.retrieval - exact.retrieval))
+    assert np.isnan(scores.per_probe["retrieval"][0]).all() and not np.isnan(scores.retrieval).any()
+    assert scores.provenance["check_sharing"]["max_difference"] == pytest.approx(gap, abs=1e-6)
+
+
 def test_a_path_is_loaded(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
