@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerContro
 
 from ..probes import ProbeSet
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
+from .engine import check_probes
 from .estimators import chance
 from .levels import counting_level
 from .model import check_kind, preserve_training_state, unwrapped
@@ -103,6 +104,7 @@ class HeadMonitor(TrainerCallback):
     ):
         if not isinstance(probes, ProbeSet):
             raise TypeError(f"probes must be a ProbeSet, got {type(probes).__name__}; hs.probes.build makes one")
+        check_probes(probes)
         if not isinstance(every, (int, np.integer)) or every < 1:
             raise ValueError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..kernels import recording
 from ..probes import Codec, ProbeSet, check_tokenizer
-from .engine import CHUNK, Engine, Progress, compare_sharing, plan, preflight
+from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, plan, preflight
 from .environment import describe
 from .estimators import ESTIMATORS, chance, score_probe
 from .model import HuggingFaceModel, LoadedModel, adapt, load_model
@@ -51,13 +51,22 @@ def score_heads(
         HeadScores with an entry per estimator, NLL and exact match from the same passes.
 
     Raises:
-        ProbeError: a probe is malformed, or made with another tokenizer.
+        ProbeError: a probe is malformed, made with another tokenizer, or no token of its answer occurs in its needle.
         ModelError: the model cannot be loaded.
         CaptureError: the model's attention cannot be followed exactly.
         TypeError: model is nothing that can be scored; the message names what can.
         ValueError: a probe is longer than the model's context, its tokens are not in the vocabulary, or the model
             computes NaN.
     """
+    if not isinstance(probes, ProbeSet):
+        raise TypeError(
+            f"probes must be a ProbeSet, got {type(probes).__name__}; wrap a list of probes: ProbeSet([...])"
+        )
+    if chunk < 1:
+        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
+    if check_sharing < 0:
+        raise ValueError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
+    check_probes(probes, sharing)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
@@ -65,17 +74,9 @@ def score_heads(
         loaded = None
     if generate and tokenizer is None:
         raise ValueError("generate=True needs tokenizer=..., to find line ends and to compare words with the needle's")
-    if not isinstance(probes, ProbeSet):
-        raise TypeError(
-            f"probes must be a ProbeSet, got {type(probes).__name__}; wrap a list of probes: ProbeSet([...])"
-        )
-    if chunk < 1:
-        raise ValueError(f"chunk must be at least 1 token, got {chunk}")
     codec = Codec(tokenizer) if tokenizer is not None else None
     if codec is not None:
         check_tokenizer(probes, codec)
-    if check_sharing < 0:
-        raise ValueError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     adapted = adapt(model)
     _check_fit(adapted, probes, codec)
 

@@ -2,6 +2,7 @@
 
 from .errors import ProbeError
 from .probe import Probe, ProbeSet, Span
+from .sentences import rouge_words
 from .sets import build, list_sets
 from .show import show
 from .tokens import Codec, fingerprint
@@ -18,4 +19,5 @@ __all__ = [
     "fingerprint",
     "list_sets",
     "show",
+    "rouge_words",
 ]

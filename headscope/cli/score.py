@@ -95,6 +95,9 @@ def score(
         raise UsageError(f"--figures: {figures} is a file; give a folder")
 
     def fits(probe_set: ProbeSet) -> None:
+        from ..interp.engine import check_probes
+
+        check_probes(probe_set, sharing.value)
         if output.exists() and not force:
             check_same_probes(output, probe_set)
 

@@ -1,5 +1,6 @@
 """Probes through a model: plan, preflight, shared prefixes, suffixes beside them, evidence on the answer rows."""
 
+from .check_probes import check_probes
 from .check_sharing import compare_sharing
 from .engine import CHUNK, Engine, Progress
 from .generation import generated_counts
@@ -14,6 +15,7 @@ __all__ = [
     "Engine",
     "Progress",
     "PrefixPass",
+    "check_probes",
     "compare_sharing",
     "generated_counts",
     "limits",

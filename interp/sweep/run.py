@@ -14,6 +14,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...probes import ProbeSet
+from ..engine import check_probes
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..store import StoreError, check_writable, one_line, refresh, target_path
 from .checkpoints import Checkpoint, find_checkpoints
@@ -91,7 +92,8 @@ def sweep(
     Raises:
         CheckpointError: what is meant, or the step of a checkpoint, is not clear.
         SweepError: the output belongs to other probes, options or weights, or another sweep is at work there.
-        StoreError: the output cannot be written. ModelError: there is no tokenizer to build the probes with.
+        StoreError: the output cannot be written. ProbeError, ValueError: the probes cannot be scored, or not with this
+            `sharing`. ModelError: there is no tokenizer to build the probes with.
     """
     found = find_checkpoints(checkpoints, table)
     options = Options(sharing, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
@@ -146,6 +148,7 @@ def run_sweep(
         if only is None:
             check_writable(target)
         asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
+        check_probes(asked, options.sharing)
         shards.adopt(asked)
         placing = place(found, shards, options.allow_pickle)
         shards.freeze(asked, source)

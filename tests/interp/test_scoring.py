@@ -178,6 +178,28 @@ def test_an_answer_that_no_needle_token_gives_is_an_error_not_a_zero() -> None:
         score_heads(build("llama"), ProbeSet([Probe.from_ids(ids, prompt_len=9, needles=[(2, 4)])]))
 
 
+def nothing_to_copy() -> ProbeSet:
+    """The last of four probes asks for tokens that its needle does not hold."""
+    odd = Probe.from_ids(np.arange(20, 40), prompt_len=17, needles=[(3, 9)], id="odd")
+    return ProbeSet([*(random_probe(seed=i) for i in range(3)), odd])
+
+
+def test_probes_are_checked_before_the_model_runs() -> None:
+    model = build("llama")
+    model.register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
+    with pytest.raises(hp.ProbeError, match="'odd': no token of its answer occurs in its needle"):
+        score_heads(model, nothing_to_copy())
+
+
+def test_probes_are_checked_before_weights_are_loaded(tmp_path: Path) -> None:
+    """There is no model in that folder, and it is not the first to be complained of."""
+    with pytest.raises(hp.ProbeError, match="'odd'"):
+        score_heads(tmp_path, nothing_to_copy())
+    odd = ProbeSet([replace(probe, graft=None) for probe in GRID])
+    with pytest.raises(ValueError, match="no single inserted piece"):
+        score_heads(tmp_path, odd, sharing="grafted")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -363,6 +363,13 @@ def test_bad_arguments_cost_nothing(run: Path, tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_probes_that_cannot_be_scored_are_refused_once_and_not_at_every_checkpoint(run: Path, tmp_path: Path):
+    odd = hs.probes.Probe.from_ids(np.arange(20, 40), prompt_len=17, needles=[(3, 9)], id="odd")
+    with pytest.raises(hs.probes.ProbeError, match="'odd': no token of its answer"):
+        hs.sweep(run, hs.probes.ProbeSet([*PROBES, odd]), tmp_path / "run.h5")
+    assert not (tmp_path / "run.h5").exists() and not list(tmp_path.rglob("*.npz"))
+
+
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
 def test_a_read_only_folder_is_refused(run: Path, tmp_path: Path):
     folder = tmp_path / "locked"
