@@ -113,6 +113,7 @@ def score(
         allow_pickle=allow_pickle,
     )
     from ..interp.scoring import score_heads
+    from ..interp.store import runs_alone
 
     start = time.monotonic()
     with progress_bar() as progress:
@@ -122,6 +123,7 @@ def score(
             sharing=sharing.value,
             check_sharing=check_sharing,
             generate=generate,
+            alone=None if force else runs_alone(output),
             progress=progress,
         )
     seconds = time.monotonic() - start

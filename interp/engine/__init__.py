@@ -2,7 +2,7 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
-from .engine import CHUNK, Engine, Progress
+from .engine import CHUNK, DoesNotFitError, Engine, Progress
 from .generation import generated_counts
 from .passes import SINK, PrefixPass, limits
 from .plan import plan
@@ -12,6 +12,7 @@ __all__ = [
     "CHUNK",
     "PREFLIGHT_LENGTH",
     "SINK",
+    "DoesNotFitError",
     "Engine",
     "Progress",
     "PrefixPass",

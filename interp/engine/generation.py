@@ -37,7 +37,8 @@ def generated_counts(engine: Engine, tokenizer: Any) -> np.ndarray:
     cache = PrefixCache(
         planned.capacity + max(len(t.ids) for prefix in planned.prefixes for t in prefix.suffixes) + MAX_NEW_TOKENS
     )
-    stops = _stop_tokens(engine.model.model, tokenizer)
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    stops = engine.model.ends | set(newline[-1:])
     counts: dict[int, np.ndarray] = {}
     for prefix in planned.prefixes:
         engine.prefill(prefix, cache)
@@ -93,10 +94,3 @@ def _passes(probe: Probe, answer: np.ndarray, tokenizer: Any) -> bool:
     needle = Counter(rouge_words(tokenizer.decode(probe.input_ids[probe.needle_mask])))
     overlap = needle & Counter(rouge_words(tokenizer.decode(answer)))
     return overlap.total() > GATE * needle.total()
-
-
-def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
-    end = getattr(model.generation_config, "eos_token_id", None)
-    ends = set(end) if isinstance(end, list) else {end} if end is not None else set()
-    newline = tokenizer.encode("\n", add_special_tokens=False)
-    return ends | ({newline[-1]} if newline else set())

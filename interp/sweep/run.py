@@ -155,7 +155,7 @@ def run_sweep(
         sources = {checkpoint.source for checkpoint in mine}
         found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
         todo, skipped, lost = _sort_out(found, placing, shards, options, replace_changed)
-        setup = Setup(asked, **vars(options), spare=spare, threads=_threads())
+        setup = Setup(asked, **vars(options), spare=spare, threads=_threads(), alone=_decided(placing))
         keeper = _Keeper(shards, only is None, failed=lost)
         keeper.refresh()
         counted = _Counted(progress, len(todo), len(asked))
@@ -289,6 +289,12 @@ def _refuse_other_options(
                 f"checkpoint {checkpoint.step} in {output} was scored with {name}={then!r}, and now {name}={now!r} is "
                 "asked for; use the same, or another output"
             )
+
+
+def _decided(placing: Placing) -> bool | None:
+    """Whether the probes of the first checkpoint that was scored each ran alone: one file holds one or the other."""
+    held = sorted([*placing.shards.values(), *(shard for _, shard in placing.left)], key=lambda shard: shard.step)
+    return held[0].provenance.get("sharing") == "alone" if held else None
 
 
 # Doing it
