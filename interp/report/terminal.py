@@ -1,4 +1,4 @@
-"""Scores in the terminal: the leading heads with their copying bars, every layer's best, and the answer by length and needle.
+"""Scores in the terminal: the leading heads with their bars, every layer's best, the answer by length and needle.
 
     rich.print(summary(scores))
 
