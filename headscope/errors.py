@@ -15,6 +15,7 @@ MissingPackageError   what was asked needs a package that is not installed      
 KernelError           the Triton kernels cannot run here, or are wrong                              (RuntimeError)
 ModelError            a model, its weights or its tokenizer cannot be loaded                          (ValueError)
 CaptureError          a model's attention cannot be followed exactly                                  (ValueError)
+DoesNotFitError       a probe that has to run alone does not fit into memory                          (ValueError)
 UnknownEstimatorError scores were asked for an estimator that was not computed             (ValueError, KeyError)
 LengthError           a text is no context length, such as 4k                                         (ValueError)
 StoreError            a results file cannot be read, or does not take what should be written          (ValueError)
@@ -70,6 +71,7 @@ __all__ = [
     "CaptureError",
     "CheckpointError",
     "DepthOutOfRange",
+    "DoesNotFitError",
     "DoubleBOS",
     "DownstreamError",
     "DuplicateId",
@@ -101,6 +103,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .interp.analysis import DownstreamError
+    from .interp.engine import DoesNotFitError
     from .interp.lengths import LengthError
     from .interp.model import CaptureError, ModelError
     from .interp.packages import MissingPackageError
@@ -132,6 +135,7 @@ else:
     _HOMES = {
         "CaptureError": ".interp.model",
         "CheckpointError": ".interp.sweep",
+        "DoesNotFitError": ".interp.engine",
         "DownstreamError": ".interp.analysis",
         "KernelError": ".kernels.errors",
         "LengthError": ".interp.lengths",

@@ -22,6 +22,7 @@ from ..errors import ArgumentError
 from ..probes import Codec, Probe, ProbeSet
 from . import store
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
+from .engine import check_probes
 from .estimators import chance
 from .levels import counting_level
 from .model import check_kind, preserve_training_state, unwrapped
@@ -105,6 +106,7 @@ class HeadMonitor(TrainerCallback):
         margin: float = MARGIN,
     ):
         probes = ProbeSet.of(probes)
+        check_probes(probes)
         if not isinstance(every, (int, np.integer)) or every < 1:
             raise ArgumentError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
@@ -120,6 +122,7 @@ class HeadMonitor(TrainerCallback):
         self._chance = np.array([chance(probe) for probe in probes])
         self._watch = Watch(self._needles, planned=planned_now, chance=self._chance, rate=rate, margin=margin)
         self._planned = planned
+        self._alone: bool | None = None  # whether every probe runs alone: decided once, by the first measurement
         self._last: int | None = None  # latest step that was measured
         self._rescued: Path | None = None  # where measurements are that the file did not take
         self._initial: np.ndarray | None = None  # bool [L, H]
@@ -212,7 +215,8 @@ class HeadMonitor(TrainerCallback):
         began = perf_counter()
         accelerator = getattr(self._trainer, "accelerator", None)
         with preserve_training_state(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
-            scores = score_heads(model, self.probes, tokenizer=self._codec)
+            scores = score_heads(model, self.probes, alone=self._alone, tokenizer=self._codec)
+        self._alone = scores.provenance["sharing"] == "alone"
         seconds = perf_counter() - began
         first = self._spent == 0
         self._spent += seconds
@@ -296,6 +300,7 @@ class HeadMonitor(TrainerCallback):
         """What the file already holds is part of the run: as reference, and in the count of looks."""
         if not store.target_path(self.path).exists():
             return
+        self._alone = store.runs_alone(self.path)
         run = read_trajectory(self.path)
         for step, scores in zip(run.steps, run.scores, strict=True):
             self._watch.add(int(step), scores)
@@ -322,9 +327,9 @@ class HeadMonitor(TrainerCallback):
     def _agree(self) -> None:
         """Every rank skips and stops when rank zero does; one that did otherwise would wait for the others forever."""
         if distributed.is_available() and distributed.is_initialized():
-            said = [(self._last, self.should_stop)]
+            said = [(self._last, self.should_stop, self._alone)]
             distributed.broadcast_object_list(said, src=0)
-            self._last, self.should_stop = said[0]
+            self._last, self.should_stop, self._alone = said[0]
 
     def _try(self, what: str, work: Any, *arguments: Any) -> Any:
         try:

@@ -13,10 +13,10 @@ import numpy as np
 from ..errors import ArgumentError
 from ..kernels import recording
 from ..probes import Codec, Probe, ProbeSet, check_tokenizer
-from .engine import CHUNK, Engine, Progress, compare_sharing, plan, preflight
+from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, plan, preflight
 from .environment import for_files
 from .estimators import ESTIMATORS, chance, score_probe
-from .model import HuggingFaceModel, LoadedModel, adapt, load_model
+from .model import Adapter, LoadedModel, adapt, load_model
 from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ def score_heads(
     sharing: str = "auto",
     check_sharing: int = 0,
     generate: bool = False,
+    alone: bool | None = None,
     tokenizer: Any = None,
     chunk: int = CHUNK,
     progress: Progress | None = None,
@@ -42,25 +43,35 @@ def score_heads(
         sharing: how probes share prefills. "exact": only what is provably equal. "grafted": one prefill of the haystack
             for all needles, depths and lengths, an approximation. "auto": grafted where many probes share a haystack.
             A model that cannot share (length-dependent RoPE, recurrent layers) runs every probe alone.
+        alone: run every probe in a forward of its own. None: where the model cannot share, or a prefill in chunks
+            changes its logits. A file holds one or the other: append with what `store.runs_alone(file)` says;
+            sweeps and `HeadMonitor` do.
         check_sharing: run this many of the probes exactly as well; the difference is in provenance["check_sharing"].
         generate: also let the model answer greedily and give Wu et al.'s gated count as "wu_count_generated"
             (NaN for answers that fail the gate). Needs a tokenizer.
         tokenizer: checked against the probes' tokenizer when given. A `Codec` of it has its vocabulary hashed once for
             all calls.
-        chunk: prefill tokens per forward. Out of memory halves it; no probe is dropped.
+        chunk: prefill tokens per forward. Out of memory halves it; no probe is dropped. Where every probe runs alone,
+            its forward cannot be cut: it is tried once more with freed memory, then refused with the length that fits.
         progress: called with (rows done, rows in all, what is running).
 
     Returns:
         HeadScores with an entry per estimator, NLL and exact match from the same passes.
 
     Raises:
-        ProbeError: a probe is malformed, or made with another tokenizer.
+        ProbeError: a probe is malformed, made with another tokenizer, or no token of its answer occurs in its needle.
         ModelError: the model cannot be loaded, or computes NaN.
         CaptureError: the model's attention cannot be followed exactly.
         ArgumentTypeError: model or probes is nothing that can be scored; the message names what can.
         ArgumentError: a probe is longer than the model's context, or its tokens are not in the vocabulary.
+        DoesNotFitError: a probe that has to run alone does not fit into memory.
     """
     probes = ProbeSet.of(probes)
+    if chunk < 1:
+        raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
+    if check_sharing < 0:
+        raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
+    check_probes(probes, sharing)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
@@ -70,20 +81,17 @@ def score_heads(
         raise ArgumentError(
             "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
         )
-    if chunk < 1:
-        raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
     codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
     if codec is not None:
         check_tokenizer(probes, codec)
-    if check_sharing < 0:
-        raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     adapted = adapt(model)
     _check_fit(adapted, probes, codec)
 
     planned = plan(probes, sharing)
-    alone = preflight(adapted, probes[0])
+    reason = preflight(adapted, probes[0], alone)
+    alone = reason is not None
     if alone and generate:
-        raise ArgumentError(f"generate=True is not possible with {adapted.name}: {alone}")
+        raise ArgumentError(f"generate=True is not possible with {adapted.name}: {reason}")
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
         engine = Engine(adapted, probes, chunk=chunk, progress=progress)
@@ -104,7 +112,7 @@ def score_heads(
         n_kv_heads=adapted.n_kv_heads,
         per_probe=per_probe,
         exact_match=np.array([scored[i].exact_match for i in range(len(probes))]),
-        probes=_columns(probes, planned.grafted & (alone is None)),
+        probes=_columns(probes, planned.grafted & (not alone)),
         probe_set_name=probes.name,
         probe_set_hash=probes.hash,
         provenance={
@@ -113,7 +121,7 @@ def score_heads(
             "tokenizer_fp": codec.fingerprint if codec else None,
             "probes_tokenizer_fp": sorted({probe.tokenizer_fp for probe in probes}),
             "sharing": "alone" if alone else sharing,
-            "alone_because": alone,
+            "alone_because": reason,
             "check_sharing": checked,
             "device": str(adapted.device),
             "dtype": str(adapted.dtype).removeprefix("torch."),
@@ -126,7 +134,7 @@ def score_heads(
     )
 
 
-def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -> None:
+def _check_fit(model: Adapter, probes: ProbeSet, codec: Codec | None) -> None:
     longest = max(probes, key=lambda probe: probe.length)
     if model.context is not None and longest.length > model.context:
         raise ArgumentError(
@@ -134,7 +142,7 @@ def _check_fit(model: HuggingFaceModel, probes: ProbeSet, codec: Codec | None) -
             "(max_position_embeddings and RoPE scaling in its config); build shorter probes, or raise the model's "
             "limit if its RoPE allows more"
         )
-    vocabulary = model.model.get_input_embeddings().weight.shape[0]
+    vocabulary = model.n_embeddings
     holder = max(probes, key=lambda probe: int(probe.input_ids.max()))
     largest = int(holder.input_ids.max())
     if largest < vocabulary:

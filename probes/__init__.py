@@ -3,6 +3,7 @@
 from .errors import ProbeError
 from .probe import Probe, Span
 from .probe_set import ProbeSet
+from .sentences import rouge_words
 from .sets import build, list_kinds, list_sets
 from .show import show
 from .tokens import Codec, fingerprint
@@ -20,4 +21,5 @@ __all__ = [
     "list_kinds",
     "list_sets",
     "show",
+    "rouge_words",
 ]

@@ -41,6 +41,8 @@ _BLANKS = r"[^\S\n\r\x85\u2028\u2029]"  # white space within a line
 _COMMON_END = r"[.!?…‥․‼⁇⁈⁉‽]"
 _OWN_END = r"(?:[\p{SB=STerm}．།༎༏༐༑༒\u037e--[!?‼⁇⁈⁉‽]]|(?<=\p{Greek});|፡፡)"
 
+_WORDS = rf"{_UNSPACED}\p{{M}}*|[[\p{{L}}\p{{M}}\p{{N}}]--{_UNSPACED}]+"
+
 _V1 = regex.V1
 _SENTENCE = regex.compile(
     rf"{_OWN_END}{_CLOSING}*{_BLANKS}*(?=\S)(?!{_COMMON_END}|{_OWN_END})(?<!\p{{Nd}}．(?=\p{{Nd}}))"
@@ -90,6 +92,14 @@ def word_starts(text: str) -> list[int]:
     """Where a word may start. Where words are not told apart that is every character: ask the tokenizer for more."""
     whole = {match.start() for match in _GRAPHEME.finditer(text)}
     return [match.start() for match in _BORDER.finditer(text) if match.start() in whole]
+
+
+def rouge_words(text: str) -> list[str]:
+    """The words of a text as ROUGE counts them, without case; single characters where words are not told apart.
+
+    In English these are the runs of letters and digits, [a-z0-9]+.
+    """
+    return regex.findall(_WORDS, _plain(text), _V1)
 
 
 def without_spaces(character: str) -> bool:

@@ -95,6 +95,9 @@ def score(
         raise UsageError(f"--figures: {figures} is a file; give a folder")
 
     def fits(probe_set: ProbeSet) -> None:
+        from ..interp.engine import check_probes
+
+        check_probes(probe_set, sharing.value)
         if output.exists() and not force:
             check_same_probes(output, probe_set)
 
@@ -110,6 +113,7 @@ def score(
         allow_pickle=allow_pickle,
     )
     from .. import score_heads
+    from ..interp.store import runs_alone
 
     start = time.monotonic()
     with progress_bar() as progress:
@@ -119,6 +123,7 @@ def score(
             sharing=sharing.value,
             check_sharing=check_sharing,
             generate=generate,
+            alone=None if force else runs_alone(output),
             progress=progress,
         )
     seconds = time.monotonic() - start
@@ -251,10 +256,10 @@ def show(scores: HeadScores, seconds: float) -> None:
     console.print(summary(scores))
     checked = scores.provenance.get("check_sharing")
     if checked:
-        pearson = "-" if checked["pearson"] is None else f"{checked['pearson']:.3f}"
+        pearson, largest = ("-" if checked[x] is None else f"{checked[x]:.3f}" for x in ("pearson", "max_difference"))
         console.print(
             f"\nOf these, {checked['n_probes']} probes were run exactly as well: Pearson over heads {pearson}, largest "
-            f"difference of a head {checked['max_difference']:.3f}, NLL {checked['nll_gap']:+.3f}"
+            f"difference of a head {largest}, NLL {checked['nll_gap']:+.3f}"
         )
 
 

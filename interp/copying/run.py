@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from hashlib import blake2b
 from itertools import count
 from os import PathLike
@@ -17,9 +18,9 @@ from torch import Tensor
 from ...errors import ArgumentError, ArgumentTypeError
 from ...kernels import recording
 from ...probes import Probe
-from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, PrefixPass, Progress, preflight
+from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, Progress, preflight
 from ..environment import for_files
-from ..model import HuggingFaceModel, LoadedModel, PrefixCache, Visibility, adapt, load_model, running
+from ..model import Adapter, LoadedModel, PrefixCache, Visibility, adapt, load_model, running
 from .counting import CopyPass, Counts, Text
 from .possible import possible_rows
 from .profile import COUNTS, CopyProfile
@@ -45,6 +46,7 @@ def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress:
             model computes NaN.
         ModelError: the model cannot be loaded.
         CaptureError: the model's attention cannot be followed exactly.
+        DoesNotFitError: a model that runs the text in one forward has not enough memory for it; a ValueError.
     """
     ids = _token_ids(tokens)
     if chunk < 1:
@@ -91,9 +93,9 @@ class TextEngine(Engine):
         """Every layer's counts over the whole text, and how far back its rows see; in one forward, or in chunks."""
         n = len(text.ids)
         if in_one:
-            with running(PrefixPass()):
-                self.model.reset_dynamic_rope()
-            found = self._rows(text, 0, n, None)
+            halves = (n >> k for k in range(1, n.bit_length() - 1))
+            parts = {part: partial(self._rows, text, 0, part, None) for part in halves}
+            found = self.in_one("tokens", n, partial(self._rows, text, 0, n, None), parts)
             return found.counts, found.sees
         cache = PrefixCache(n)
         counts: dict[int, Counts] = {}
@@ -186,13 +188,13 @@ def _token_ids(tokens: ArrayLike) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _check_fit(model: HuggingFaceModel, ids: np.ndarray) -> None:
+def _check_fit(model: Adapter, ids: np.ndarray) -> None:
     if model.context is not None and len(ids) > model.context:
         raise ArgumentError(
             f"tokens holds {len(ids)} and {model.name} is made for {model.context} (max_position_embeddings and "
             "RoPE scaling in its config); pass a shorter text, or raise the model's limit if its RoPE allows more"
         )
-    vocabulary = model.model.get_input_embeddings().weight.shape[0]
+    vocabulary = model.n_embeddings
     if ids.max() >= vocabulary:
         raise ArgumentError(
             f"tokens holds the id {ids.max()} and {model.name} has a vocabulary of {vocabulary}: it is from another "

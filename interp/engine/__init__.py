@@ -1,7 +1,8 @@
 """Probes through a model: plan, preflight, shared prefixes, suffixes beside them, evidence on the answer rows."""
 
+from .check_probes import check_probes
 from .check_sharing import compare_sharing
-from .engine import CHUNK, Engine, Progress
+from .engine import CHUNK, DoesNotFitError, Engine, Progress
 from .generation import generated_counts
 from .passes import SINK, PrefixPass, limits
 from .plan import plan
@@ -11,9 +12,11 @@ __all__ = [
     "CHUNK",
     "PREFLIGHT_LENGTH",
     "SINK",
+    "DoesNotFitError",
     "Engine",
     "Progress",
     "PrefixPass",
+    "check_probes",
     "compare_sharing",
     "generated_counts",
     "limits",

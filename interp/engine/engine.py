@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import TypeVar
 
@@ -12,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import HeadscopeError
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from ..model import HuggingFaceModel, ModelError, PrefixCache, running
+from ..model import Adapter, ModelError, PrefixCache, running
 from .passes import LayerEvidence, PrefixPass, WholePass
 from .plan import Plan, Prefix, Suffix
 from .suffixes import SuffixPass
@@ -22,12 +25,16 @@ from .suffixes import SuffixPass
 log = logging.getLogger(__name__)
 
 CHUNK = 4096  # prefill rows per forward; larger chunks cost memory, smaller ones speed
-TAIL_ROWS = 4096  # rows of suffixes per forward
+SUFFIX_ROWS = 4096  # rows of suffixes per forward
 LOGITS = 1 << 27  # logits per forward: 512 MiB in float32
 SMALLEST_CHUNK = 64
 
 T = TypeVar("T")
 Progress = Callable[[int, int, str], None]
+
+
+class DoesNotFitError(HeadscopeError, ValueError):
+    """A sequence that has to be run in one forward needs more memory than there is; the message says what fits."""
 
 
 @dataclass
@@ -42,10 +49,10 @@ class Engine:
         progress: called with (rows done, rows in all, what is running).
     """
 
-    model: HuggingFaceModel
+    model: Adapter
     probes: Sequence[Probe]
     chunk: int = CHUNK
-    suffix_rows: int = TAIL_ROWS
+    suffix_rows: int = SUFFIX_ROWS
     progress: Progress | None = None
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
@@ -59,13 +66,54 @@ class Engine:
             yield from self.branch(prefix, cache)
 
     def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
-        """Every probe in a forward of its own, without a cache: for models whose state cannot be shared."""
+        """Every probe in a forward of its own, without a cache: for models whose state cannot be shared.
+
+        The longest first: a forward that cannot be cut either fits into memory or not, and that should be known early.
+
+        Raises:
+            DoesNotFitError: one does not, even with the memory that torch had kept given back.
+        """
         self._done, self._total = 0, sum(self.probes[i].length for i in indices)
-        for i in indices:
-            with running(PrefixPass()):
-                self.model.reset_dynamic_rope()
-            yield i, self.run_whole(self.probes[i])
+        waiting = sorted(indices, key=lambda i: -self.probes[i].length)
+        runs = {i: partial(self.run_whole, self.probes[i]) for i in waiting}
+        of_length = {self.probes[i].length: run for i, run in runs.items()}
+        for i, run in runs.items():
+            yield i, self.in_one(f"probe {self.probes[i].id!r}", self.probes[i].length, run, of_length)
             self._tick(self.probes[i].length, "probes")
+
+    def in_one(self, what: str, length: int, work: Callable[[], T], others: Mapping[int, Callable[[], T]]) -> T:
+        """A forward that cannot be cut, after any RoPE's memory of earlier ones. Out of memory, once more.
+
+        Args:
+            what, length: what is run, for the message, and its tokens.
+            work: runs it.
+            others: tokens -> what runs as many, longest first: tried, where they are fewer, to say how many fit.
+
+        Raises:
+            DoesNotFitError: it does not fit, even with the memory that torch had kept given back.
+        """
+        found = self._if_it_fits(work)
+        if found is not None:
+            return found
+        fits = next((n for n, less in others.items() if n < length and self._if_it_fits(less) is not None), None)
+        raise DoesNotFitError(
+            f"{what} has {length} tokens and does not fit into the memory of {self.model.device}: {self.model.name} "
+            "runs a sequence in one forward, which cannot be cut; "
+            + ("nothing shorter that was tried fits either" if fits is None else f"{fits} tokens do fit")
+            + "; give a shorter one, load the model in half precision, or take a device with more memory"
+        )
+
+    def _if_it_fits(self, work: Callable[[], T]) -> T | None:
+        for _ in range(2):
+            try:
+                with running(PrefixPass()):
+                    self.model.reset_dynamic_rope()
+                return work()
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+            _free_memory()  # outside the handler: its traceback holds tensors
+        return None
 
     def prefill(self, prefix: Prefix, cache: PrefixCache) -> None:
         """Bring the cache to hold the prefix: what it shares with the prefix before stays."""
@@ -151,7 +199,7 @@ class Engine:
 
     def _batch_size(self, waiting: Sequence[Suffix]) -> int:
         """How many of the waiting suffixes, shortest first, fit one forward."""
-        vocabulary = self.model.model.get_output_embeddings().weight.shape[0]
+        vocabulary = self.model.n_logits
         answers = 0
         for n, suffix in enumerate(waiting):
             answers += suffix.n_answer
@@ -166,9 +214,7 @@ class Engine:
         except RuntimeError as error:
             if not _out_of_memory(error) or max(self.chunk, self.suffix_rows) <= SMALLEST_CHUNK:
                 raise
-        # Outside the handler: its traceback holds the tensors that should be freed first.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        _free_memory()  # outside the handler: its traceback holds tensors
         self.chunk = max(self.chunk // 2, SMALLEST_CHUNK)
         self.suffix_rows = max(self.suffix_rows // 2, SMALLEST_CHUNK)
         log.warning("out of memory: going on with %d tokens at a time", self.chunk)
@@ -192,6 +238,13 @@ class Engine:
         self._done += rows
         if self.progress is not None:
             self.progress(self._done, self._total, what)
+
+
+def _free_memory() -> None:
+    """Give back what torch has kept of forwards of other sizes."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...probes import Probe
+from ...probes import Probe, rouge_words
 from ..estimators import wu_count
 from ..model import PrefixCache, running
 from .engine import Engine
@@ -38,7 +37,8 @@ def generated_counts(engine: Engine, tokenizer: Any) -> np.ndarray:
     cache = PrefixCache(
         planned.capacity + max(len(t.ids) for prefix in planned.prefixes for t in prefix.suffixes) + MAX_NEW_TOKENS
     )
-    stops = _stop_tokens(engine.model.model, tokenizer)
+    newline = tokenizer.encode("\n", add_special_tokens=False)
+    stops = engine.model.ends | set(newline[-1:])
     counts: dict[int, np.ndarray] = {}
     for prefix in planned.prefixes:
         engine.prefill(prefix, cache)
@@ -91,17 +91,6 @@ def _with_answer(probe: Probe, answer: np.ndarray) -> Probe:
 
 def _passes(probe: Probe, answer: np.ndarray, tokenizer: Any) -> bool:
     """ROUGE-1 recall of the needle's words in the answer, with multiplicity, above the gate."""
-    needle = Counter(_words(tokenizer.decode(probe.input_ids[probe.needle_mask])))
-    overlap = needle & Counter(_words(tokenizer.decode(answer)))
+    needle = Counter(rouge_words(tokenizer.decode(probe.input_ids[probe.needle_mask])))
+    overlap = needle & Counter(rouge_words(tokenizer.decode(answer)))
     return overlap.total() > GATE * needle.total()
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower())
-
-
-def _stop_tokens(model: Any, tokenizer: Any) -> set[int]:
-    end = getattr(model.generation_config, "eos_token_id", None)
-    ends = set(end) if isinstance(end, list) else {end} if end is not None else set()
-    newline = tokenizer.encode("\n", add_special_tokens=False)
-    return ends | ({newline[-1]} if newline else set())

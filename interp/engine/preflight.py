@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...probes import Probe
-from ..model import CaptureError, HuggingFaceModel, PrefixCache, attending, first_line, running
+from ..model import Adapter, CaptureError, PrefixCache, first_line, running
 from .engine import Engine
 from .passes import WholePass
 from .plan import plan
@@ -25,8 +25,14 @@ PREFLIGHT_LENGTH = 40
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.05}
 
 
-def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
+def preflight(model: Adapter, probe: Probe, alone: bool | None = None) -> str | None:
     """Compare a short sequence: the model's eager attention, ours in prefix and suffix, where needed ours in one piece.
+
+    Args:
+        model: the model, not yet routed.
+        probe: its tokens are run.
+        alone: what was decided before for the same file. True: ours in one piece is all that is compared. False: a
+            prefill in chunks that differs, by rounding then, is a warning; only a state that cannot be cut is a reason.
 
     Returns:
         None when probes may share a prefill, else why each must run alone.
@@ -41,14 +47,13 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
     whole = WholePass(short, model.device)
     tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None].to(model.device)
     positions = torch.arange(PREFLIGHT_LENGTH - 1, device=model.device)[None]
-    # eager is what the model's authors define; its SDPA may leave something out, as Gemma 2's soft-cap once was
-    with attending(model.model, "eager"):
+    with model.as_defined():
         own = model.forward(tokens, positions, None, whole.rows)
     # sharded training may compute in another dtype than its weights show
     computed = (model.dtype, own.dtype, _products(model.device))
     tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in computed)
     with model.routed(PREFLIGHT_LENGTH), _runs_as_before(model.name):
-        reason = model.alone_because()
+        reason = model.alone_because() or ("alone=True was asked for" if alone else None)
         if reason is None:
             shared, n_layers = _in_prefix_and_suffix(model, short)
             if n_layers and _difference(shared, own) <= tolerance:
@@ -69,6 +74,9 @@ def preflight(model: HuggingFaceModel, probe: Probe) -> str | None:
         )
     if reason is None:
         reason = f"a prefill in chunks changes its logits by {_difference(shared, ours):.2g} (relative)"
+        if alone is False and n_layers:
+            log.warning("%s: %s; probes share prefills still, as the measurements before", model.name, reason)
+            return None
         log.warning("%s: %s; every probe runs alone", model.name, reason)
     return reason
 
@@ -88,7 +96,7 @@ def _runs_as_before(name: str) -> Iterator[None]:
         ) from error
 
 
-def _in_prefix_and_suffix(model: HuggingFaceModel, probe: Probe) -> tuple[Tensor, int]:
+def _in_prefix_and_suffix(model: Adapter, probe: Probe) -> tuple[Tensor, int]:
     """Logits of the probe's answer rows, its context prefilled before them, and how many layers asked for attention."""
     prefix = plan([probe], "exact").prefixes[0]
     cache = PrefixCache(len(prefix.ids))

@@ -3,6 +3,7 @@
 from .builtin import ESTIMATORS, Estimator
 from .chance import chance
 from .probe_scores import ProbeScores, score_probe
+from .retrieval import copyable
 from .wu import wu_count
 
-__all__ = ["ESTIMATORS", "Estimator", "ProbeScores", "chance", "score_probe", "wu_count"]
+__all__ = ["ESTIMATORS", "Estimator", "ProbeScores", "chance", "copyable", "score_probe", "wu_count"]

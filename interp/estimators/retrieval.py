@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...errors import ArgumentError
-from ...probes import Probe
+from ...probes import Probe, ProbeError
 from ..evidence import ProbeEvidence
 
 
@@ -19,12 +18,18 @@ def retrieval(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
         float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
 
     Raises:
-        ValueError: no answer token occurs in the needle.
+        ProbeError: no answer token occurs in the needle.
     """
-    copyable = np.flatnonzero(probe.needle_mask & np.isin(probe.input_ids, probe.answer_ids))
-    if not len(copyable):
-        raise ArgumentError(f"probe {probe.id!r}: no token of its answer occurs in its needle, so no head can copy it")
+    positions = copyable(probe)
     hits = evidence.hits(probe)
     # [n_layers, n_heads, n_answer] against each copyable position: a position counts once, however often it is hit
-    found = sum(((evidence.argmax_key == j) & hits).any(axis=-1).astype(np.float32) for j in copyable)
-    return evidence.hidden_as_nan(found / len(copyable))
+    found = sum(((evidence.argmax_key == j) & hits).any(axis=-1).astype(np.float32) for j in positions)
+    return evidence.hidden_as_nan(found / len(positions))
+
+
+def copyable(probe: Probe) -> np.ndarray:
+    """K: int [k], the needle positions that some answer token can be copied from. Raises ProbeError: there are none."""
+    positions = np.flatnonzero(probe.needle_mask & np.isin(probe.input_ids, probe.answer_ids))
+    if not len(positions):
+        raise ProbeError(f"probe {probe.id!r}: no token of its answer occurs in its needle, so no head can copy it")
+    return positions

@@ -1,7 +1,8 @@
 """A model in, its attention reachable: loading, what its weights are, adapters, routing of attention, prefix cache."""
 
 from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
-from .attention import CaptureError, Scoring, Visibility, attending, current_pass, running
+from .adapter import Adapter
+from .attention import CaptureError, Scoring, Visibility, current_pass, running
 from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
@@ -10,6 +11,7 @@ from .training_state import preserve_training_state
 from .weights import ModelError, fingerprint, first_line, folder_weights, gguf_weights
 
 __all__ = [
+    "Adapter",
     "CaptureError",
     "HuggingFaceModel",
     "LoadedModel",
@@ -18,7 +20,6 @@ __all__ = [
     "PrefixCache",
     "Visibility",
     "adapt",
-    "attending",
     "check_kind",
     "current_pass",
     "fingerprint",

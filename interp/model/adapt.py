@@ -10,17 +10,18 @@ import torch
 from torch import nn
 
 from ...errors import ArgumentTypeError
+from .adapter import Adapter
 from .hugging_face import HuggingFaceModel
 
 __all__ = ["HuggingFaceModel", "adapt", "check_kind", "described", "unwrapped"]
 
 
-def adapt(model: Any) -> HuggingFaceModel:
+def adapt(model: Any) -> Adapter:
     """Wrap a model that a user handed over.
 
     Args:
         model: a transformers causal LM, also inside what `unwrapped` takes off, or a TransformerLens 4
-            `TransformerBridge`.
+            `TransformerBridge`; or an `Adapter`, which is taken as it is.
 
     Raises:
         TypeError: anything else; also FSDP version 1, on every rank alike.
@@ -28,6 +29,8 @@ def adapt(model: Any) -> HuggingFaceModel:
     from transformers import PreTrainedModel
 
     model = unwrapped(model)
+    if isinstance(model, Adapter):
+        return model
     check_kind(model)
     if _has_fsdp1(model):
         raise ArgumentTypeError(

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..checkpoint_names import local_model_name
-from .attention import CaptureError, routed
+from .attention import CaptureError, attending, routed
 from .prefix_cache import PrefixCache
 from .rope import longest_sequence, rope_types
 
@@ -20,7 +20,7 @@ _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
 
 
 class HuggingFaceModel:
-    """What the engine needs of a model.
+    """An `Adapter` for transformers' causal LMs.
 
     Attributes:
         model: the transformers model.
@@ -72,6 +72,20 @@ class HuggingFaceModel:
         dtype: torch.dtype = getattr(weight, "dtype", None) or self.model.dtype
         return dtype if dtype.is_floating_point else self.model.dtype
 
+    @property
+    def n_embeddings(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])
+
+    @property
+    def n_logits(self) -> int:
+        return int(self.model.get_output_embeddings().weight.shape[0])
+
+    @property
+    def ends(self) -> set[int]:
+        """Token ids that end a generated text."""
+        end = getattr(self.model.generation_config, "eos_token_id", None)
+        return set(end) if isinstance(end, list) else {end} if end is not None else set()
+
     def attention(self) -> str:
         """The attention implementation that the model is set to now."""
         return str(self.config._attn_implementation)
@@ -84,6 +98,10 @@ class HuggingFaceModel:
         if rope := rope_types(self.config) & _LENGTH_DEPENDENT_ROPE:
             return f"RoPE of type {', '.join(sorted(rope))} depends on the total length"
         return None
+
+    def as_defined(self) -> AbstractContextManager[None]:
+        """Eager attention: SDPA may leave out what the authors define, as it once did with the soft-cap of Gemma 2."""
+        return attending(self.model, "eager")
 
     def routed(self, length: int) -> AbstractContextManager[None]:
         """Attention goes through headscope inside this block; see `capture.routed`."""

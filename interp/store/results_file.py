@@ -266,6 +266,18 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
         )
 
 
+def runs_alone(path: str | PathLike[str]) -> bool | None:
+    """Whether the scores of a file are of probes that each ran alone (`score_heads(alone=)`); None: there are none.
+
+    Raises StoreError when the file cannot be read.
+    """
+    if not target_path(path).exists():
+        return None
+    with reading(path) as file:
+        told = file["provenance/sharing"].asstr()[:]
+        return told[0] == "alone" if len(told) else None
+
+
 def checkpoints(path: str | PathLike[str]) -> list[int]:
     """The checkpoints a file holds, in order. Raises StoreError when it cannot be read."""
     return list(read_steps(path))
@@ -466,6 +478,11 @@ def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
     for name, values in scores.probes.items():
         if name in CHANCE_COLUMNS and name not in columns:
             continue
+        if name == "grafted" and not values.any() and file["probes/grafted"][:].any():
+            return [
+                "every probe ran alone (or sharing='exact'), and in the file they share prefills; score with what "
+                "store.runs_alone(file) says as alone=..., and with the same sharing"
+            ]
         item = file["probes/probe" if name == "id" else f"probes/{name}"]
         stored = item.asstr()[:].astype(str) if schema.disk_type(item) == schema.STRING else item[:]
         if not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):

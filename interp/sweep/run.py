@@ -14,6 +14,7 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...probes import Probe, ProbeSet
+from ..engine import check_probes
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..store import StoreError, check_writable, one_line, refresh, target_path
 from .checkpoints import Checkpoint, find_checkpoints
@@ -92,7 +93,8 @@ def sweep(
     Raises:
         CheckpointError: what is meant, or the step of a checkpoint, is not clear.
         SweepError: the output belongs to other probes, options or weights, or another sweep is at work there.
-        StoreError: the output cannot be written. ModelError: there is no tokenizer to build the probes with.
+        StoreError: the output cannot be written. ProbeError, ValueError: the probes cannot be scored, or not with this
+            `sharing`. ModelError: there is no tokenizer to build the probes with.
     """
     found = find_checkpoints(checkpoints, table)
     options = Options(sharing, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
@@ -147,13 +149,14 @@ def run_sweep(
         if only is None:
             check_writable(target)
         asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
+        check_probes(asked, options.sharing)
         shards.adopt(asked)
         placing = place(found, shards, options.allow_pickle)
         shards.freeze(asked, source)
         sources = {checkpoint.source for checkpoint in mine}
         found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
         todo, skipped, lost = _sort_out(found, placing, shards, options, replace_changed)
-        setup = Setup(asked, **vars(options), spare=spare, threads=_threads())
+        setup = Setup(asked, **vars(options), spare=spare, threads=_threads(), alone=_decided(placing))
         keeper = _Keeper(shards, only is None, failed=lost)
         keeper.refresh()
         counted = _Counted(progress, len(todo), len(asked))
@@ -286,6 +289,12 @@ def _refuse_other_options(
                 f"checkpoint {checkpoint.step} in {output} was scored with {name}={then!r}, and now {name}={now!r} is "
                 "asked for; use the same, or another output"
             )
+
+
+def _decided(placing: Placing) -> bool | None:
+    """Whether the probes of the first checkpoint that was scored each ran alone: one file holds one or the other."""
+    held = sorted([*placing.shards.values(), *(shard for _, shard in placing.left)], key=lambda shard: shard.step)
+    return held[0].provenance.get("sharing") == "alone" if held else None
 
 
 # Doing it

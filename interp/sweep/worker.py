@@ -27,7 +27,8 @@ class Setup:
     """What all checkpoints of a sweep have in common.
 
     tokenizer: for every checkpoint; None: each one's own. spare: for checkpoints without one. threads: torch's, the
-    same in every worker, because the order of a sum depends on them.
+    same in every worker, because the order of a sum depends on them. alone: as in `score_heads`, from the checkpoints
+    that have their scores; None where there are none, and each worker's first checkpoint decides.
     """
 
     probes: ProbeSet
@@ -40,6 +41,7 @@ class Setup:
     trust_remote_code: bool
     allow_pickle: bool
     threads: int
+    alone: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Worker:
         import torch
 
         self.setup = setup
+        self._alone = setup.alone
         self._loaded: LoadedModel | None = None
         if torch.get_num_threads() != setup.threads:
             torch.set_num_threads(setup.threads)
@@ -87,8 +90,14 @@ class Worker:
                 raise ModelError(f"{checkpoint.name} was written to while it was loaded; try again when it is complete")
             setup = self.setup
             scores = score_heads(
-                loaded, setup.probes, sharing=setup.sharing, generate=setup.generate, progress=progress
+                loaded,
+                setup.probes,
+                sharing=setup.sharing,
+                generate=setup.generate,
+                alone=self._alone,
+                progress=progress,
             )
+            self._alone = scores.provenance["sharing"] == "alone"
             made = {"checkpoint": checkpoint.name, "dtype": setup.dtype, "stamp": before}
             scores = placed(replace(scores, provenance=scores.provenance | {"sweep": made}), checkpoint)
         except Exception as error:

@@ -18,6 +18,8 @@ from builders import VOCAB
 from headscope import CopyProfile, copy_profile
 from headscope.interp.copying.bins import distance_starts, position_starts
 from headscope.interp.copying.profile import COUNTS
+from headscope.interp.engine import DoesNotFitError
+from headscope.interp.model import HuggingFaceModel
 from headscope.interp.report.figures.copying import copy_distances, copy_heads, save_copy_figures
 from headscope.interp.store.results_file import validate
 from headscope.interp.store.schema import StoreError
@@ -376,3 +378,16 @@ def test_pictures_of_nothing_are_drawn() -> None:
 def test_the_public_names() -> None:
     assert hs.copy_profile is copy_profile and hs.CopyProfile is CopyProfile
     assert {"copy_profile", "CopyProfile"} <= set(hs.__all__)
+
+
+def test_a_text_that_runs_in_one_forward_and_does_not_fit_says_what_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = HuggingFaceModel.forward
+
+    def full(self, ids, *args):
+        if ids.numel() > 90:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, ids, *args)
+
+    monkeypatch.setattr(HuggingFaceModel, "forward", full)
+    with pytest.raises(DoesNotFitError, match="tokens has 201 tokens and does not fit.*50 tokens do fit"):
+        copy_profile(build("llama_dynamic"), np.arange(3, 3 + 201) % 190)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,17 +12,23 @@ import torch
 
 import oracle
 from builders import random_grid, random_probe
-from headscope.interp.engine.engine import Engine
+from headscope.interp.copying import copy_profile
+from headscope.interp.engine.engine import DoesNotFitError, Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.engine.preflight import preflight
 from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.model.adapt import adapt
+from headscope.interp.model.adapter import Adapter
 from headscope.interp.model.attention import CaptureError
+from headscope.interp.monitor import HeadMonitor
 from headscope.interp.scoring import score_heads
+from headscope.interp.store import StoreError, runs_alone
+from headscope.interp.store import results_file as store
 from headscope.probes import ProbeSet
 from tiny_models import BYPASSING, FAMILIES, LENGTH_DEPENDENT, LINEAR, WINDOWED, build
 
 GRID = random_grid()
+preflight_module = sys.modules["headscope.interp.engine.preflight"]  # the package has a function of that name
 # fp32 rounding through four peaky layers; the oracle differs from itself in fp64 by about as much
 CLOSE = {"rtol": 1e-3, "atol": 1e-4}
 
@@ -203,6 +211,34 @@ def test_a_chunked_prefill_that_is_wrong_makes_every_probe_run_alone(
     assert "chunks" in scores.provenance["alone_because"] and "runs alone" in caplog.text
 
 
+def test_what_the_first_measurement_decided_holds_for_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A prefill in chunks that comes to lie beyond the tolerance splits no file in two methods."""
+    model, grid = build("llama"), ProbeSet(list(GRID)[:4])
+    shared, alone = tmp_path / "shared.h5", tmp_path / "alone.h5"
+    first = score_heads(model, grid, alone=runs_alone(shared))
+    first.save(shared, checkpoint=1)
+    score_heads(model, grid, alone=True).save(alone, checkpoint=1)
+    assert (runs_alone(shared), runs_alone(alone)) == (False, True)
+    assert score_heads(model, grid, alone=runs_alone(alone)).provenance["sharing"] == "alone"
+
+    in_chunks = preflight_module._in_prefix_and_suffix
+    monkeypatch.setattr(preflight_module, "_in_prefix_and_suffix", lambda *a: (in_chunks(*a)[0] * 1.1, 4))
+    flipped = score_heads(model, grid)
+    assert flipped.provenance["sharing"] == "alone"
+    with pytest.raises(StoreError, match=r"every probe ran alone.*runs_alone"):
+        flipped.save(shared, checkpoint=2)
+    kept = score_heads(model, grid, alone=runs_alone(shared))
+    kept.save(shared, checkpoint=2)
+    np.testing.assert_array_equal(kept.per_probe["retrieval"], first.per_probe["retrieval"])
+    assert "share prefills still" in caplog.text
+
+    monitor = HeadMonitor(grid, shared)
+    assert monitor.measure(3, model).provenance["sharing"] == "auto"
+    assert store.checkpoints(shared) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("family", LENGTH_DEPENDENT)
 def test_order_does_not_matter_for_a_rope_that_remembers(family: str) -> None:
     model = build(family)
@@ -253,6 +289,56 @@ def test_out_of_memory_for_good_is_raised(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(adapted, "forward", OutOfMemory(adapted.forward, 1))
     with adapted.routed(200), pytest.raises(torch.OutOfMemoryError):
         dict(Engine(adapted, GRID).run(plan(GRID, "exact")))
+
+
+def test_probes_that_run_alone_are_tried_again_with_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapted = adapt(build("llama_dynamic"))
+    forward, failures = adapted.forward, []
+
+    def full_once_each(ids, *args):
+        if ids.numel() > 1 and ids.numel() not in failures:
+            failures.append(ids.numel())
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(ids, *args)
+
+    with adapted.routed(200):
+        expected = dict(Engine(adapted, GRID).run_alone(range(len(GRID))))
+        monkeypatch.setattr(adapted, "forward", full_once_each)
+        found = dict(Engine(adapted, GRID).run_alone(range(len(GRID))))
+    assert failures == [200, 121, 60], "the longest first"
+    assert sorted(found) == list(range(len(GRID)))
+    for i in range(len(GRID)):
+        np.testing.assert_array_equal(found[i].argmax_key, expected[i].argmax_key)
+        np.testing.assert_array_equal(found[i].logprob, expected[i].logprob)
+
+
+@pytest.mark.parametrize(("rows", "what"), [(130, "121 tokens do fit"), (50, "nothing shorter that was tried fits")])
+def test_a_probe_that_runs_alone_and_does_not_fit_says_what_does(
+    monkeypatch: pytest.MonkeyPatch, rows: int, what: str
+) -> None:
+    adapted = adapt(build("llama_dynamic"))
+    full = OutOfMemory(adapted.forward, rows)
+    monkeypatch.setattr(adapted, "forward", full)
+    with adapted.routed(200), pytest.raises(DoesNotFitError, match=f"has 200 tokens and does not fit.*{what}"):
+        dict(Engine(adapted, GRID).run_alone(range(len(GRID))))
+    assert full.failures <= 6, "no probe of the same length is tried, and none twice that fits"
+
+
+def test_an_adapter_is_all_that_scoring_asks_of_a_model() -> None:
+    """A model of another kind: no `model` behind it, and nothing but what the protocol names."""
+
+    def passed_on(name: str) -> property:
+        return property(lambda self: getattr(self._inner, name))
+
+    members = {name: passed_on(name) for name in vars(Adapter) if not name.startswith("_")}
+    narrow = type("Narrow", (), {"__slots__": ("_inner",), **members})()
+    model = build("mistral")
+    narrow._inner = adapt(model)
+    assert isinstance(narrow, Adapter)
+    found, expected = (score_heads(each, GRID, check_sharing=2) for each in (narrow, model))
+    np.testing.assert_array_equal(found.per_probe["retrieval"], expected.per_probe["retrieval"])
+    ids = np.arange(3, 100)
+    np.testing.assert_array_equal(copy_profile(narrow, ids).copies, copy_profile(model, ids).copies)
 
 
 def test_nan_weights_are_an_error_not_a_score() -> None:

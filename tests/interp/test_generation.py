@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from builders import random_grid
 from headscope.interp.engine import generation
 from headscope.interp.scoring import score_heads
-from headscope.probes import ProbeSet
+from headscope.probes import Probe, ProbeSet
 from tiny_models import build
 
 GRID = random_grid(lengths=(60, 121), depths=(0.0, 0.7))
@@ -71,6 +71,22 @@ def test_the_gate_is_recall_of_the_needles_words(tokenizer: Any) -> None:
     assert generation._passes(probe, needle[: half + 1], tokenizer)
     assert not generation._passes(probe, needle[:half], tokenizer)
     assert not generation._passes(probe, np.repeat(needle[:1], 50), tokenizer)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    ["лучшее место города это старый мост", "最 好 的 事 是 在 公 园", "το καλύτερο είναι ένα παλιό γεφύρι"],
+)
+def test_the_gate_reads_every_script(sentence: str) -> None:
+    spoken = sentence.split()
+    made = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["?", *spoken])}, unk_token="?"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="?")
+    n = len(spoken)
+    ids = np.array([0, *range(1, n + 1), 0, *range(1, n + 1)])
+    probe = Probe.from_ids(ids, prompt_len=n + 2, needles=[(1, n + 1)])
+    most, few = n // 2 + 1, n // 2
+    assert generation._passes(probe, ids[1 : most + 1], tokenizer)
+    assert not generation._passes(probe, ids[1 : few + 1], tokenizer)
 
 
 def test_a_model_that_runs_alone_is_refused_for_generation(tokenizer: Any) -> None:

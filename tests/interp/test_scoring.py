@@ -151,6 +151,28 @@ def test_exact_sharing_needs_no_warning(caplog: pytest.LogCaptureFixture) -> Non
     assert not caplog.text
 
 
+@pytest.mark.filterwarnings("error")
+def test_check_sharing_where_no_head_sees_a_needle(caplog: pytest.LogCaptureFixture) -> None:
+    """Every layer of this model has a window, and every needle lies before it: there is nothing to compare."""
+    far = ProbeSet([random_probe(200, depth, seed=i) for i, depth in enumerate((0.0, 0.1, 0.2, 0.3))])
+    with caplog.at_level(logging.WARNING):
+        scores = score_heads(build("mistral"), far, check_sharing=3)
+    found = scores.provenance["check_sharing"]
+    assert np.isnan(scores.retrieval).all() and found["n_probes"] == 3
+    assert [found[x] for x in ("pearson", "top10_overlap", "max_difference", "leading_difference")] == [None] * 4
+    assert np.isfinite(found["nll_gap"]) and not caplog.text
+
+
+def test_check_sharing_compares_means_over_the_probes_that_a_head_sees() -> None:
+    """One needle before every window must not take the other probes, which all heads see, out of the comparison."""
+    probes = ProbeSet([random_probe(200, depth, seed=i) for i, depth in enumerate((0.0, 1.0, 0.98, 0.96))])
+    model = build("mistral")
+    scores, exact = (score_heads(model, probes, sharing=how, check_sharing=4) for how in ("grafted", "exact"))
+    gap = np.nanmax(np.abs(scores.retrieval - exact.retrieval))
+    assert np.isnan(scores.per_probe["retrieval"][0]).all() and not np.isnan(scores.retrieval).any()
+    assert scores.provenance["check_sharing"]["max_difference"] == pytest.approx(gap, abs=1e-6)
+
+
 def test_a_path_is_loaded(tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
@@ -225,6 +247,28 @@ def test_an_answer_that_no_needle_token_gives_is_an_error_not_a_zero() -> None:
     ids = np.array([1, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
     with pytest.raises(ValueError, match="no token of its answer occurs in its needle"):
         score_heads(build("llama"), ProbeSet([Probe.from_ids(ids, prompt_len=9, needles=[(2, 4)])]))
+
+
+def nothing_to_copy() -> ProbeSet:
+    """The last of four probes asks for tokens that its needle does not hold."""
+    odd = Probe.from_ids(np.arange(20, 40), prompt_len=17, needles=[(3, 9)], id="odd")
+    return ProbeSet([*(random_probe(seed=i) for i in range(3)), odd])
+
+
+def test_probes_are_checked_before_the_model_runs() -> None:
+    model = build("llama")
+    model.register_forward_pre_hook(lambda *_: pytest.fail("the model was run"))
+    with pytest.raises(hp.ProbeError, match="'odd': no token of its answer occurs in its needle"):
+        score_heads(model, nothing_to_copy())
+
+
+def test_probes_are_checked_before_weights_are_loaded(tmp_path: Path) -> None:
+    """There is no model in that folder, and it is not the first to be complained of."""
+    with pytest.raises(hp.ProbeError, match="'odd'"):
+        score_heads(tmp_path, nothing_to_copy())
+    odd = ProbeSet([replace(probe, graft=None) for probe in GRID])
+    with pytest.raises(ValueError, match="no single inserted piece"):
+        score_heads(tmp_path, odd, sharing="grafted")
 
 
 @pytest.mark.parametrize(

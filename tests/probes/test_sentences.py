@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 import pytest
 
 from headscope.probes.sentences import (
@@ -9,6 +11,7 @@ from headscope.probes.sentences import (
     clause_starts,
     line_starts,
     mentions,
+    rouge_words,
     sentence_starts,
     space_starts,
     word_starts,
@@ -102,3 +105,22 @@ def test_what_stands_between_sentences() -> None:
 )
 def test_words_are_found_as_their_script_writes_them(text: str, words: str, times: int) -> None:
     assert mentions(text, words) == times
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("The best_thing in S.F. is 42: don't!", "the best thing in s f is 42 don t"),
+        ("Лучшее в Москве — сидеть в Парке.", "лучшее в москве сидеть в парке"),
+        ("Η ΑΘΉΝΑ, Straße naïve", "η αθήνα strasse naïve"),
+        ("去GPT图书馆。", "去 gpt 图 书 馆"),
+        ("ﾄｼｮｶﾝへ", "ト シ ョ カ ン へ"),
+        ("ที่นี่", "ที่ นี่"),
+        ("도서관에 간다", "도서관에 간다"),
+        ("والكِتابُ هنا", "والكتاب هنا"),
+        ("घरों में", "घरों में"),
+        ("— 👍 …", ""),
+    ],
+)
+def test_words_are_told_apart_in_every_script(text: str, found: str) -> None:
+    assert rouge_words(text) == unicodedata.normalize("NFKC", found).split()

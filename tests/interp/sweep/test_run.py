@@ -267,6 +267,17 @@ def test_a_foreign_file_is_left_alone(run: Path, tmp_path: Path):
     assert output.read_text() == "my thesis"
 
 
+def test_a_sweep_keeps_to_how_the_first_checkpoint_was_run(run: Path, tmp_path: Path):
+    """The file was begun with every probe alone; later sweeps go on so, and the worker remembers its own first."""
+    output = tmp_path / "run.h5"
+    scores = score_heads(load_model(run / "checkpoint-10"), PROBES, alone=True)
+    hs.sweep([run / "checkpoint-10"], PROBES, tmp_path / "shared.h5")
+    made = read_scores(tmp_path / "shared.h5", 10).provenance["sweep"]
+    replace(scores, provenance=scores.provenance | {"sweep": made}).save(output, checkpoint=10)
+    assert hs.sweep(run, PROBES, output).done == (20, 30)
+    assert [read_scores(output, step).provenance["sharing"] for step in (10, 20, 30)] == ["alone"] * 3
+
+
 def test_tokens_told_later_are_taken_over(run: Path, tmp_path: Path):
     output = tmp_path / "run.h5"
     hs.sweep(run, PROBES, output)
@@ -361,6 +372,13 @@ def test_bad_arguments_cost_nothing(run: Path, tmp_path: Path):
         with pytest.raises(error, match=match):
             hs.sweep(**{"checkpoints": run, "probes": PROBES, "output": output, **arguments})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_probes_that_cannot_be_scored_are_refused_once_and_not_at_every_checkpoint(run: Path, tmp_path: Path):
+    odd = hs.probes.Probe.from_ids(np.arange(20, 40), prompt_len=17, needles=[(3, 9)], id="odd")
+    with pytest.raises(hs.probes.ProbeError, match="'odd': no token of its answer"):
+        hs.sweep(run, hs.probes.ProbeSet([*PROBES, odd]), tmp_path / "run.h5")
+    assert not (tmp_path / "run.h5").exists() and not list(tmp_path.rglob("*.npz"))
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
