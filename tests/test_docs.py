@@ -39,7 +39,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_leads_to_every_page() -> None:
     linked = {(ROOT / link.partition("#")[0]).resolve() for link in links(ROOT / "README.md")}
-    assert {page for page in ROOT.glob("docs/**/*.md")} <= linked
+    assert set(ROOT.glob("docs/**/*.md")) <= linked
     assert len(README.splitlines()) <= 120
 
 
