@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...errors import ArgumentError
 from ...kernels import attend, evidence_attention, implementation, row_evidence
 from ...probes import Probe
 from ..evidence import STANDARD, Spans
@@ -42,12 +43,12 @@ def answer_spans(probe: Probe, spans: Mapping[str, Spans]) -> tuple[np.ndarray, 
     for name, where in spans.items():
         found = np.asarray(where(probe))
         if found.dtype.kind not in "iu" or found.ndim not in (2, 3) or found.shape[-1] != 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"spans {name!r} of probe {probe.id!r} must be integers [S, 2] or [n_answer, S, 2], got {found.dtype} "
                 f"{found.shape}"
             )
         if found.ndim == 3 and len(found) != probe.n_answer:
-            raise ValueError(f"spans {name!r} of probe {probe.id!r} are of {len(found)} rows, not {probe.n_answer}")
+            raise ArgumentError(f"spans {name!r} of probe {probe.id!r} are of {len(found)} rows, not {probe.n_answer}")
         slots.append(np.broadcast_to(found, (probe.n_answer, *found.shape[-2:])))
     numbers = np.repeat(np.arange(len(slots)), [each.shape[1] for each in slots])
     return np.concatenate(slots, axis=1).clip(0, probe.length).astype(np.int32), numbers

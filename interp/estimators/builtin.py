@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
+from ...errors import ArgumentError, ArgumentTypeError
 from ..evidence import STANDARD, Spans
 from ..results import CHANCE_COLUMNS, PROBE_COLUMNS, check_name
 from .estimator import Estimator
@@ -42,14 +43,14 @@ def choose(asked: Iterable[str | Callable[..., Any]] | None) -> dict[str, Estima
         ValueError: an unknown name, one that cannot be used or is there twice. TypeError: no name and no function.
     """
     if isinstance(asked, str):
-        raise TypeError(f"estimators must be a list, got {asked!r}; give [{asked!r}]")
+        raise ArgumentTypeError(f"estimators must be a list, got {asked!r}; give [{asked!r}]")
     found: dict[str, Estimator] = {}
     for each in DEFAULT if asked is None else asked:
         made = _made(each)
         if made.name in found:
-            raise ValueError(f"estimators: {made.name!r} is there twice; give each one a name of its own")
+            raise ArgumentError(f"estimators: {made.name!r} is there twice; give each one a name of its own")
         if made.name in ESTIMATORS and made is not ESTIMATORS[made.name]:
-            raise ValueError(f"estimators: {made.name!r} is the name of a built-in one; choose another")
+            raise ArgumentError(f"estimators: {made.name!r} is the name of a built-in one; choose another")
         found[made.name] = made
     return found if "retrieval" in found else {"retrieval": ESTIMATORS["retrieval"], **found}
 
@@ -60,13 +61,17 @@ def _made(asked: Any) -> Estimator:
             return ESTIMATORS[asked]
         near = get_close_matches(asked, ESTIMATORS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"estimators: unknown estimator {asked!r}{hint}; built in: {', '.join(ESTIMATORS)}")
+        raise ArgumentError(f"estimators: unknown estimator {asked!r}{hint}; built in: {', '.join(ESTIMATORS)}")
     if not callable(asked):
-        raise TypeError(f"estimators: give names, Estimator objects or functions, got {type(asked).__name__} {asked!r}")
+        raise ArgumentTypeError(
+            f"estimators: give names, Estimator objects or functions, got {type(asked).__name__} {asked!r}"
+        )
     made = asked if isinstance(asked, Estimator) else Estimator(getattr(asked, "__name__", ""), asked)
     check_name(made.name)
     if made.name in _TAKEN:
-        raise ValueError(f"estimators: {made.name!r} is the name of something else in a results file; choose another")
+        raise ArgumentError(
+            f"estimators: {made.name!r} is the name of something else in a results file; choose another"
+        )
     return made
 
 
@@ -78,5 +83,7 @@ def spans_of(estimators: Mapping[str, Estimator]) -> dict[str, Spans]:
             if found.setdefault(name, where) is not where:
                 others = (e.name for e in estimators.values() if name in e.spans and name not in STANDARD)
                 first = next(others, "every run")
-                raise ValueError(f"estimators: {each.name!r} means other spans by {name!r} than {first}; rename them")
+                raise ArgumentError(
+                    f"estimators: {each.name!r} means other spans by {name!r} than {first}; rename them"
+                )
     return found

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ...probes import Probe
 from ..evidence import ProbeEvidence, Spans
 
@@ -33,7 +34,7 @@ class Estimator:
         """float32 [n_layers, n_heads]. Raises ValueError when `compute` gives another shape, or no numbers."""
         found, shape = np.asarray(self.compute(probe, evidence)), evidence.argmax_key.shape[:2]
         if found.shape != shape or found.dtype.kind not in "fiub":
-            raise ValueError(
+            raise ArgumentError(
                 f"estimator {self.name!r} gave {found.dtype} {found.shape} for probe {probe.id!r}; it must give "
                 f"numbers {shape}, [n_layers, n_heads]"
             )
