@@ -105,7 +105,7 @@ def score_heads(
         scored = {i: score_probe(probes[i], evidence, chosen) for i, evidence in found}
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in chosen}
         checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
-        if generate:
+        if generate and codec is not None:
             from .engine import generated_counts
 
             per_probe["wu_count_generated"] = generated_counts(engine, codec.tokenizer)

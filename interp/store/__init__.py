@@ -1,7 +1,7 @@
 """The results file: written, read, merged, checked, exported; locks, and where results go that it does not take."""
 
 from . import schema
-from .export import export, qrhead_string, render
+from .exporting import export, qrhead_string, render
 from .locks import Busy, beside, locked
 from .merging import merge, refresh
 from .netcdf import LIBVER, create_variable, set_attrs

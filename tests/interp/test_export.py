@@ -11,7 +11,7 @@ import pytest
 from headscope.interp import packages
 from headscope.interp.packages import MissingPackageError
 from headscope.interp.results import HeadScores
-from headscope.interp.store.export import (
+from headscope.interp.store.exporting import (
     FORMATS,
     csv,
     duo_attention_tsv,

@@ -11,7 +11,7 @@ import headscope as hs
 from headscope.interp.analysis.heads import changes, life
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
 from headscope.interp.analysis.verdicts import judge
-from headscope.interp.store.export import qrhead_string
+from headscope.interp.store.exporting import qrhead_string
 from planted import HEADS, LAYERS, WORDS, build_planted, expected, number_probes, planted_probes, save_checkpoint
 
 PROBES = planted_probes(depths=(0.0, 0.7), lengths=(120,))
