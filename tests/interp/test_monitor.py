@@ -368,7 +368,7 @@ def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"probes": list(PROBES)}, TypeError, "ProbeSet"),
+        ({"probes": [*PROBES, "needle"]}, TypeError, "ProbeSet or an iterable of Probe, got list that holds str"),
         ({"every": 0}, ValueError, "every"),
         ({"every": "500"}, ValueError, "every"),
         ({"on_regression": "raise"}, ValueError, "'warn' or 'stop'"),
