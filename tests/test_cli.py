@@ -460,3 +460,14 @@ def test_a_stdout_that_takes_no_more_costs_one_line(tmp_path, arguments):
         )
     assert done.returncode == 2
     assert done.stderr == "error: cannot write: No space left on device; make room, or write to another place\n"
+
+
+def test_a_check_of_sharing_with_nothing_to_compare_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where windows hide the needle from every head, there is no difference of a head to tell."""
+    from headscope.cli.score import show
+    from made_scores import make_scores
+
+    nothing = dict.fromkeys(("pearson", "top10_overlap", "max_difference", "leading_difference"))
+    show(make_scores(provenance={"check_sharing": {"n_probes": 3, "nll_gap": 0.25, **nothing}}), 1.0)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Pearson over heads -, largest difference of a head -, NLL +0.250" in said
