@@ -30,6 +30,7 @@ from ..analysis import (
     Verdict,
     changes,
     correlate_downstream,
+    depth_labels,
     distance_by_interference,
     grid,
     heads_mean,
@@ -41,7 +42,7 @@ from ..analysis import (
     read_trajectory,
 )
 from ..checkpoint_names import model_name
-from ..lengths import human_length
+from ..lengths import group_lengths, human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
 from ..store import PROVENANCE_COLUMNS, reading, text
 from .facts import plural
@@ -184,9 +185,12 @@ class Evolution:
     def length_depth(self, value: str) -> tuple[np.ndarray, list[str], list[str]]:
         """Means of a measure [C, depth, length], and the labels of depths and lengths."""
         grids = [grid(self.trajectory, value, c) for c in range(len(self.x))]
-        percent = [f"{100 * depth:.3g}%" for depth in grids[0].depths]
-        lengths = _token_labels(grids[0].lengths, self.trajectory.probes["length"])
-        return np.stack([cells.values for cells in grids]), percent, lengths
+        lengths, _ = group_lengths(self.trajectory.probes["length"])
+        return (
+            np.stack([cells.values for cells in grids]),
+            depth_labels(self.trajectory.probes["depth_nominal"]),
+            lengths,
+        )
 
     def distance_interference(self, value: str) -> tuple[np.ndarray, list[str], list[str]]:
         """Means of a measure [C, interference, distance], and the labels of interferences and distances."""

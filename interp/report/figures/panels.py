@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..evolution import NLL_NAMES, Evolution, head_name, human_count
+from ..palette import LINES, MUTED, VALUES, scale_of
 from .heads import MARKS, borders, curve, finish, level_lines, names_at_end, nothing
-from .scores import LINES, MUTED, VALUES, axes_of, house_style, scale_of, written_cells
+from .style import axes_of, house_style, written_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ import numpy as np
 from ...analysis import by_depth
 from ...levels import lines
 from ..evolution import Evolution, head_name, human_count
-from ..figures.scores import (
+from ..palette import (
     ACCENT,
     AMBERS,
     BLUES,

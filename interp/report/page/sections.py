@@ -10,7 +10,7 @@ from ...analysis import MIN_NEEDLES
 from ...results import RETRIEVAL_THRESHOLD
 from ..evolution import NLL_NAMES, Evolution, head_name
 from ..facts import plural
-from ..figures.scores import VALUES
+from ..palette import VALUES
 from . import plots
 from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
