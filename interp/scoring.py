@@ -77,11 +77,11 @@ def score_heads(
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
     else:
         loaded = None
-    if generate and tokenizer is None:
+    codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
+    if generate and codec is None:
         raise ArgumentError(
             "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
         )
-    codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
     if codec is not None:
         check_tokenizer(probes, codec)
     adapted = adapt(model)
@@ -99,7 +99,7 @@ def score_heads(
         scored = {i: score_probe(probes[i], evidence) for i, evidence in found}
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in ESTIMATORS}
         checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
-        if generate:
+        if generate and codec is not None:
             from .engine import generated_counts
 
             per_probe["wu_count_generated"] = generated_counts(engine, codec.tokenizer)

@@ -5,7 +5,7 @@ from .cells import depth_labels, length_by_depth
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
 from .evaluations import DownstreamError
-from .evolution import LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
+from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .heads import HeadChanges, Life, changes, life
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
@@ -17,6 +17,7 @@ __all__ = [
     "MARGIN",
     "MIN_NEEDLES",
     "RATE",
+    "DepthCurve",
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
