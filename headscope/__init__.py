@@ -64,7 +64,7 @@ else:
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
-        "copy_profile": ".interp.copying",
+        "copy_profile": ".interp.copying.run",
         "export": ".interp.store",
         "load_model": ".interp.model",
         "merge": ".interp.store",
@@ -78,9 +78,7 @@ else:
         if name in _ROOMS:
             return import_module(_ROOMS[name], __name__)
         if name in _HOMES:
-            home = import_module(_HOMES[name], __name__)
-            value = globals()[name] = getattr(home, name)
-            return value
+            return getattr(import_module(_HOMES[name], __name__), name)
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
     def __dir__() -> list[str]:

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..probes import Probe
+
+Spans = Callable[[Probe], np.ndarray]
+"""Where attention mass is measured: int [S, 2], or [n_answer, S, 2] where it differs by answer row. A span [start, end)
+is in the probe's own positions; one that is empty or lies before 0 counts nothing. Spans of one name do not overlap."""
+
+SINK = 4  # "sink" is attention on the first four positions
+
+
+def needle(probe: Probe) -> np.ndarray:
+    return np.array(probe.needle_spans)
+
+
+def source(probe: Probe) -> np.ndarray:
+    """The positions that each answer token came from; sources of -1 are none."""
+    return np.stack([probe.sources, np.where(probe.sources < 0, -1, probe.sources + 1)], axis=-1)
+
+
+def sink(probe: Probe) -> np.ndarray:
+    return np.array([[0, SINK]])
+
+
+STANDARD: dict[str, Spans] = {"needle": needle, "source": source, "sink": sink}
+"""The spans that every run measures, by name; estimators add their own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +41,8 @@ class ProbeEvidence:
         argmax_key: int32 [n_layers, n_heads, n_answer], position in the probe that the head attends to most; -1 where
             the layer has no attention to look at.
         p_max: float32, same shape, the probability at that position.
-        mass: float32 [n_layers, n_heads, n_answer, 3], probability on the needle, on this token's sources, on the sink.
+        mass: name of the spans -> float32 [n_layers, n_heads, n_answer], probability on them: "needle", "source" (this
+            token's sources), "sink" (positions 0 to 3), and what the estimators of the run declare.
         visible: bool [n_layers, n_heads], whether the head can see the needle at all: not through a window that is too
             short, nor in a layer without attention.
         logprob: float32 [n_answer], log-probability of each answer token, in nats.
@@ -26,7 +51,7 @@ class ProbeEvidence:
 
     argmax_key: np.ndarray
     p_max: np.ndarray
-    mass: np.ndarray
+    mass: Mapping[str, np.ndarray]
     visible: np.ndarray
     logprob: np.ndarray
     correct: np.ndarray

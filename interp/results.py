@@ -103,7 +103,7 @@ class HeadScores:
         if missing:
             raise ArgumentError(f"probes lacks the column(s) {', '.join(missing)}; it needs {', '.join(PROBE_COLUMNS)}")
         for name in [*self.per_probe, *self.probes]:
-            _check_name(name)
+            check_name(name)
         both = sorted(self.per_probe.keys() & self.probes.keys())
         if both:
             raise ArgumentError(f"{', '.join(both)}: the same name for an estimator and a probe column; rename one")
@@ -266,7 +266,8 @@ def observed_mean(values: np.ndarray, axis: int = 0) -> tuple[np.ndarray, np.nda
     return np.where(n > 0, total / np.maximum(n, 1), np.nan), n
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Raise ValueError unless an estimator or a probe column can have this name in frames, datasets and files."""
     if not NAME.fullmatch(name) or name in RESERVED or name.endswith("_stderr") or name.startswith("probe_"):
         raise ArgumentError(
             f"{name!r} cannot name an estimator or a probe column: use lower-case letters, digits and _, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from os import PathLike
 from typing import Any
@@ -15,7 +15,7 @@ from ..kernels import recording
 from ..probes import Codec, Probe, ProbeSet, check_tokenizer
 from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, plan, preflight
 from .environment import for_files
-from .estimators import ESTIMATORS, chance, score_probe
+from .estimators import chance, choose, score_probe, spans_of
 from .model import Adapter, LoadedModel, adapt, load_model
 from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
 
@@ -30,6 +30,7 @@ def score_heads(
     check_sharing: int = 0,
     generate: bool = False,
     alone: bool | None = None,
+    estimators: Iterable[str | Callable[..., Any]] | None = None,
     tokenizer: Any = None,
     chunk: int = CHUNK,
     progress: Progress | None = None,
@@ -49,6 +50,9 @@ def score_heads(
         check_sharing: run this many of the probes exactly as well; the difference is in provenance["check_sharing"].
         generate: also let the model answer greedily and give Wu et al.'s gated count as "wu_count_generated"
             (NaN for answers that fail the gate). Needs a tokenizer.
+        estimators: names of built-in ones and own functions (probe, evidence) -> [n_layers, n_heads], made an
+            `interp.estimators.Estimator` to ask for spans of their own. Default: the six of the file. "retrieval" is
+            always computed, because counts, ranking and file rest on it.
         tokenizer: checked against the probes' tokenizer when given. A `Codec` of it has its vocabulary hashed once for
             all calls.
         chunk: prefill tokens per forward. Out of memory halves it; no probe is dropped. Where every probe runs alone,
@@ -71,7 +75,9 @@ def score_heads(
         raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
     if check_sharing < 0:
         raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
-    check_probes(probes, sharing)
+    chosen = choose(estimators)
+    spans = spans_of(chosen)
+    check_probes(probes, sharing, spans)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
@@ -94,10 +100,10 @@ def score_heads(
         raise ArgumentError(f"generate=True is not possible with {adapted.name}: {reason}")
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
-        engine = Engine(adapted, probes, chunk=chunk, progress=progress)
+        engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans)
         found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
-        scored = {i: score_probe(probes[i], evidence) for i, evidence in found}
-        per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in ESTIMATORS}
+        scored = {i: score_probe(probes[i], evidence, chosen) for i, evidence in found}
+        per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in chosen}
         checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
         if generate and codec is not None:
             from .engine import generated_counts

@@ -11,15 +11,14 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from builders import VOCAB, random_grid
-from headscope.interp.estimators import ESTIMATORS
+from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import read_scores
 from headscope.probes import build as build_probes
 from headscope.probes import families
+from tiny_bpe import tiny_bpe
 from tiny_models import build
 
 HOWTO = Path(__file__).parents[1] / "docs" / "howto"
@@ -37,49 +36,41 @@ def module(page: str) -> Any:
     return made
 
 
-def test_an_estimator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    longest_copy = module("estimator").longest_copy
-    monkeypatch.setitem(ESTIMATORS, "longest_copy", longest_copy)
-    scores = score_heads(build("mistral"), random_grid())
+def test_an_estimator(tmp_path: Path) -> None:
+    ours = module("estimator")
+    asked = ["retrieval", ours.longest_copy, ours.question_mass]
+    scores = score_heads(build("mistral"), random_grid(), estimators=asked)
     longest, copied = scores.per_probe["longest_copy"], scores.per_probe["retrieval"]
     np.testing.assert_array_equal(np.isnan(longest), np.isnan(copied))
     seen = ~np.isnan(longest)
     assert seen.any() and not seen.all()  # windows hide early needles
     assert ((longest[seen] > 0) == (copied[seen] > 0)).all()
     assert longest[seen].max() > 0
+    mass = scores.per_probe["question_mass"]
+    assert (mass >= 0).all() and (mass <= 1 + 1e-6).all() and mass.max() > 0.5
     scores.save(tmp_path / "run.h5")
-    np.testing.assert_array_equal(read_scores(tmp_path / "run.h5").per_probe["longest_copy"], longest)
+    stored = read_scores(tmp_path / "run.h5")
+    for name in ("longest_copy", "question_mass"):
+        np.testing.assert_array_equal(stored.per_probe[name], scores.per_probe[name])
 
 
 def test_the_estimator_counts_unbroken_runs() -> None:
-    class Evidence:
-        argmax_key = np.zeros((1, 2, 6), np.int32)
-
-        def hits(self, _: object) -> np.ndarray:
-            return np.array([[[1, 1, 0, 1, 1, 1], [0, 0, 0, 0, 0, 1]]], bool)
-
-        def hidden_as_nan(self, score: np.ndarray) -> np.ndarray:
-            return score
-
     (probe,) = random_grid(lengths=(60,), depths=(0.5,))
-    longest = module("estimator").longest_copy(probe, Evidence())
-    assert (longest * probe.n_answer).tolist() == [[3.0, 1.0]]
+    (start, _), known = probe.needle_spans[0], np.full((1, 2, probe.n_answer), -1, np.int32)
+    source = probe.sources[:, 0]
+    assert probe.n_answer == 5 and (source >= start).all()
+    known[0, 0] = source
+    known[0, 0, 1] = 0  # one copied, a gap, three copied
+    known[0, 1, 4] = source[4]
+    seen = np.ones((1, 2), bool)
+    rows = np.zeros(5)
+    evidence = ProbeEvidence(known, np.ones(known.shape), {}, seen, rows, rows.astype(bool))
+    longest = module("estimator").longest_copy(probe, evidence)
+    np.testing.assert_allclose(longest, [[3 / 5, 1 / 5]])
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>"], initial_alphabet=alphabet, show_progress=False
-    )
-    bpe.train_from_iterator([block("probe_family")], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>")
-
-
-def test_a_probe_family(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_probe_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer = tiny_bpe(block("probe_family"))
     (tmp_path / "voyage.py").write_text(block("probe_family"), encoding="utf-8")
     monkeypatch.setattr(families, "__path__", [*families.__path__, str(tmp_path)])
     for name in ("grid", "grid_nested"):
@@ -103,6 +94,7 @@ def test_a_model_adapter() -> None:
     grid = random_grid()
     shared = score_heads(ours.TransformerAdapter(model), grid, sharing="exact")
     assert shared.provenance["alone_because"] is None
+    assert (shared.retrieval > 0).sum() > 2
     for i, probe in enumerate(grid):
         top = {}
 

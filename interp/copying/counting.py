@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ...kernels import evidence_attention
-from ..engine import SINK, limits
+from ..engine import limits
+from ..evidence import SINK
 from ..model import PrefixCache, Scoring, Visibility
 from .bins import distance_starts, position_starts
 

@@ -4,14 +4,13 @@ from .check_probes import check_probes
 from .check_sharing import compare_sharing
 from .engine import CHUNK, DoesNotFitError, Engine, Progress
 from .generation import generated_counts
-from .passes import SINK, PrefixPass, limits
+from .passes import PrefixPass, limits
 from .plan import plan
 from .preflight import PREFLIGHT_LENGTH, preflight
 
 __all__ = [
     "CHUNK",
     "PREFLIGHT_LENGTH",
-    "SINK",
     "DoesNotFitError",
     "Engine",
     "Progress",

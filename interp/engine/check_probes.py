@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...probes import Probe
 from ..estimators import copyable
+from ..evidence import STANDARD, Spans
+from .passes import answer_spans
 from .plan import plan
 
 
-def check_probes(probes: Sequence[Probe], sharing: str = "auto") -> None:
+def check_probes(probes: Sequence[Probe], sharing: str = "auto", spans: Mapping[str, Spans] = STANDARD) -> None:
     """Refuse, without a model, probes that `score_heads` would only fail on after the prefill.
+
+    Args:
+        probes: the probes.
+        sharing: as in `plan`.
+        spans: name -> where attention mass is to be measured.
 
     Raises:
         ProbeError: a probe has no token in its needle that its answer could be copied from.
-        ValueError: unknown `sharing`, or one that these probes do not allow; see `plan`.
+        ValueError: unknown `sharing`, or one that these probes do not allow; spans of a wrong shape.
     """
     for probe in probes:
         copyable(probe)
+        answer_spans(probe, spans)
     plan(probes, sharing)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..estimators import ProbeScores, score_probe
+from ..estimators import ESTIMATORS, ProbeScores, score_probe
 from ..results import observed_mean
 from .engine import Engine
 from .plan import Plan, plan
@@ -39,7 +39,7 @@ def compare_sharing(engine: Engine, used: Plan, scored: dict[int, ProbeScores], 
     chosen = np.sort(np.random.default_rng(seed).permutation(len(probes))[: min(n, len(probes))])
     subset = [probes[i] for i in chosen]
     again = Engine(engine.model, subset, chunk=engine.chunk, progress=engine.progress).run(plan(subset, "exact"))
-    exact = {i: score_probe(subset[i], evidence) for i, evidence in again}
+    exact = {i: score_probe(subset[i], evidence, {"retrieval": ESTIMATORS["retrieval"]}) for i, evidence in again}
     pairs = [(scored[i], exact[j]) for j, i in enumerate(chosen)]
     maps = (np.stack([pair[side].heads["retrieval"] for pair in pairs]) for side in (0, 1))
     a, b = (observed_mean(each)[0].ravel() for each in maps)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...errors import HeadscopeError
 from ...probes import Probe
-from ..evidence import ProbeEvidence
+from ..evidence import STANDARD, ProbeEvidence, Spans
 from ..model import Adapter, ModelError, PrefixCache, running
 from .passes import LayerEvidence, PrefixPass, WholePass
 from .plan import Plan, Prefix, Suffix
@@ -47,6 +47,7 @@ class Engine:
         chunk, suffix_rows: prefill rows and rows of suffixes per forward. Halved, and the work tried again, when memory
             runs out; no probe is ever dropped.
         progress: called with (rows done, rows in all, what is running).
+        spans: name -> where in a probe attention mass is measured.
     """
 
     model: Adapter
@@ -54,6 +55,7 @@ class Engine:
     chunk: int = CHUNK
     suffix_rows: int = SUFFIX_ROWS
     progress: Progress | None = None
+    spans: Mapping[str, Spans] = field(default_factory=lambda: STANDARD)
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
 
@@ -148,14 +150,14 @@ class Engine:
 
     def run_suffixes(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> list[ProbeEvidence]:
         """Run a batch of suffixes beside the prefix in the cache."""
-        batch = SuffixPass(suffixes, self.probes, cache, self.model.device)
+        batch = SuffixPass(suffixes, self.probes, cache, self.model.device, self.spans)
         with running(batch):
             logits = self.model.forward(batch.ids, batch.positions, cache, batch.answers)
         return self._collect([self.probes[suffix.probe] for suffix in suffixes], batch.evidence, logits)
 
     def run_whole(self, probe: Probe) -> ProbeEvidence:
         """Run one probe as one sequence."""
-        this = WholePass(probe, self.model.device)
+        this = WholePass(probe, self.model.device, self.spans)
         with running(this):
             # The last answer token predicts nothing, but a length-dependent RoPE counts it.
             tokens = self._tensor(probe.input_ids)[None]
@@ -174,11 +176,12 @@ class Engine:
         heads = max((found.argmax_key.shape[0] for found in layers.values()), default=0)
         shape = (self.model.n_layers, heads, len(answers))
         key, p_max = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
-        mass, visible = np.full((*shape, 3), np.nan, np.float32), np.zeros((*shape[:2], len(probes)), bool)
+        mass = np.full((len(self.spans), *shape), np.nan, np.float32)
+        visible = np.zeros((*shape[:2], len(probes)), bool)
         for layer, found in layers.items():
             h = found.argmax_key.shape[0]
             key[layer, :h], p_max[layer, :h] = found.argmax_key.cpu().numpy(), found.p_max.float().cpu().numpy()
-            mass[layer, :h], visible[layer, :h] = found.mass.float().cpu().numpy(), found.visible
+            mass[:, layer, :h], visible[layer, :h] = found.mass.float().cpu().numpy().transpose(2, 0, 1), found.visible
             if np.isnan(p_max[layer, :h]).any():
                 raise ModelError(
                     f"{self.model.name}: attention of layer {layer} is NaN; its weights hold NaN or overflow in "
@@ -190,10 +193,11 @@ class Engine:
                 f"{self.model.dtype}. Check the checkpoint, or load it in float32 or bfloat16"
             )
         cuts = np.cumsum([p.n_answer for p in probes])[:-1]
-        parts = [np.split(x, cuts, axis=2) for x in (key, p_max, mass)]
+        parts = [np.split(x, cuts, axis=2) for x in (key, p_max)]
+        masses = [dict(zip(self.spans, part, strict=True)) for part in np.split(mass, cuts, axis=3)]
         rows = [np.split(x, cuts) for x in (logprobs, correct)]
         return [
-            ProbeEvidence(parts[0][i], parts[1][i], parts[2][i], visible[:, :, i], rows[0][i], rows[1][i])
+            ProbeEvidence(parts[0][i], parts[1][i], masses[i], visible[:, :, i], rows[0][i], rows[1][i])
             for i in range(len(probes))
         ]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import RowEvidence, attend, evidence_attention, implementation, row_evidence
+from ...errors import ArgumentError
+from ...kernels import attend, evidence_attention, implementation, row_evidence
 from ...probes import Probe
+from ..evidence import STANDARD, Spans
 from ..model import PrefixCache, Scoring, Visibility
-
-SINK = 4  # "sink" is attention on the first four positions
-KINDS = ("needle", "source", "sink")
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class LayerEvidence:
     Attributes:
         argmax_key: int64 [Hq, A], position in the row's own probe.
         p_max: float32 [Hq, A], probability at that key.
-        mass: float32 [Hq, A, 3], probability on the needle, on the row's sources, and on the sink.
+        mass: float32 [Hq, A, K], probability on the spans of each name, in the order of the run's spans.
         visible: bool [n_probes], whether any answer row of the probe can see any of its needle.
     """
 
@@ -35,13 +34,24 @@ class LayerEvidence:
     visible: np.ndarray
 
 
-def answer_spans(probe: Probe) -> tuple[np.ndarray, np.ndarray]:
-    """Spans whose mass is measured: int32 [n_answer, S, 2] in probe positions, and each slot's index in KINDS [S]."""
-    needles = [np.broadcast_to(np.array(span, np.int32), (probe.n_answer, 2)) for span in probe.needle_spans]
-    sources = [np.stack([s, np.where(s < 0, s, s + 1)], axis=1) for s in probe.sources.T]  # -1 stays empty
-    sink = np.broadcast_to(np.array([0, SINK], np.int32), (probe.n_answer, 2))
-    spans = np.stack([*needles, *sources, sink], axis=1).clip(0).astype(np.int32)
-    return spans, np.repeat([0, 1, 2], [len(needles), len(sources), 1])
+def answer_spans(probe: Probe, spans: Mapping[str, Spans]) -> tuple[np.ndarray, np.ndarray]:
+    """Spans whose mass is measured: int32 [n_answer, S, 2] in probe positions, and the number of each slot's name [S].
+
+    Raises ValueError when a name's spans are no integers, or of another shape than `Spans` says.
+    """
+    slots = []
+    for name, where in spans.items():
+        found = np.asarray(where(probe))
+        if found.dtype.kind not in "iu" or found.ndim not in (2, 3) or found.shape[-1] != 2:
+            raise ArgumentError(
+                f"spans {name!r} of probe {probe.id!r} must be integers [S, 2] or [n_answer, S, 2], got {found.dtype} "
+                f"{found.shape}"
+            )
+        if found.ndim == 3 and len(found) != probe.n_answer:
+            raise ArgumentError(f"spans {name!r} of probe {probe.id!r} are of {len(found)} rows, not {probe.n_answer}")
+        slots.append(np.broadcast_to(found, (probe.n_answer, *found.shape[-2:])))
+    numbers = np.repeat(np.arange(len(slots)), [each.shape[1] for each in slots])
+    return np.concatenate(slots, axis=1).clip(0, probe.length).astype(np.int32), numbers
 
 
 def needle_visible(probe: Probe, sees: Visibility) -> bool:
@@ -81,11 +91,12 @@ class PrefixPass:
 class WholePass:
     """A whole probe in one forward, nothing shared: the safe path, and the measure of the others."""
 
-    def __init__(self, probe: Probe, device: torch.device):
+    def __init__(self, probe: Probe, device: torch.device, spans: Mapping[str, Spans] = STANDARD):
         self.probe = probe
-        spans, kinds = answer_spans(probe)
+        self.n_kinds = len(spans)
+        places, kinds = answer_spans(probe, spans)
         self.rows = torch.from_numpy(probe.answer_rows.astype(np.int64)).to(device)
-        self.spans, self.kinds = torch.from_numpy(spans)[None].to(device), torch.from_numpy(kinds).to(device)
+        self.spans, self.kinds = torch.from_numpy(places)[None].to(device), torch.from_numpy(kinds).to(device)
         self.evidence: dict[int, LayerEvidence] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
@@ -99,7 +110,9 @@ class WholePass:
             **limits(rows, sees, how),
         )
         visible = np.array([needle_visible(self.probe, sees)])
-        self.evidence[layer] = _summary(found, self.kinds, visible)
+        self.evidence[layer] = LayerEvidence(
+            found.argmax_key[0], found.p_max[0], by_kind(found.span_mass, self.kinds, self.n_kinds)[0], visible
+        )
         return causal(q, k, v, sees, how)
 
 
@@ -119,11 +132,7 @@ def limits(positions: Tensor, sees: Visibility, how: Scoring) -> dict[str, Any]:
     return {"scale": how.scale, "softcap": how.softcap, "window": sees.window, "key_starts": starts}
 
 
-def by_kind(span_mass: Tensor, kinds: Tensor) -> Tensor:
-    """Sum the mass of slots of one kind: [..., S] -> [..., len(KINDS)]."""
-    mass = span_mass.new_zeros(*span_mass.shape[:-1], len(KINDS))
+def by_kind(span_mass: Tensor, kinds: Tensor, n: int) -> Tensor:
+    """Sum the mass of slots of one name: [..., S] -> [..., n]."""
+    mass = span_mass.new_zeros(*span_mass.shape[:-1], n)
     return mass.index_add_(-1, kinds.to(span_mass.device), span_mass)
-
-
-def _summary(found: RowEvidence, kinds: Tensor, visible: np.ndarray) -> LayerEvidence:
-    return LayerEvidence(found.argmax_key[0], found.p_max[0], by_kind(found.span_mass, kinds)[0], visible)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -19,8 +19,9 @@ from ...kernels import (
     row_evidence,
 )
 from ...probes import Probe
+from ..evidence import STANDARD, Spans
 from ..model import PrefixCache, Scoring, Visibility
-from .passes import KINDS, LayerEvidence, answer_spans, by_kind, limits, needle_visible
+from .passes import LayerEvidence, answer_spans, by_kind, limits, needle_visible
 from .plan import Suffix
 
 
@@ -34,7 +35,7 @@ class SuffixBatch:
     by_limit, place: [B * m], all rows sorted by their limit, and where each then stands.
     answers: [A], the answer rows in [B * m].
     asked: [B, a], the answer rows in each suffix, filled up with repeats; kept: [A], which of [B * a] are no repeats.
-    own_spans: [B, a, S, 2], spans among the suffix's own keys; own_kinds: [S], index in KINDS.
+    own_spans: [B, a, S, 2], spans among the suffix's own keys, in `positions`; own_kinds: [S], number of each's name.
     prefix_spans: [1, A, S', 2], spans among the prefix's keys; prefix_kinds: [S'].
     row_spans: [1, B * m, S', 2], the same for all rows in the order of by_limit, empty for those that are no answers.
     needle_end, shift: [A], own keys from needle_end on stand `shift` further back in the probe than they are run at.
@@ -75,12 +76,21 @@ class SuffixPass:
         probes: the probes of the whole set.
         cache: the prefix's keys and values.
         device: where the model takes its input.
+        spans: whose mass is measured.
     """
 
-    def __init__(self, suffixes: Sequence[Suffix], probes: Sequence[Probe], cache: PrefixCache, device: torch.device):
+    def __init__(
+        self,
+        suffixes: Sequence[Suffix],
+        probes: Sequence[Probe],
+        cache: PrefixCache,
+        device: torch.device,
+        spans: Mapping[str, Spans] = STANDARD,
+    ):
         self.probes = [probes[suffix.probe] for suffix in suffixes]
         self.cache = cache
-        layout = lay_out(suffixes, self.probes)
+        self.n_kinds = len(spans)
+        layout = lay_out(suffixes, self.probes, spans)
         in_order = layout.limits[layout.order].numpy()
         starts = np.flatnonzero(np.diff(in_order, prepend=0)).tolist()
         # rows that may see the same number of prefix keys share one attention call: (limit, first row, behind the last)
@@ -140,7 +150,7 @@ class SuffixPass:
             **limits(positions, sees, how),
         )
         lse, key, logit = (_flat(x)[:, :, at.kept] for x in (found.lse, found.argmax_key, found.max_logit))
-        mass = by_kind(_flat(found.span_mass)[:, :, at.kept], at.own_kinds)
+        mass = by_kind(_flat(found.span_mass)[:, :, at.kept], at.own_kinds, self.n_kinds)
         return RowEvidence(lse, torch.where(key < at.needle_end, key, key + at.shift), logit, mass)
 
     def _prefix_evidence(
@@ -177,11 +187,10 @@ class SuffixPass:
         parts = (x[:, :, asked] for x in (found.lse, found.argmax_key, found.max_logit, found.span_mass))
         return out[:, :, at.place], found.lse[:, :, at.place], self._in_probes(at, *parts)
 
-    @staticmethod
-    def _in_probes(at: SuffixBatch, lse: Tensor, key: Tensor, logit: Tensor, mass: Tensor) -> RowEvidence:
+    def _in_probes(self, at: SuffixBatch, lse: Tensor, key: Tensor, logit: Tensor, mass: Tensor) -> RowEvidence:
         """Evidence of the answer rows over the prefix: its keys as positions in the probes, mass by kind."""
         key = torch.where(key < at.graft_start, key, key + at.graft_len)
-        return RowEvidence(lse, key, logit, by_kind(mass, at.prefix_kinds))
+        return RowEvidence(lse, key, logit, by_kind(mass, at.prefix_kinds, self.n_kinds))
 
     def _see_prefix(
         self, at: SuffixBatch, layer: int, rows: Tensor, sees: Visibility, how: Scoring
@@ -217,7 +226,7 @@ def _plain(sees: Visibility, how: Scoring) -> bool:
     return sees == Visibility() and how.softcap is None
 
 
-def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe]) -> SuffixBatch:
+def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[str, Spans]) -> SuffixBatch:
     """Where the rows, answers and spans of a batch of suffixes lie; `probes` are their own, in the same order."""
     n, width, most = len(suffixes), max(len(t.ids) for t in suffixes), max(t.n_answer for t in suffixes)
     ids, positions, row_limits = (np.zeros((n, width), np.int64) for _ in range(3))
@@ -230,9 +239,11 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe]) -> SuffixBatch:
         kept[b, : suffix.n_answer] = True
     flat_limits = row_limits.reshape(-1)
     order = np.argsort(flat_limits, kind="stable")
-    spans, kinds = _in_slots([answer_spans(probe) for probe in probes])
-    own_spans = np.zeros((n * most, len(kinds), 2), np.int64)
-    own_spans[kept.reshape(-1)] = np.concatenate(spans)
+    spans, kinds = _in_slots([answer_spans(probe, named) for probe in probes], len(named))
+    own = np.concatenate([_in_suffix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
+    own_used = (own[..., 1] > own[..., 0]).any(axis=0)
+    own_spans = np.zeros((n * most, int(own_used.sum()), 2), np.int64)
+    own_spans[kept.reshape(-1)] = own[:, own_used]
     prefix_spans = np.concatenate([_in_prefix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
     answers = (asked + width * np.arange(n)[:, None])[kept]
     place = np.empty_like(order)
@@ -251,8 +262,8 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe]) -> SuffixBatch:
         "answers": answers,
         "asked": asked,
         "kept": np.flatnonzero(kept),
-        "own_spans": own_spans.reshape(n, most, len(kinds), 2),
-        "own_kinds": kinds,
+        "own_spans": own_spans.reshape(n, most, -1, 2) if own_spans.size else own_spans.reshape(n, most, 0, 2),
+        "own_kinds": np.tile(kinds, 2)[own_used],
         "prefix_spans": prefix_spans[None, :, used],
         "prefix_kinds": np.tile(kinds, 2)[used],
         "row_spans": row_spans,
@@ -264,18 +275,29 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe]) -> SuffixBatch:
     return SuffixBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
 
 
-def _in_slots(described: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[list[np.ndarray], np.ndarray]:
+def _in_slots(described: Sequence[tuple[np.ndarray, np.ndarray]], n_kinds: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Spans of several probes in common slots: every kind has as many as the probe with the most; others are empty."""
-    per_kind = [max(int((kinds == kind).sum()) for _, kinds in described) for kind in range(len(KINDS))]
+    per_kind = [max(int((kinds == kind).sum()) for _, kinds in described) for kind in range(n_kinds)]
     first = np.concatenate([[0], np.cumsum(per_kind)])
     placed = []
     for spans, kinds in described:
         slots = np.zeros((len(spans), first[-1], 2), np.int64)
-        for kind in range(len(KINDS)):
+        for kind in range(n_kinds):
             of_kind = spans[:, kinds == kind]
             slots[:, first[kind] : first[kind] + of_kind.shape[1]] = of_kind
         placed.append(slots)
-    return placed, np.repeat(np.arange(len(KINDS)), per_kind)
+    return placed, np.repeat(np.arange(n_kinds), per_kind)
+
+
+def _in_suffix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
+    """Where spans of probe positions [A, S, 2] lie among the suffix's own keys as they are run: [A, 2 S, 2].
+
+    The inserted needle's keys are run at their own positions, those of question and answer further in front.
+    """
+    graft_end = suffix.graft_start + suffix.graft_len
+    inserted = spans.clip(suffix.graft_start, graft_end)
+    rest, run_at = suffix.positions[suffix.graft_len], suffix.rotary[suffix.graft_len]
+    return np.concatenate([inserted, spans.clip(rest) - rest + run_at], axis=1)
 
 
 def _in_prefix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:

@@ -6,8 +6,10 @@ import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
+from .estimator import estimator
 
 
+@estimator()
 def aligned_copy(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     """Share of the answer tokens with a known source whose top key is one of their sources, in [0, 1].
 

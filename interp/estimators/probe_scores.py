@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from .builtin import ESTIMATORS
+from .estimator import Estimator
 from .nll import nll_classes
 
 
@@ -21,7 +22,7 @@ class ProbeScores:
     exact_match: bool
 
 
-def score_probe(probe: Probe, evidence: ProbeEvidence) -> ProbeScores:
+def score_probe(probe: Probe, evidence: ProbeEvidence, estimators: Mapping[str, Estimator]) -> ProbeScores:
     """Every estimator, NLL class and the exact match of one probe."""
-    heads = {name: estimator(probe, evidence) for name, estimator in ESTIMATORS.items()}
+    heads = {name: estimator(probe, evidence) for name, estimator in estimators.items()}
     return ProbeScores(heads, nll_classes(probe, evidence), bool(evidence.correct.all()))

@@ -6,8 +6,10 @@ import numpy as np
 
 from ...probes import Probe, ProbeError
 from ..evidence import ProbeEvidence
+from .estimator import estimator
 
 
+@estimator()
 def retrieval(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     """|distinct needle positions hit| / |K|, in [0, 1].
 

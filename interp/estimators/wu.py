@@ -6,8 +6,10 @@ import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
+from .estimator import estimator
 
 
+@estimator()
 def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     """Every hit adds 1 / (length of the needle that it lies in); unbounded above, since a position may count twice.
 

@@ -156,7 +156,7 @@ def test_a_regression_only_warns_by_default(tmp_path: Path, caplog: pytest.LogCa
 def test_a_resumed_run_goes_on_after_the_last_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     a_past(tmp_path / "run.h5", step=4)
     before = store.read_scores(tmp_path / "run.h5", 4)
-    monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=build("llama", num_hidden_layers=2))
+    monitor = hs.HeadMonitor(list(PROBES), tmp_path / "run.h5", model=build("llama", num_hidden_layers=2))
     with caplog.at_level(logging.INFO):
         for step in (4, 4, 6, 8):
             assert (monitor.measure(step) is None) == (step == 4)

@@ -65,7 +65,7 @@ def test_the_file_holds_what_scoring_each_checkpoint_gives(run: Path, plain: Pat
             assert there.per_probe[name].tobytes() == alone.per_probe[name].tobytes(), "also in a module used before"
         assert there.nll.tobytes() == alone.nll.tobytes()
         assert there.provenance["weights_sha256"] == alone.provenance["weights_sha256"]
-    assert hs.sweep(run, PROBES, plain).skipped == (10, 20, 30)
+    assert hs.sweep(run, iter(PROBES), plain).skipped == (10, 20, 30)
 
 
 def test_order_and_shards_do_not_show_in_the_file(run: Path, plain: Path, tmp_path: Path):
