@@ -83,11 +83,11 @@ def score_heads(
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
     else:
         loaded = None
-    if generate and tokenizer is None:
+    codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
+    if generate and codec is None:
         raise ArgumentError(
             "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
         )
-    codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
     if codec is not None:
         check_tokenizer(probes, codec)
     adapted = adapt(model)

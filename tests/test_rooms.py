@@ -147,7 +147,9 @@ def test_rooms_use_what_others_name_in_all() -> None:
         if arrow.target == there and arrow.name == there.rpartition(".")[2]:
             continue  # the room itself, as `headscope.probes` is
         # A room may have rooms in it, with faces of their own: report/figures, report/page.
-        if arrow.name not in FACES.get(arrow.target, ()):
+        # For types, a name may come from the file that is called like it: mypy takes the one for the other.
+        same_name = arrow.for_types and arrow.target == f"{there}.{arrow.name}" and arrow.name in FACES[there]
+        if arrow.name not in FACES.get(arrow.target, ()) and not same_name:
             wrong.append(str(arrow))
     assert wrong == []
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from headscope.interp.report.evolution import Evolution, evolve
 from headscope.interp.report.figures.heads import head_curves, level_lines
-from headscope.interp.report.figures.scores import house_style
+from headscope.interp.report.figures.style import house_style
 from table import by_length
 from train import FULL
 

@@ -1,10 +1,11 @@
 """What a run of checkpoints says, and how sure one can be. Arrays in, arrays out; nothing here runs a model."""
 
 from .bootstrap import MIN_NEEDLES, Interval
+from .cells import depth_labels, length_by_depth
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
 from .evaluations import DownstreamError
-from .evolution import LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
+from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .heads import HeadChanges, Life, changes, life
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
@@ -16,6 +17,7 @@ __all__ = [
     "MARGIN",
     "MIN_NEEDLES",
     "RATE",
+    "DepthCurve",
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
@@ -32,10 +34,12 @@ __all__ = [
     "by_depth",
     "changes",
     "correlate_downstream",
+    "depth_labels",
     "distance_by_interference",
     "grid",
     "heads_mean",
     "judge",
+    "length_by_depth",
     "life",
     "log_fit",
     "panel",

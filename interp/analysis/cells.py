@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,9 +53,13 @@ def checkpoint_index(trajectory: Trajectory, checkpoint: int) -> int:
 
 def grid(trajectory: Trajectory, value: str = "nll_novel", checkpoint: int = -1) -> Grid:
     """Mean of `value` by context length and nominal needle depth at one checkpoint (a position, -1 is the last)."""
-    lengths, column = token_groups(trajectory.probes["length"])
-    depths, row = depth_groups(trajectory.probes["depth_nominal"])
-    values = measure(trajectory, value)[checkpoint_index(trajectory, checkpoint)]
+    return length_by_depth(measure(trajectory, value)[checkpoint_index(trajectory, checkpoint)], trajectory.probes)
+
+
+def length_by_depth(values: np.ndarray, probes: Mapping[str, np.ndarray]) -> Grid:
+    """Means of values [P] by the probes' columns "length" and "depth_nominal"; NaN values are left out."""
+    lengths, column = token_groups(probes["length"])
+    depths, row = depth_groups(probes["depth_nominal"])
     return Grid(*_cell_means(values, row, column, (len(depths), len(lengths))), lengths, depths)
 
 
@@ -87,11 +92,24 @@ def token_groups(tokens: np.ndarray, most: int = 12) -> tuple[np.ndarray, np.nda
 
 def depth_groups(depths: np.ndarray, most: int = 24) -> tuple[np.ndarray, np.ndarray]:
     """Groups of depths: float64 [groups] ascending, and the group of each entry; tenths when there are too many."""
-    rounded: np.ndarray = np.round(np.asarray(depths, np.float64), 4)
-    if len(np.unique(rounded)) > most:
+    rounded, in_tenths = _rounded(depths, most)
+    if in_tenths:
         rounded = np.clip(np.floor(rounded * 10), 0, 9) / 10
     groups, index = np.unique(rounded, return_inverse=True)
     return groups, index.ravel()
+
+
+def depth_labels(depths: np.ndarray, most: int = 24) -> list[str]:
+    """What the groups of these depths are called: "25%", or "20-30%" where they are tenths."""
+    groups, _ = depth_groups(depths, most)
+    if _rounded(depths, most)[1]:
+        return [f"{100 * group:.0f}-{100 * group + 10:.0f}%" for group in groups]
+    return [f"{100 * group:.3g}%" for group in groups]
+
+
+def _rounded(depths: np.ndarray, most: int) -> tuple[np.ndarray, bool]:
+    rounded: np.ndarray = np.round(np.asarray(depths, np.float64), 4)
+    return rounded, len(np.unique(rounded)) > most
 
 
 def _cell_means(

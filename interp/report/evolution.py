@@ -18,6 +18,7 @@ import numpy as np
 
 from ..analysis import (
     ALPHA,
+    DepthCurve,
     Downstream,
     DownstreamCorrelation,
     HeadChanges,
@@ -28,8 +29,10 @@ from ..analysis import (
     Source,
     Trajectory,
     Verdict,
+    by_depth,
     changes,
     correlate_downstream,
+    depth_labels,
     distance_by_interference,
     grid,
     heads_mean,
@@ -41,7 +44,7 @@ from ..analysis import (
     read_trajectory,
 )
 from ..checkpoint_names import model_name
-from ..lengths import human_length
+from ..lengths import group_lengths, human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
 from ..store import PROVENANCE_COLUMNS, reading, text
 from .facts import plural
@@ -49,6 +52,20 @@ from .facts import plural
 NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}
 Head = tuple[int, int]
 _UNITS = ((1e12, "trillions", "T"), (1e9, "billions", "B"), (1e6, "millions", "M"))
+
+
+# Where ticks stand on an axis of ranks.
+RANKS = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+@dataclass(frozen=True, eq=False)
+class FitPoints:
+    """tokens, measured, fitted: float64 [n]. labels: the n checkpoints in words."""
+
+    tokens: np.ndarray
+    measured: np.ndarray
+    fitted: np.ndarray
+    labels: list[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,12 +198,44 @@ class Evolution:
         """The NLL class that says most about copying: that of the tokens found only in the needle, if there are any."""
         return "nll_novel" if np.isfinite(self.trajectory.nll["nll_novel"]).any() else "nll"
 
+    @cached_property
+    def nll_curves(self) -> dict[str, Interval]:
+        """What is to be had of the NLL by class of answer token: the class in words -> its curve, [C]."""
+        shown = {title: self.panel.nll[name] for name, title in NLL_NAMES.items()}
+        return {title: curve for title, curve in shown.items() if np.isfinite(curve.estimate).any()}
+
+    @cached_property
+    def agreement(self) -> dict[str, np.ndarray]:
+        """Name -> values, [C - 1]: of every checkpoint but the first with the one before. Overlap is a share."""
+        panel = self.panel
+        return {
+            f"overlap of the leading {panel.top}": panel.overlap / max(panel.top, 1),
+            "Spearman, all heads": panel.spearman,
+        }
+
+    def depth_curves(self, value: str) -> list[tuple[str, bool, DepthCurve]]:
+        """A measure by needle depth at the first and the last checkpoint: its label, whether it is the last, means."""
+        last = len(self.x) - 1
+        return [(self.labels[c], c == last, by_depth(self.trajectory, value, c)) for c in dict.fromkeys((0, last))]
+
+    def fit_points(self, value: str) -> FitPoints | None:
+        """The checkpoints that a fit over log tokens goes through; None where there are too few."""
+        fit = self.log_fit(value)
+        used = np.isfinite(fit.fitted)
+        if not used.any():
+            return None
+        labels = [label for label, is_used in zip(self.labels, used, strict=True) if is_used]
+        return FitPoints(self.trajectory.tokens[used], self.mean(value).estimate[used], fit.fitted[used], labels)
+
     def length_depth(self, value: str) -> tuple[np.ndarray, list[str], list[str]]:
         """Means of a measure [C, depth, length], and the labels of depths and lengths."""
         grids = [grid(self.trajectory, value, c) for c in range(len(self.x))]
-        percent = [f"{100 * depth:.3g}%" for depth in grids[0].depths]
-        lengths = _token_labels(grids[0].lengths, self.trajectory.probes["length"])
-        return np.stack([cells.values for cells in grids]), percent, lengths
+        lengths, _ = group_lengths(self.trajectory.probes["length"])
+        return (
+            np.stack([cells.values for cells in grids]),
+            depth_labels(self.trajectory.probes["depth_nominal"]),
+            lengths,
+        )
 
     def distance_interference(self, value: str) -> tuple[np.ndarray, list[str], list[str]]:
         """Means of a measure [C, interference, distance], and the labels of interferences and distances."""

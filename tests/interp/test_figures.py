@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from headscope.interp.lengths import LengthError, group_lengths, human_length, parse_length
-from headscope.interp.report.figures import scores as figures
+from headscope.interp.report import palette
 from headscope.interp.report.figures.scores import head_heatmap, length_depth, overview, save_figures, top_heads
 from headscope.interp.report.terminal import summary
 from made_up_scores import SMOLLM2, make_scores
@@ -149,7 +149,7 @@ def test_numbers_in_cells_stand_out_from_their_cell(ax):
             assert (pair[1] + 0.05) / (pair[0] + 0.05) > 3.5, text.get_text()
 
 
-@pytest.mark.parametrize("stops", [figures.BLUES, figures.AMBERS])
+@pytest.mark.parametrize("stops", [palette.BLUES, palette.AMBERS])
 def test_colours_darken_in_even_steps(stops):
     """Lightness in OKLab (Ottosson 2020), from its definition."""
     rgb = np.array([to_rgb(stop) for stop in stops])

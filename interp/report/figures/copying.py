@@ -16,20 +16,8 @@ import numpy as np
 from ....errors import ArgumentError
 from ...checkpoint_names import model_name
 from ...lengths import human_length
-from .scores import (
-    BLUES,
-    INK,
-    MUTED,
-    axes_of,
-    cell_lines,
-    colour_map,
-    hatch,
-    house_style,
-    name_heads,
-    save_picture,
-    scale_end,
-    spaced_ticks,
-)
+from ..palette import BLUES, INK, MUTED, scale_end
+from .style import axes_of, cell_lines, colour_map, hatch, head_cells, house_style, map_height, name_heads, save_picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,20 +41,14 @@ def copy_heads(profile: CopyProfile, ax: Axes | None = None, *, by: str = "copy_
     """
     values = profile.rate(by).astype(float)
     title, unit = _TITLES[by]
-    n_layers, n_heads = values.shape
     with house_style():
         ax = axes_of(ax, _heads_size(profile))
         end = scale_end(values)
         label = unit if end == 1.0 else f"{unit} (colours end at {end:g})"
-        image = ax.imshow(values.T, cmap=colour_map(BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
-        hatch(ax, np.isnan(values.T))
-        cell_lines(ax, n_layers, n_heads)
-        ax.set_xticks(*spaced_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
-        ax.set_yticks(*spaced_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
+        image = head_cells(ax, values, end)
         missing = "   (hatched: no attention, or nothing possible)" if np.isnan(values).any() else ""
         ax.set_xlabel(f"layer{missing}\n{_facts(profile)}")
-        ax.set_ylabel("query head")
-        lines = name_heads(ax, [head for head in profile.top(k, by) if head.score > 0], n_layers)
+        lines = name_heads(ax, [head for head in profile.top(k, by) if head.score > 0], profile.n_layers)
         ax.set_title(title, pad=6.0 if not lines else 14.0 + 10.0 * lines)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label=label)
         bar.outline.set_visible(False)
@@ -153,8 +135,7 @@ def save_copy_figures(profile: CopyProfile, folder: str | Path, formats: Sequenc
 
 def _heads_size(profile: CopyProfile) -> tuple[float, float]:
     """Nearly square cells on a ten-inch width, within what a page bears, and room for the names above."""
-    height = np.clip(8.8 * profile.n_heads / profile.n_layers, 2.3, max(3.6, 0.085 * profile.n_heads))
-    return 10.0, float(height) + 1.3
+    return 10.0, map_height(profile.n_layers, profile.n_heads) + 1.3
 
 
 def _distances_size(profile: CopyProfile, heads: int) -> tuple[float, float]:

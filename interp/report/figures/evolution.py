@@ -31,7 +31,7 @@ from .panels import (
     nll_curves,
     rank_flow,
 )
-from .scores import house_style, save_picture
+from .style import house_style, save_picture
 
 __all__ = [
     "agreement",

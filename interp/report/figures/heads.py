@@ -10,24 +10,8 @@ import numpy as np
 from ...levels import lines
 from ...results import HeadScore
 from ..evolution import Evolution, Head, head_name
-from .scores import (
-    ACCENT,
-    BLUES,
-    INK,
-    LINES,
-    MUTED,
-    PALE,
-    axes_of,
-    cell_lines,
-    colour_map,
-    hatch,
-    house_style,
-    mark_levels,
-    name_heads,
-    scale_end,
-    spaced_ticks,
-    spread,
-)
+from ..palette import ACCENT, BLUES, INK, LINES, MUTED, PALE, scale_end, spread
+from .style import axes_of, cell_lines, colour_map, hatch, head_cells, house_style, map_height, mark_levels, name_heads
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,21 +29,15 @@ def head_map(evolution: Evolution, ax: Axes | None = None, *, checkpoint: int = 
     Hatched: not observable.
     """
     values = evolution.maps[checkpoint].astype(float)
-    n_layers, n_heads = values.shape
     with house_style():
         ax = axes_of(ax, map_size(evolution))
         end = scale_end(evolution.maps)
-        image = ax.imshow(values.T, cmap=colour_map(BLUES), vmin=0.0, vmax=end, aspect="auto", interpolation="nearest")
-        hatch(ax, np.isnan(values.T))
-        cell_lines(ax, n_layers, n_heads)
-        ax.set_xticks(*spaced_ticks(n_layers, "L", (1, 2, 4, 5, 10, 20), 20))
-        ax.set_yticks(*spaced_ticks(n_heads, "H", (1, 2, 4, 8, 16, 32), 16))
+        image = head_cells(ax, values, end)
         missing = "   (hatched: needle outside the layer's window, not observable)"
         ax.set_xlabel("layer" + (missing if np.isnan(values).any() else ""))
-        ax.set_ylabel("query head")
         heads = [HeadScore(*head, float(values[head]), float("nan")) for head in evolution.leading(k, checkpoint)]
         alive = evolution.alive[checkpoint]
-        rows = name_heads(ax, [head for head in heads if alive[head.layer, head.head]] or heads[:3], n_layers)
+        rows = name_heads(ax, [head for head in heads if alive[head.layer, head.head]] or heads[:3], len(values))
         title = f"{alive.sum()} of {values.size} heads score above {evolution.above} at {evolution.labels[checkpoint]}"
         ax.set_title(title, pad=6.0 if not rows else 14.0 + 10.0 * rows)
         bar = ax.figure.colorbar(image, ax=ax, pad=0.012, aspect=22, fraction=0.04, label="retrieval score")
@@ -209,8 +187,7 @@ def names_at_end(ax: Axes, ends: list[tuple[str, float, str]]) -> None:
 
 def map_size(evolution: Evolution) -> tuple[float, float]:
     """Nearly square cells on a ten-inch width, within what a page bears, and room for the names above."""
-    _, n_layers, n_heads = evolution.maps.shape
-    return 10.0, float(np.clip(8.8 * n_heads / n_layers, 2.3, max(3.6, 0.085 * n_heads))) + 1.1
+    return 10.0, map_height(*evolution.maps.shape[1:]) + 1.1
 
 
 def strip_size(evolution: Evolution, heads: int) -> tuple[float, float]:

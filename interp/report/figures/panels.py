@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..evolution import NLL_NAMES, Evolution, head_name, human_count
+from ..evolution import RANKS, Evolution, head_name, human_count
+from ..palette import LINES, MUTED, VALUES, scale_of
 from .heads import MARKS, borders, curve, finish, level_lines, names_at_end, nothing
-from .scores import LINES, MUTED, VALUES, axes_of, house_style, scale_of, written_cells
+from .style import axes_of, house_style, written_cells
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,15 +49,13 @@ def initial_heads(evolution: Evolution, ax: Axes | None = None) -> Axes:
 
 def agreement(evolution: Evolution, ax: Axes | None = None) -> Axes:
     """Overlap of the leading heads, as a share, and rank correlation of all heads, each with the checkpoint before."""
-    panel = evolution.panel
     with house_style():
         ax = axes_of(ax, (5.4, 3.4))
         if len(evolution.x) < 2:
             return nothing(ax, "Two checkpoints are needed to compare them.")
         style: dict[str, Any] = {"markersize": 4, "linewidth": 1.6}
         few = len(evolution.x) <= 40
-        curves = {f"overlap of the leading {panel.top}": panel.overlap / max(panel.top, 1)}
-        curves["Spearman, all heads"] = panel.spearman
+        curves = evolution.agreement
         for number, (name, values) in enumerate(curves.items()):
             mark = MARKS[number] if few else None
             ax.plot(evolution.x[1:], values, color=LINES[number], marker=mark, label=name, **style)
@@ -83,7 +82,7 @@ def rank_flow(evolution: Evolution, ax: Axes | None = None, *, k: int = 8) -> Ax
             ends.append((head_name(head), float(ranks[-1]), colour))
         finish(ax, evolution, "rank (1 is the best, log scale)", "Rank of the leading heads")
         largest = float(np.nanmax(evolution.ranks))
-        ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= largest]
+        ticks = [tick for tick in RANKS if tick <= largest]
         ax.set_yscale("log")
         ax.set_yticks(ticks, [str(tick) for tick in ticks])
         ax.yaxis.minorticks_off()
@@ -96,13 +95,10 @@ def nll_curves(evolution: Evolution, ax: Axes | None = None) -> Axes:
     """NLL of the answer over the checkpoints, by class of token, with intervals."""
     with house_style():
         ax = axes_of(ax, (5.4, 3.4))
-        shown = {
-            name: title for name, title in NLL_NAMES.items() if np.isfinite(evolution.panel.nll[name].estimate).any()
-        }
-        for number, (name, title) in enumerate(shown.items()):
-            curve(ax, evolution, evolution.panel.nll[name], LINES[number], MARKS[number], title)
+        for number, (title, interval) in enumerate(evolution.nll_curves.items()):
+            curve(ax, evolution, interval, LINES[number], MARKS[number], title)
         finish(ax, evolution, "nats per token, lower is better", "NLL of the answer")
-        if shown:
+        if evolution.nll_curves:
             ax.legend(frameon=False, title="tokens of the answer", alignment="left")
     return ax
 
@@ -119,22 +115,20 @@ def match_curve(evolution: Evolution, ax: Axes | None = None) -> Axes:
 
 def log_curve(evolution: Evolution, ax: Axes | None = None, *, value: str = "nll") -> Axes:
     """A measure against tokens on a logarithmic axis, and its fit a * log(tokens) + b."""
-    fit = evolution.log_fit(value)
+    points = evolution.fit_points(value)
     with house_style():
         from matplotlib.ticker import LogLocator
 
         ax = axes_of(ax, (5.4, 3.4))
-        if not np.isfinite(fit.fitted).any():
+        if points is None:
             return nothing(ax, "A fit over log tokens needs three checkpoints that tell the tokens seen.")
-        used = np.isfinite(fit.fitted)
-        tokens = evolution.trajectory.tokens[used]
-        ax.plot(tokens, evolution.mean(value).estimate[used], "o", color=LINES[0], markersize=4.5)
-        ax.plot(tokens, fit.fitted[used], color=LINES[1], linewidth=1.6)
+        ax.plot(points.tokens, points.measured, "o", color=LINES[0], markersize=4.5)
+        ax.plot(points.tokens, points.fitted, color=LINES[1], linewidth=1.6)
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         ax.xaxis.set_major_formatter(lambda tokens, _: human_count(tokens))
         ax.xaxis.minorticks_off()
-        ax.set_xlabel("tokens seen\n" + evolution.fit_words(fit).replace("; ", "\n"))
+        ax.set_xlabel("tokens seen\n" + evolution.fit_words(evolution.log_fit(value)).replace("; ", "\n"))
         ax.set_ylabel(VALUES[value][1])
         ax.set_title("a log(tokens) + b, fitted")
         borders(ax, evolution, evolution.trajectory.tokens)
@@ -167,16 +161,11 @@ def distance_interference(
 
 def depth_curve(evolution: Evolution, ax: Axes | None = None, *, value: str = "nll_novel") -> Axes:
     """Mean of `value` by needle depth at the first and the last checkpoint, with intervals."""
-    from ...analysis import by_depth
-
     with house_style():
         ax = axes_of(ax, (5.4, 3.4))
-        last = len(evolution.x) - 1
-        for checkpoint in dict.fromkeys((0, last)):
-            colour, mark = (LINES[0], "o") if checkpoint == last else (MUTED, "s")
-            found = by_depth(evolution.trajectory, value, checkpoint)
+        for label, is_last, found in evolution.depth_curves(value):
+            colour, mark = (LINES[0], "o") if is_last else (MUTED, "s")
             style: dict[str, Any] = {"markersize": 4, "linewidth": 1.6}
-            label = evolution.labels[checkpoint]
             ax.plot(found.depths, found.mean.estimate, color=colour, marker=mark, label=label, **style)
             ax.fill_between(found.depths, found.mean.low, found.mean.high, color=colour, alpha=0.16, linewidth=0)
         ax.set_xticks((0.0, 0.25, 0.5, 0.75, 1.0), ("0%", "25%", "50%", "75%", "100%"))

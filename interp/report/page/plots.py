@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...analysis import by_depth
 from ...levels import lines
-from ..evolution import Evolution, head_name, human_count
-from ..figures.scores import (
+from ..evolution import RANKS, Evolution, FitPoints, head_name, human_count
+from ..palette import (
     ACCENT,
     AMBERS,
     BLUES,
@@ -106,7 +105,7 @@ def rank_flow(evolution: Evolution, most: int = 8) -> go.Figure:
     heads = evolution.flowing(most)
     ranks = evolution.ranks[:, *np.transpose(heads)]
     worst = max(float(np.nanmax(ranks)) * 1.15, 5.0)
-    ticks = [tick for tick in (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000) if tick <= worst]
+    ticks = [tick for tick in RANKS if tick <= worst]
     axis = {"type": "log", "range": [np.log10(worst), np.log10(0.85)], "tickvals": ticks}
     figure = _over_checkpoints(evolution, yaxis={"title": {"text": "rank"}, **axis})
     pens = evolution.pens(heads)
@@ -122,16 +121,12 @@ def rank_flow(evolution: Evolution, most: int = 8) -> go.Figure:
 
 def agreement(evolution: Evolution) -> go.Figure:
     """Overlap of the leading heads, as a share, and rank correlation of all heads, each with the checkpoint before."""
-    panel = evolution.panel
-    shares = (
-        (f"overlap of the leading {panel.top}", panel.overlap / max(panel.top, 1)),
-        ("Spearman, all heads", panel.spearman),
-    )
+    shares = evolution.agreement
     figure = _over_checkpoints(evolution, yaxis={"title": {"text": "overlap, rank correlation"}})
-    low = min(0.0, *(float(np.nanmin(values, initial=0.0)) for _, values in shares))
+    low = min(0.0, *(float(np.nanmin(values, initial=0.0)) for values in shares.values()))
     figure.update_yaxes(range=[low - 0.06 if low < 0 else 0.0, 1.04])
     pairs = [f"{a} to {b}" for a, b in zip(evolution.labels[:-1], evolution.labels[1:], strict=True)]
-    for number, (name, values) in enumerate(shares):
+    for number, (name, values) in enumerate(shares.items()):
         line, mark = {"color": LINES[number], "width": 2}, {"size": 7, "symbol": MARKS[number]}
         figure.add_scatter(x=evolution.x[1:], y=values, name=name, mode=_mode(len(evolution.x)), line=line, marker=mark)
         figure.data[-1].update(customdata=pairs, hovertemplate=_hover(name, "%{y:.3f}", "%{customdata}"))
@@ -165,33 +160,26 @@ def depth_curve(evolution: Evolution) -> go.Figure:
     value = evolution.nll_name
     x_axis = {"title": {"text": "needle depth"}, "tickformat": ".0%", "showgrid": False, "range": [-0.02, 1.02]}
     figure = _figure(xaxis=x_axis, yaxis={"title": {"text": "nats per token"}, "rangemode": "tozero"}, showlegend=True)
-    for checkpoint in dict.fromkeys((0, len(evolution.x) - 1)):
-        number = int(checkpoint == len(evolution.x) - 1)
-        colour, found = (MUTED, LINES[0])[number], by_depth(evolution.trajectory, value, checkpoint)
-        label, places = evolution.labels[checkpoint], [f"{100 * depth:.3g}%" for depth in found.depths]
+    for label, is_last, found in evolution.depth_curves(value):
+        colour, places = LINES[0] if is_last else MUTED, [f"{100 * depth:.3g}%" for depth in found.depths]
         _band(figure, found.depths, found.mean, colour)
-        _line(figure, found.depths, found.mean, label, colour, MARKS[number], 3, places)
+        _line(figure, found.depths, found.mean, label, colour, MARKS[int(is_last)], 3, places)
     return figure
 
 
-def log_curve(evolution: Evolution, value: str) -> go.Figure:
+def log_curve(points: FitPoints) -> go.Figure:
     """A measure against tokens on a logarithmic axis, and its fit a * log(tokens) + b."""
-    fit = evolution.log_fit(value)
-    used = np.isfinite(fit.fitted)
-    tokens = evolution.trajectory.tokens[used]
+    tokens = points.tokens
     decades = range(int(np.floor(np.log10(tokens[0]))), int(np.ceil(np.log10(tokens[-1]))) + 1)
     ticks = [step * 10**power for power in decades for step in (1.0, 2.0, 5.0)]
     axis = {"type": "log", "title": {"text": "tokens seen"}, "showgrid": False, "tickvals": ticks}
     axis["ticktext"] = [human_count(tick) for tick in ticks]
     figure = _figure(xaxis=axis, yaxis={"title": {"text": "nats per token"}, "rangemode": "tozero"}, showlegend=True)
-    labels = [label for label, is_used in zip(evolution.labels, used, strict=True) if is_used]
-    figure.add_scatter(x=tokens, y=evolution.mean(value).estimate[used], name="measured", mode="markers")
-    figure.data[-1].update(marker={"color": LINES[0], "size": 8}, customdata=labels)
+    figure.add_scatter(x=tokens, y=points.measured, name="measured", mode="markers")
+    figure.data[-1].update(marker={"color": LINES[0], "size": 8}, customdata=points.labels)
     figure.data[-1].hovertemplate = _hover("measured", "%{y:.3f}", "%{customdata}")
     line = {"color": LINES[1], "width": 2}
-    figure.add_scatter(
-        x=tokens, y=fit.fitted[used], name="a log(tokens) + b", mode="lines", line=line, hoverinfo="skip"
-    )
+    figure.add_scatter(x=tokens, y=points.fitted, name="a log(tokens) + b", mode="lines", line=line, hoverinfo="skip")
     return figure
 
 

@@ -10,7 +10,7 @@ from ...analysis import MIN_NEEDLES
 from ...results import RETRIEVAL_THRESHOLD
 from ..evolution import NLL_NAMES, Evolution, head_name
 from ..facts import plural
-from ..figures.scores import VALUES
+from ..palette import VALUES
 from . import plots
 from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
@@ -234,16 +234,11 @@ def _answers(evolution: Evolution) -> Section:
     ends = f"{nll.estimate[-1]:.2f} nats per token at {evolution.step_names[-1]}"
     if len(evolution.x) == 1:
         return Section("answers", f"The answer costs {ends}", no_interval(nll), [_depths(evolution)])
-    shown = {
-        title: evolution.panel.nll[name]
-        for name, title in NLL_NAMES.items()
-        if np.isfinite(evolution.panel.nll[name].estimate).any()
-    }
     figures = [
         Figure(
             "nll",
             "NLL by class of answer token",
-            plots.curve(evolution, shown, unit="nats per token, lower is better"),
+            plots.curve(evolution, evolution.nll_curves, unit="nats per token, lower is better"),
             height=340,
             half=True,
         ),
@@ -294,10 +289,11 @@ def _cells(evolution: Evolution) -> Section:
 
 def _fit(evolution: Evolution) -> Section:
     fit = evolution.log_fit(evolution.nll_name)
-    if not np.isfinite(fit.fitted).any():
+    points = evolution.fit_points(evolution.nll_name)
+    if points is None:
         words = f"It needs three checkpoints that tell the tokens seen; this run has {fit.n}."
         return Section("fit", "No fit of NLL over log tokens", words)
-    plot = plots.log_curve(evolution, evolution.nll_name)
+    plot = plots.log_curve(points)
     figures = [Figure("fit-plot", VALUES[evolution.nll_name][0], plot, "against tokens seen, logarithmic", 340)]
     change = fit.a.estimate * np.log(2)
     heading = f"A doubling of the tokens goes with {change:+.2f} nats per token"

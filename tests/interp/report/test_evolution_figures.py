@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -12,6 +13,7 @@ from matplotlib.text import Text
 
 from full_disk import room_for
 from headscope.interp.report.figures import evolution as evolution_figures
+from headscope.interp.report.figures import scores as score_figures
 from headscope.interp.report.figures.evolution import (
     agreement,
     distance_interference,
@@ -30,7 +32,10 @@ from headscope.interp.report.figures.evolution import (
 )
 from headscope.interp.report.page.plots import rank_flow as page_rank_flow
 from headscope.interp.report.page.plots import trajectories as page_curves
-from headscope.interp.store.results_file import StoreError
+from headscope.interp.report.page.sections import sections
+from headscope.interp.results import NLL_CLASSES
+from headscope.interp.store.results_file import StoreError, read_scores
+from made_up_scores import make_scores
 from made_up_trajectory import BORN, DYING, GROWING, STEADY, in_stages, make_trajectory
 
 
@@ -227,3 +232,36 @@ def test_on_a_full_disk_no_half_picture_is_left(tmp_path, evolution):
     with room_for(3000), pytest.raises(StoreError, match="File too large"):
         save_evolution_figures(evolution, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("gap", "depths", "rows"),
+    [
+        (True, (0.0, 0.25, 0.5, 1.0), ["0%", "25%", "50%", "100%"]),
+        (False, (0.1, 0.9), ["10%", "90%"]),
+        (True, tuple(np.linspace(0, 1, 40)), [f"{10 * tenth}-{10 * tenth + 10}%" for tenth in range(10)]),
+    ],
+    ids=["a cell without a probe", "few depths", "many depths"],
+)
+def test_one_file_has_one_grid(tmp_path, gap, depths, rows):
+    """The picture of a checkpoint, that of a run and the page gather lengths and depths alike."""
+    scores, path = make_scores(3, 4, 2, leading=(), lengths=(512, 1020, 1024), depths=depths), tmp_path / "run.h5"
+    kept = np.ones(len(scores.probes["length"]), bool)
+    if gap:  # as in nested grids: a short context does not reach the last needle
+        kept = ~((scores.probes["length"] == 512) & (scores.probes["depth_nominal"] == 1.0))
+    replace(
+        scores,
+        per_probe={name: values[kept] for name, values in scores.per_probe.items()},
+        probes={name: values[kept] for name, values in scores.probes.items()},
+        **{name: getattr(scores, name)[kept] for name in (*NLL_CLASSES, "exact_match")},
+    ).save(path, checkpoint=5)
+    run, one = evolve(path), score_figures.length_depth(read_scores(path), Figure().add_subplot(), value="nll")
+    many = length_depth(run, Figure().add_subplot(), value="nll")
+    for read in (lambda ax: ax.get_yticklabels(), lambda ax: ax.get_xticklabels()):
+        assert [text.get_text() for text in read(one)] == [text.get_text() for text in read(many)]
+    assert [text.get_text() for text in one.get_yticklabels()] == rows
+    assert [text.get_text() for text in one.get_xticklabels()] == ["512", "1K"]
+    np.testing.assert_allclose(one.images[0].get_array().filled(np.nan), many.images[0].get_array().filled(np.nan))
+    assert one.images[0].get_clim() == many.images[0].get_clim()
+    (page,) = [figure for part in sections(run) for figure in part.figures if figure.id == "cells-nll_novel"]
+    assert list(page.plot.data[0].y) == rows and list(page.plot.data[0].x) == ["512", "1K"]
