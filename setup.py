@@ -51,7 +51,7 @@ extras["test"] = [
     "peft>=0.17",
     "pytest>=8.4",
     "pytest-timeout>=2.3",
-    "pytest-xdist>=3.6",
+    "pytest-xdist>=3.7",
     "websocket-client>=1.8",  # tests drive Chromium, where there is one
     "setuptools>=77",  # tests/test_packaging.py builds a wheel without the network
 ]

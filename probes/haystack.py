@@ -139,7 +139,7 @@ def _topics() -> tuple[str, ...]:
 @cache
 def _modules() -> tuple[Path, ...]:
     root = _library_root()
-    files = []
+    files: list[Path] = []
     for where, below, names in os.walk(root):
         below[:] = [name for name in below if name not in NOT_LIBRARY]  # site-packages may be a hundred times as large
         files += [Path(where, name) for name in names if name.endswith(".py") and name not in NOT_LIBRARY]
