@@ -47,8 +47,7 @@ if TYPE_CHECKING:
     from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
-    from .interp.store import merge, open, read_scores
-    from .interp.store.export import export
+    from .interp.store import export, merge, open, read_scores
     from .interp.sweep import sweep
 else:
     _ROOMS = {

@@ -10,6 +10,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from headscope.interp.evidence import ProbeEvidence
+from headscope.probes import Probe
 from tiny_bpe import tiny_bpe
 from tiny_models import build
 
@@ -51,7 +53,11 @@ def test_the_readmes_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     shorter = code.replace("lengths=[1024, 2048, 4096]", "lengths=[512]")
     assert shorter != code
-    names: dict[str, Any] = {}
+
+    def my_function(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+        return evidence.mass["source"].mean(axis=-1)
+
+    names: dict[str, Any] = {"my_function": my_function}
     exec(shorter, names)
     plt.close("all")
     assert names["scores"].retrieval.shape == (2, 8)

@@ -71,6 +71,12 @@ def test_every_other_part_runs_at_toy_size(tmp_path: Path) -> None:
     assert not [row for row in found if row.problem]
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run in this process has kernels interpreted, from then on, and other tests are not to be."""
+    monkeypatch.setenv("TRITON_INTERPRET", os.environ.get("TRITON_INTERPRET", "0"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_it_says_so() -> None:
     done = command()
@@ -133,7 +139,8 @@ def test_the_smoke_part_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> N
         assert any(line.startswith("row_evidence") and word in line for line in said), said
 
 
-def test_a_smoke_process_that_dies_costs_one_case() -> None:
+def test_a_smoke_process_that_dies_costs_one_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
     smoke = benchmark("gpu.smoke_part")
     answers = smoke._watch(["no number", 0], monotonic() + 3600, True)
     assert answers["no number"]["problems"] == ["the process ended with 1"]
