@@ -40,7 +40,8 @@ def choose(asked: Iterable[str | Callable[..., Any]] | None) -> dict[str, Estima
         asked: names of ESTIMATORS, `Estimator` objects, or functions (probe, evidence) -> [n_layers, n_heads].
 
     Raises:
-        ValueError: an unknown name, one that cannot be used or is there twice. TypeError: no name and no function.
+        ArgumentError: an unknown name, one that cannot be used or is there twice.
+        ArgumentTypeError: no name and no function.
     """
     if isinstance(asked, str):
         raise ArgumentTypeError(f"estimators must be a list, got {asked!r}; give [{asked!r}]")
@@ -76,7 +77,7 @@ def _made(asked: Any) -> Estimator:
 
 
 def spans_of(estimators: Mapping[str, Estimator]) -> dict[str, Spans]:
-    """All spans that a run measures, by name. Raises ValueError when two different ones have the same name."""
+    """All spans that a run measures, by name. Raises ArgumentError when two different ones have the same name."""
     found = dict(STANDARD)
     for each in estimators.values():
         for name, where in each.spans.items():

@@ -15,19 +15,23 @@ import numpy as np
 from ...probes import Probe
 
 
+def copyable_positions(probe: Probe) -> np.ndarray:
+    """K: int [k], the needle positions that some answer token can be copied from; empty where there is none."""
+    return np.flatnonzero(probe.needle_mask & np.isin(probe.input_ids, probe.answer_ids))
+
+
 def chance(probe: Probe) -> tuple[float, float]:
     """Mean and standard deviation of the `retrieval` score of a chance head, exactly; NaN where nothing can be copied.
 
     A position j of K is missed when none of the c_j rows whose next token is ids[j] draws it, (1 - 1/k)^c_j. Two
     positions of the same token are missed together with (1 - 2/k)^c_j; those of other tokens have rows of their own.
     """
-    ids = probe.input_ids[probe.needle_mask]
-    copyable = ids[np.isin(ids, probe.answer_ids)]
-    if not len(copyable):
+    positions = copyable_positions(probe)
+    if not len(positions):
         return math.nan, math.nan
-    tokens, places = np.unique(copyable, return_counts=True)
+    tokens, places = np.unique(probe.input_ids[positions], return_counts=True)
     rows = (probe.answer_ids == tokens[:, None]).sum(axis=1)
-    k = float(len(copyable))
+    k = float(len(positions))
     missed, both_missed = (1 - 1 / k) ** rows, (1 - 2 / k) ** rows
     mean = (places * (1 - missed)).sum() / k
     variance = (places * missed * (1 - missed) + places * (places - 1) * (both_missed - missed**2)).sum() / k**2

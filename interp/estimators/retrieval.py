@@ -6,6 +6,7 @@ import numpy as np
 
 from ...probes import Probe, ProbeError
 from ..evidence import ProbeEvidence
+from .chance import copyable_positions
 from .estimator import estimator
 
 
@@ -30,8 +31,8 @@ def retrieval(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
 
 
 def copyable(probe: Probe) -> np.ndarray:
-    """K: int [k], the needle positions that some answer token can be copied from. Raises ProbeError: there are none."""
-    positions = np.flatnonzero(probe.needle_mask & np.isin(probe.input_ids, probe.answer_ids))
+    """`copyable_positions`. Raises ProbeError: there are none."""
+    positions = copyable_positions(probe)
     if not len(positions):
         raise ProbeError(f"probe {probe.id!r}: no token of its answer occurs in its needle, so no head can copy it")
     return positions
