@@ -17,7 +17,9 @@ from .. import reference
 from ..errors import KernelError
 from ..evidence import RowEvidence
 from ..rules import Rules
+from ..sequences import Ragged, Sequences
 from . import launch
+from .row_evidence import layout
 
 ROWS = 8  # compared, of all heads of the last batch entry
 # Error of a score, in units of float32 of |q| |k|. Products of two half-precision numbers are exact, and tensor cores
@@ -30,16 +32,24 @@ _trusted: set[tuple[object, ...]] = set()
 _refused: dict[tuple[object, ...], str] = {}
 
 
-def checked_evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
+def checked_evidence(
+    q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, sequences: Ragged | None = None
+) -> tuple[Tensor | None, RowEvidence]:
     """As ``launch.run_kernels``; raises KernelError where its first call of a kind fails or is wrong."""
-    kind = _kind(q, k, v, rules)
+    kind = _kind(q, k, v, rules, sequences or Sequences.of(q, k))
     if kind in _trusted or (q.is_cuda and torch.cuda.is_current_stream_capturing()):  # a graph's results come later
-        return launch.run_kernels(q, k, v, rules)
+        return launch.run_kernels(q, k, v, rules, sequences)
     if kind in _refused:
         raise KernelError(_refused[kind])
     try:
-        out, ev = launch.run_kernels(q, k, v, rules)
-        compared, wrong = compare(q, k, v, rules, out, ev)
+        out, ev = launch.run_kernels(q, k, v, rules, sequences)
+        if sequences is None:
+            compared, wrong = compare(q, k, v, rules, out, ev)
+        else:  # of the sequence with the most keys that any row asks about
+            asked = [count if rows else -1 for count, rows in zip(sequences.key_counts, sequences.row_counts, strict=True)]
+            i = max(range(len(asked)), key=asked.__getitem__)
+            one_q, one_k, one_rules = sequences.alone(i, q, k, rules)
+            compared, wrong = compare(one_q, one_k, None, one_rules, None, sequences.of_sequence(i, ev))
     except torch.OutOfMemoryError:
         raise
     except (triton.TritonError, RuntimeError) as error:
@@ -122,7 +132,7 @@ def _length(x: Tensor) -> Tensor:
     return torch.stack([torch.linalg.vector_norm(part, dim=-1, dtype=torch.float32).max() for part in parts]).max()
 
 
-def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[object, ...]:
+def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, at: Sequences) -> tuple[object, ...]:
     """What makes another kernel of it, or another way through one."""
     group = q.shape[1] // k.shape[1]
     return (
@@ -131,9 +141,11 @@ def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[object,
         q.shape[-1],
         None if v is None else v.shape[-1],
         group,
-        min(group * q.shape[2], 128).bit_length(),
-        k.shape[2].bit_length(),
+        min(group * at.rows, 128).bit_length(),
+        at.keys.bit_length(),
+        (at.row_starts is None, at.key_starts is None, at.page),
         rules.topk,
+        v is None and layout(q, k, at, rules.topk).rescan,
         *(x is None for x in (rules.window, rules.key_starts, rules.softcap, rules.sinks, rules.k_positions)),
         rules.spans is None,
     )

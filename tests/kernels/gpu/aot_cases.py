@@ -28,7 +28,7 @@ def types(kernel: Any, dtype: str) -> dict[str, str]:
     """Triton types by the parameters' names: tensors of the model, results, strides, scalars."""
     known = {
         **dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}"),
-        **dict.fromkeys(("first", "last", "part_at", "more_at"), "*i32"),
+        **dict.fromkeys(("first", "last", "part_at", "more_at", "row_starts", "key_starts", "table"), "*i32"),
         **dict.fromkeys(("part_m", "part_l", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
         **dict.fromkeys(("at", "spans", "positions", "limits", "starts"), "*i64"),
         "mult": "fp32",
@@ -42,7 +42,9 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
         "s_qd": 1, "s_kd": 1, "s_vd": 1, "s_se": 1,
         "G": 4, "D": dim, "BD": KernelArgs.padded(dim), "DV": dim, "BDV": KernelArgs.padded(dim),
         "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
-        "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False,
+        "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False, "RESCAN": False,
+        "CAUSAL": True, "HAS_WINDOW": False, "HAS_LIMIT": True, "HAS_START": False,
+        "PACKED_Q": False, "PACKED_K": False, "PAGE": 0,
         "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", **options,
     }  # fmt: skip
     return {name: value for name, value in every.items() if name in kernel.arg_names}
@@ -50,7 +52,8 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
 
 def build(kernel: Any, sm: int, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
     const = constants(kernel, dtype, dim, tile, **options)
-    return compiled(kernel, sm, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages)
+    most = {} if tile.registers is None else {"maxnreg": tile.registers}
+    return compiled(kernel, sm, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages, **most)
 
 
 def check(sm: int, kernel: Compiled, name: str, spills: int = SPILLS) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import interpreter_shim  # noqa: F401
 import numpy as np
 import pytest
+import ragged
 import torch
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from headscope.kernels.api import implementation
 from headscope.kernels.gpu import configs, launch, self_check
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
+from headscope.kernels.gpu.sequences import Sequences
 from headscope.kernels.rules import Rules
 from headscope.probes import ProbeSet
 from naive_attention import naive_map, naive_span_mass, naive_topk
@@ -252,10 +254,43 @@ def test_splits_follow_the_work() -> None:
     q, k = torch.zeros(1, 4, 3, 8), torch.zeros(1, 1, 1000, 8)
     ev = row_evidence(q, k, q_positions=torch.tensor([999, 0, 500]), impl="triton")
     assert ev.argmax_key.eq(0).all()
-    problem = launch.KernelArgs.of(q, k, Rules(q_positions=torch.zeros(1, 3).long(), scale=1.0))
-    assert rows_module.splits_for(problem, 1, 16) == 2
-    assert rows_module.splits_for(problem, 1, 512) == 1, "too few blocks to share"
-    assert rows_module.splits_for(problem, 5, 16) == 1, "enough tiles already"
+    at = Sequences.of(q, k)
+    assert rows_module.layout(q, k, at) == (configs.INTERPRETED, 2, False), "two programs fit on the one processor"
+    assert rows_module.layout(q, k, at, tile=configs.Tile(16, 1024, 4, 1)).splits == 1, "one block"
+
+
+@pytest.fixture(params=[False, True], ids=["keys", "blocks"])
+def _in_the_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the loop of row_evidence remembers."""
+    monkeypatch.setattr(rows_module, "LONG_WALK", 1 if request.param else 1 << 30)
+
+
+@pytest.mark.usefixtures("_in_the_loop")
+def test_leading_scores_of_minus_infinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole blocks of them, which no mask has touched: they weigh nothing, and a row of nothing else has no key."""
+    q, k = torch.ones(1, 2, 3, 4), normal(1, 1, 100, 4, seed=1)
+    k[0, 0, :40, 0] = -torch.inf
+    options = {"q_positions": torch.tensor([99, 30, 45]), "spans": torch.tensor([[[0, 44]]])}
+    for splits in (1, 3):
+        monkeypatch.setattr(rows_module, "splits_for", lambda *_, splits=splits: splits)
+        ev, wanted = (row_evidence(q, k, impl=impl, **options) for impl in ("triton", "reference"))
+        assert torch.equal(ev.argmax_key, wanted.argmax_key) and ev.argmax_key[0, 0].tolist()[1] == -1
+        for name in ("lse", "max_logit", "span_mass"):
+            close(getattr(ev, name), getattr(wanted, name), TOL)
+
+
+@pytest.mark.usefixtures("_in_the_loop")
+@pytest.mark.parametrize("splits", [1, 3])
+def test_keys_by_a_second_look_at_blocks(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: splits)
+    rows = torch.tensor([89, -1, 0, 40, 89])
+    same = integers(1, 1, 1, 3, seed=2).expand(1, 1, 90, 3)
+    compare(integers(1, 4, 5, 3, seed=0), same, q_positions=rows, window=60)
+    q, k = integers(1, 4, 5, 3, seed=0), integers(1, 2, 90, 3, seed=1, high=1)
+    compare(q, k, q_positions=rows, key_starts=rows // 3, softcap=5.0, tol=TOL + 1e-6)
+    k[0, 1, 30] = torch.nan
+    ev, wanted = (row_evidence(q, k, q_positions=rows, impl=impl) for impl in ("triton", "reference"))
+    assert torch.equal(ev.argmax_key, wanted.argmax_key) and torch.equal(ev.lse.isnan(), wanted.lse.isnan())
 
 
 def test_strided_views_of_a_cache() -> None:
@@ -351,6 +386,31 @@ def test_prefix_of_many_suffixes() -> None:
             assert torch.equal(whole.argmax_key[i], wanted.argmax_key[0])
             close(whole.lse[i], wanted.lse[0], TOL)
             close(whole.span_mass[i], wanted.span_mass[0], TOL)
+
+
+@pytest.mark.usefixtures("_in_the_loop")
+@pytest.mark.parametrize("page", [0, 1, 8, 64])
+def test_packed_and_paged_calls_are_the_reference_s(page: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: 2)
+    batch = ragged.Batch(page, [3, 1, 9, 0], [0, 40, 83, 7], heads=6, kv_heads=2, dim=5)
+    options: dict[str, Any] = {
+        "spans": torch.tensor([[[0, 4], [2, 90]], [[5, 9], [38, 50]], [[-3, 60], [9, 9]], [[0, 1], [1, 2]]]),
+        **({"window": 30, "key_starts": torch.arange(13) * 6 - 4, "sinks": torch.linspace(-1, 1, 6)} if page else {}),
+    }
+    wanted = batch.packed("reference", page, **options)
+    same_evidence(batch.packed("triton", page, **options), wanted)
+    if page == 8:
+        same_evidence(batch.packed("triton", page, topk=3, **options), batch.packed("reference", topk=3, **options))
+        rows = ragged.Batch(1, [2, 2], [20, 50], heads=2, kv_heads=1, dim=8)
+        same_evidence(rows.paged("triton", 16), rows.paged("reference", 16))
+
+
+def same_evidence(got: RowEvidence, wanted: RowEvidence) -> None:
+    for name in ("argmax_key", "topk_key"):
+        assert getattr(wanted, name) is None or torch.equal(getattr(got, name), getattr(wanted, name)), name
+    for name in ("lse", "max_logit", "span_mass", "topk_logit"):
+        if getattr(wanted, name) is not None:
+            close(getattr(got, name), getattr(wanted, name), TOL)
 
 
 @pytest.mark.parametrize(("topk", "splits"), [(1, 2), (3, 1), (3, 5), (16, 2)])
