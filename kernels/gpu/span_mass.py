@@ -122,7 +122,7 @@ def span_mass_kernel(
     b_shift = or_zero(b_lse)[:, None]
 
     b_mass = tl.zeros([BM], tl.float32)
-    end = tl.max(b_stop, 0)
+    end = tl.max(tl.where(b_start < b_stop, b_stop, 0), 0)  # what an empty span says may lie behind a sequence
     # The rows' spans may lie far apart: from where one block ends, go on at the next key that some row asks for.
     n = tl.min(tl.where(b_start < b_stop, b_start, NO_KEY), 0)
     while n < NO_KEY:

@@ -26,6 +26,7 @@ from headscope.interp.model.adapt import adapt
 from headscope.kernels import api
 from headscope.kernels import sdpa as plain
 from headscope.kernels.gpu import configs, self_check
+from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.launch import near, run_kernels
 from headscope.kernels.rules import Rules
 from tiny_models import build
@@ -48,6 +49,7 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[Any]]:
     """Kernel -> what each of its compiled variants is specialised on."""
     driver.set_active(Hopper())  # type: ignore[no-untyped-call]
     monkeypatch.setattr(configs, "_look_up", lambda table, q, dim: configs.table_tile(table, 90, torch.bfloat16, dim))
+    monkeypatch.setattr(rows_module, "processors", lambda device: 132)
     for module in (api, passes, suffixes):
         monkeypatch.setattr(module, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
     monkeypatch.setattr(self_check, "checked_evidence", run_kernels)  # there are no results to compare
