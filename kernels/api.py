@@ -54,8 +54,8 @@ def row_evidence(
         j >= key_starts[row] (if given)
         j >  t - window      (if given)
 
-    A key whose q.k is -inf counts as one that the row does not see, with a soft-cap too. A row that sees a NaN score, or
-    a q.k of +inf, has NaN for evidence (and for output) and no key. What a row does not see has no part in its evidence.
+    A key whose q.k is -inf counts as one that the row does not see, with a soft-cap too. A row that sees a NaN score,
+    or a q.k of +inf, has NaN for evidence (and output) and no key. What a row does not see has no part in its evidence.
 
     Args:
         q: [B, Hq, R, D] float64, float32, bfloat16 or float16; any strides.
@@ -224,13 +224,14 @@ def run(
         except KernelError as error:
             if impl == "triton":
                 raise
-            _warn_once(str(error))
+            warn_once(str(error))
     note(operation, "reference")
     return reference.evidence(q, k, v, rules)
 
 
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning, the first time that it is given."""
     log.warning("%s", message)
 
 

@@ -2,8 +2,8 @@
 
 One idea carries this file. Every rule about what a row may see (causal order, window, limits, starts) is a bound on the
 key's position, and positions increase along the keys; so **a row sees one interval of key indices**, [first, last), and
-nothing below needs to know which rule set it. Inside it a raw score of -inf is a key that is not seen either, soft-cap or
-not: a hidden key and an infinitely unlikely one are the same. A NaN, or +inf, makes the row NaN.
+nothing below needs to know which rule set it. Inside it a raw score of -inf is a key that is not seen either, soft-cap
+or not: a hidden key and an infinitely unlikely one are the same. A NaN, or +inf, makes the row NaN.
 
 Memory: rows and keys are walked in blocks of at most ``SCORES`` scores. Beside the result and a few integers per row
 and span, scratch is a small multiple of SCORES numbers, however many keys, rows and heads there are (though never less
