@@ -160,6 +160,57 @@ def evidence_attention(
     return out, ev
 
 
+def key_mass(
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    *,
+    q_positions: Tensor,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    key_limits: Tensor | None = None,
+    key_starts: Tensor | None = None,
+    k_positions: Tensor | None = None,
+    causal: bool = True,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention probability that every key gets, summed over the rows: what chooses the keys of a smaller cache.
+
+    SnapKV (arXiv 2404.14469) sums over the last rows of a prompt, H2O (arXiv 2306.14048) over all rows, QRHead (arXiv
+    2506.09944) over those of a question. Nothing of the size rows x keys is made.
+
+    Arguments and errors as in ``row_evidence``; further:
+
+    Args:
+        lse: [B, Hq, R] log-sum-exp of the rows under the same rules, as ``row_evidence`` and ``evidence_attention``
+            return it. A learned sink is part of it. Of keys in several parts (other GPUs, pages) give every part the
+            log-sum-exp of all.
+
+    Returns:
+        float32 [B, Hq, N] (float64 for float64 inputs): the sum over rows of exp(score - lse) where a row sees the key,
+        0 where none does, NaN where one does whose lse is NaN.
+    """
+    rules = Rules(
+        q_positions=q_positions,
+        scale=_usual_scale(q) if scale is None else scale,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        k_positions=k_positions,
+    )
+    rules = _checked(q, k, None, rules)
+    _floats("lse", lse, "[B, Hq, R]")
+    if lse.shape != q.shape[:3] or lse.device != q.device:
+        raise ArgumentError(
+            f"lse has shape {tuple(lse.shape)} on {lse.device}; pass one number per row and head of q, "
+            f"{list(q.shape[:3])} on {q.device}"
+        )
+    return run_key_mass(q, k, lse.detach(), rules, impl)
+
+
 def _usual_scale(q: Tensor) -> float:
     _floats("q", q, "[B, Hq, R, D]")
     return max(1, q.shape[-1]) ** -0.5
@@ -227,6 +278,23 @@ def run(
             warn_once(str(error))
     note(operation, "reference")
     return reference.evidence(q, k, v, rules)
+
+
+def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str = "auto") -> Tensor:
+    """The mass of every key, unchecked."""
+    if implementation(q, impl=impl) == "triton":
+        from .gpu import self_check
+
+        try:
+            found = self_check.checked_key_mass(q, k, lse, rules)
+            note("key_mass", "triton")
+            return found
+        except KernelError as error:
+            if impl == "triton":
+                raise
+            warn_once(str(error))
+    note("key_mass", "reference")
+    return reference.key_mass(q, k, lse, rules)
 
 
 @cache

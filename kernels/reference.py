@@ -100,6 +100,32 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
     return out, ev
 
 
+@torch.no_grad()
+def key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
+    """Attention probability [B, Hq, N] of every key, summed over the rows; lse [B, Hq, R] is theirs."""
+    (batch, heads, rows, dim), (_, kv_heads, n, _) = q.shape, k.shape
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scoring = LogitRule(rules.scale, rules.softcap)
+    mass = torch.zeros(batch, heads, n, dtype=dtype, device=q.device)
+    first, last = (x.expand(batch, rows) for x in visible_keys(rules, n))
+    for some, at in _blocks((first + last).argsort(dim=-1, stable=True), q, k):
+        where = (torch.arange(some.start, some.stop, device=q.device)[:, None], slice(None), at)
+        b, r = at.shape
+        folded = q[where].to(dtype).transpose(1, 2).reshape(b * kv_heads, -1, dim)
+        own = lse[where].to(dtype).transpose(1, 2)[..., None]
+        shift = _or_zero(own, own)
+        from_, to = first[some].gather(1, at), last[some].gather(1, at)
+        for k0, k1, partly in _key_blocks(int(from_.min()), int(from_.max()), int(to.min()), int(to.max())):
+            scores = q.new_empty(b, heads, r, k1 - k0, dtype=dtype)
+            torch.bmm(folded, _block(k[some], k0, k1, dtype).mT, out=scores.view(b * kv_heads, -1, k1 - k0))
+            if partly:
+                key = torch.arange(k0, k1, device=q.device)
+                scores.masked_fill_(((key < from_[..., None]) | (key >= to[..., None]))[:, None], -torch.inf)
+            hidden = scores == -torch.inf  # from a log-sum-exp of NaN, too
+            mass[some, :, k0:k1] += scoring.exp_(scores, shift).masked_fill_(hidden, 0).sum(2)
+    return mass
+
+
 def visible_keys(rules: Rules, n: int) -> tuple[Tensor, Tensor]:
     """The interval of key indices each row sees, [first, last): int64 [B or 1, R], equal when the row sees none."""
     at = rules.q_positions

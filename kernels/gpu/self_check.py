@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 from torch import Tensor
 
-from .. import first_use
+from .. import first_use, reference
 from ..evidence import RowEvidence
 from ..rules import Rules
 from . import launch
 
 FAILURES = (triton.TritonError, RuntimeError)
+KEYS = 64  # whose mass is compared
 
 
 def checked_evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
@@ -24,6 +27,38 @@ def checked_evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tu
     return first_use.checked(
         _kind(q, k, v, rules),
         lambda: launch.run_kernels(q, k, v, rules),
+        compare,
+        lambda what: _told(q, k, what),
+        FAILURES,
+    )
+
+
+def checked_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
+    """As ``launch.run_key_mass``, likewise."""
+    n = k.shape[2]
+
+    def compare(found: Tensor) -> tuple[bool, list[str]]:
+        if 0 in q.shape[:3] or n == 0:
+            return False, []
+        some = torch.linspace(0, n - 1, min(KEYS, n), dtype=torch.float64, device=q.device).round().long()
+        of_last = replace(
+            rules,
+            q_positions=rules.q_positions[-1:],
+            key_limits=None if rules.key_limits is None else rules.key_limits[-1:],
+            key_starts=None if rules.key_starts is None else rules.key_starts[-1:],
+            k_positions=some[None] if rules.k_positions is None else rules.k_positions[-1:, some],
+        )
+        keys = k[-1:, :, some]
+        wanted = reference.key_mass(q[-1:], keys, lse[-1:], of_last)
+        limit = first_use.score_limit(q[-1:], keys, rules.scale)
+        if not (lse[-1:].isfinite().any() and limit < torch.inf):
+            return False, []
+        most = 2 * limit * wanted + torch.finfo(torch.float32).eps
+        return True, list(first_use.off("mass of keys", found[-1:, :, some], wanted, most))
+
+    return first_use.checked(
+        ("key_mass", *_kind(q, k, None, rules)),
+        lambda: launch.run_key_mass(q, k, lse, rules),
         compare,
         lambda what: _told(q, k, what),
         FAILURES,
