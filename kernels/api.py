@@ -56,6 +56,9 @@ def row_evidence(
         j >= key_starts[row] (if given)
         j >  t - window      (if given)
 
+    A key whose q.k is -inf counts as one that the row does not see, with a soft-cap too. A row that sees a NaN score,
+    or a q.k of +inf, has NaN for evidence (and output) and no key. What a row does not see has no part in its evidence.
+
     Args:
         q: [B, Hq, R, D] float64, float32, bfloat16 or float16; any strides.
         k: [B, Hkv, N, D], same dtype and device; any strides (a view of a cache). Hq is a multiple of Hkv and query
@@ -125,7 +128,10 @@ def evidence_attention(
         q_positions: int [R] or [B, R] instead of ``q_offset``.
 
     Returns:
-        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence.
+        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence, in which v has no part.
+        Of v nothing is read before the first and behind the last key that any row of a batch entry sees: the rest of a
+        cache may hold anything. Between them a NaN or infinite number in the value of a key that a row does not see may
+        make that component of its output NaN, as in torch's own attention (0 times NaN is NaN), never another number.
     """
     if q_positions is None:
         _whole("q_offset", q_offset)
@@ -154,6 +160,57 @@ def evidence_attention(
     out, ev = run("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
     assert out is not None
     return out, ev
+
+
+def key_mass(
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    *,
+    q_positions: Tensor,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    key_limits: Tensor | None = None,
+    key_starts: Tensor | None = None,
+    k_positions: Tensor | None = None,
+    causal: bool = True,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention probability that every key gets, summed over the rows: what chooses the keys of a smaller cache.
+
+    SnapKV (arXiv 2404.14469) sums over the last rows of a prompt, H2O (arXiv 2306.14048) over all rows, QRHead (arXiv
+    2506.09944) over those of a question. Nothing of the size rows x keys is made.
+
+    Arguments and errors as in ``row_evidence``; further:
+
+    Args:
+        lse: [B, Hq, R] log-sum-exp of the rows under the same rules, as ``row_evidence`` and ``evidence_attention``
+            return it. A learned sink is part of it. Of keys in several parts (other GPUs, pages) give every part the
+            log-sum-exp of all.
+
+    Returns:
+        float32 [B, Hq, N] (float64 for float64 inputs): the sum over rows of exp(score - lse) where a row sees the key,
+        0 where none does, NaN where one does whose lse is NaN.
+    """
+    rules = Rules(
+        q_positions=q_positions,
+        scale=_usual_scale(q) if scale is None else scale,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        k_positions=k_positions,
+    )
+    rules = _checked(q, k, None, rules)
+    _floats("lse", lse, "[B, Hq, R]")
+    if lse.shape != q.shape[:3] or lse.device != q.device:
+        raise ArgumentError(
+            f"lse has shape {tuple(lse.shape)} on {lse.device}; pass one number per row and head of q, "
+            f"{list(q.shape[:3])} on {q.device}"
+        )
+    return run_key_mass(q, k, lse.detach(), rules, impl)
 
 
 def row_evidence_varlen(
@@ -372,15 +429,33 @@ def run(
         except KernelError as error:
             if impl == "triton":
                 raise
-            _warn_once(str(error))
+            warn_once(str(error))
     note(operation, "reference")
     if sequences is not None:
         return None, sequences.evidence(q, k, rules)
     return reference.evidence(q, k, v, rules)
 
 
+def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str = "auto") -> Tensor:
+    """The mass of every key, unchecked."""
+    if implementation(q, impl=impl) == "triton":
+        from .gpu import self_check
+
+        try:
+            found = self_check.checked_key_mass(q, k, lse, rules)
+            note("key_mass", "triton")
+            return found
+        except KernelError as error:
+            if impl == "triton":
+                raise
+            warn_once(str(error))
+    note("key_mass", "reference")
+    return reference.key_mass(q, k, lse, rules)
+
+
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning, the first time that it is given."""
     log.warning("%s", message)
 
 

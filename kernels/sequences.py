@@ -59,6 +59,10 @@ class Ragged(Sequences):
         limits = self.lengths if rules.key_limits is None else torch.minimum(self.lengths, rules.key_limits)
         return replace(rules, key_limits=limits)
 
+    def telling(self) -> int:
+        """The sequence with the most keys among those with rows: for a look at one of them."""
+        return max(range(self.batch), key=lambda i: self.key_counts[i] if self.row_counts[i] else -1)
+
     def alone(self, i: int, q: Tensor, k: Tensor, rules: Rules) -> tuple[Tensor, Tensor, Rules]:
         """Sequence i as a batch of one; keys in pages are copied."""
 

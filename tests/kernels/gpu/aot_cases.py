@@ -13,6 +13,7 @@ from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
 from headscope.kernels.gpu.kernel_args import KernelArgs
+from headscope.kernels.gpu.key_mass import key_mass_kernel
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
 from headscope.kernels.gpu.visible_keys import visible_keys_kernel
@@ -84,11 +85,14 @@ def test_rows(sm: int) -> None:
 
 
 @pytest.mark.parametrize("sm", SMS)
-def test_span_mass_and_merge(sm: int) -> None:
+def test_masses_and_merge(sm: int) -> None:
     small = table_tile(configs.ROWS, sm, torch.bfloat16, 128)._replace(rows=64, keys=32, warps=4, stages=1)
     mass = build(span_mass_kernel, sm, "bf16", 128, small)
     assert aot.MMA.search(mass.sass)
     assert mass.spills == 0
+    keys = build(key_mass_kernel, sm, "bf16", 128, small._replace(keys=64), HAS_CAP=True)
+    assert aot.MMA.search(keys.sass)
+    assert keys.spills == 0 and keys.shared <= aot.SHARED[sm]
     merge = build(merge_splits_kernel, sm, "bf16", 128, Tile(128, 0, 4, 1), HAS_SINK=True)
     assert merge.spills == 0
 
