@@ -54,9 +54,7 @@ class Batch:
             k = torch.cat([x.transpose(0, 1) for x in self.k])
             return row_evidence_varlen(q, k, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, impl=impl, **options)
         cache, table, lens = self.cache(page)
-        return row_evidence_varlen(
-            q, cache, cu_seqlens_q=cu_q, block_table=table, seq_lens=lens, impl=impl, **options
-        )
+        return row_evidence_varlen(q, cache, cu_seqlens_q=cu_q, block_table=table, seq_lens=lens, impl=impl, **options)
 
     def paged(self, impl: str, page: int, **options: Any) -> RowEvidence:
         """All sequences have the same number of rows."""

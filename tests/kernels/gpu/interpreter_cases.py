@@ -12,10 +12,10 @@ from typing import Any
 import interpreter_shim  # noqa: F401
 import numpy as np
 import pytest
-import ragged
 import torch
 from torch import Tensor
 
+import ragged
 from builders import random_probe
 from headscope.interp.engine import passes
 from headscope.interp.engine import suffixes as suffixes
@@ -29,8 +29,8 @@ from headscope.kernels.api import implementation
 from headscope.kernels.gpu import configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
-from headscope.kernels.gpu.sequences import Sequences
 from headscope.kernels.rules import Rules
+from headscope.kernels.sequences import Sequences
 from headscope.probes import ProbeSet
 from naive_attention import naive_map, naive_span_mass, naive_topk
 from tiny_models import build
