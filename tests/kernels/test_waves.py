@@ -14,7 +14,7 @@ H100 = 264  # slots
 
 
 @pytest.mark.parametrize("heads", waves.HEADS, ids=str)
-@pytest.mark.parametrize("keys", [1 << 13, 77_777])
+@pytest.mark.parametrize("keys", [1 << 13, 77_777, 1 << 20])
 def test_waves_are_full_for_every_number_of_rows(heads: tuple[int, int], keys: int) -> None:
     got, most, each = waves.measured(heads, keys, *waves.GPUS["H100"], SOME + 1)
     assert (got[each >= waves.FULL] >= LEAST).all()
