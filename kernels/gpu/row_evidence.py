@@ -28,7 +28,7 @@ from .kernel_args import KernelArgs
 from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, tile_rows, walked_keys
 from .sequences import key_scores, sequence_args, sequence_keys, sequence_rows
 from .visible_keys import interval, interval_args
-from .waves import splits_for
+from .waves import WAVES, splits_for
 
 
 class Layout(NamedTuple):
@@ -53,7 +53,8 @@ def layout(
 
     def cut(size: Tile) -> Layout:
         tiles, blocks = at.batch * k.shape[1] * triton.cdiv(rows, size.rows), triton.cdiv(at.keys, size.keys)
-        count = splits_for(tiles, processors(q.device) * size.programs, blocks) if splits is None else splits
+        slots, more = processors(q.device) * size.programs, 0 if topk else WAVES  # every split keeps its topk
+        count = splits_for(tiles, slots, blocks, more) if splits is None else splits
         long = triton.cdiv(blocks, count) * size.keys >= LONG_WALK
         return Layout(size, count, (long if rescan is None else rescan) and not topk)
 
