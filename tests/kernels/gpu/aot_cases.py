@@ -92,7 +92,9 @@ def test_rows(sm: int) -> None:
 
 @pytest.mark.parametrize("sm", SMS)
 def test_masses_and_merge(sm: int) -> None:
-    small = table_tile(configs.ROWS, sm, torch.bfloat16, 128)._replace(rows=64, keys=32, warps=4, stages=1)
+    small = table_tile(configs.ROWS, sm, torch.bfloat16, 128)._replace(
+        rows=64, keys=32, warps=4, stages=1, registers=None
+    )
     pages = {"PACKED_Q": True, "PAGE": 16} if sm == 90 else {}
     mass = build(span_mass_kernel, sm, "bf16", 128, small, **pages)
     assert aot.MMA.search(mass.sass)
