@@ -129,6 +129,7 @@ def score_heads(
             "sharing": "alone" if alone else sharing,
             "alone_because": reason,
             "check_sharing": checked,
+            "estimators": list(per_probe),
             "device": str(adapted.device),
             "dtype": str(adapted.dtype).removeprefix("torch."),
             "attn_implementation": attention,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import ArgumentError
 from ..interp.checkpoint_names import LARGEST_STEP
 from ..interp.lengths import LengthError, parse_length
 from ..probes import list_kinds
@@ -98,6 +99,15 @@ Generate = Annotated[
     bool,
     typer.Option("--generate", help="Also let the model answer, for Wu et al.'s gated count.", rich_help_panel=RUN),
 ]
+Estimators = Annotated[
+    str | None,
+    typer.Option(
+        "--estimators",
+        metavar="NAME,...",
+        help="Which scores to compute, such as needle_mass; retrieval always is.",
+        rich_help_panel=RUN,
+    ),
+]
 Figures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")
 ]
@@ -144,6 +154,20 @@ def read_depths(text: str | None) -> int | list[float] | None:
     if not all(0.0 <= depth <= 1.0 for depth in depths) or text.strip() == "0":
         raise bad("--depths", f"got {text!r}; {accepted}")
     return depths
+
+
+def read_estimators(text: str | None) -> list[str] | None:
+    """ "needle_mass, wu_count" -> ["needle_mass", "wu_count"], checked."""
+    if text is None:
+        return None
+    from ..interp.estimators import choose
+
+    names = [name.strip() for name in text.split(",")]
+    try:
+        choose(names)
+    except ArgumentError as error:
+        raise bad("--estimators", str(error).removeprefix("estimators: ")) from error
+    return names
 
 
 def read_template_args(given: list[str] | None) -> dict[str, Any] | None:

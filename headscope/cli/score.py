@@ -49,6 +49,7 @@ def score(
         typer.Option(metavar="N", help="Run N probes exactly as well; report the difference.", rich_help_panel=RUN),
     ] = 0,
     generate: options.Generate = False,
+    estimators: options.Estimators = None,
     checkpoint: Annotated[
         int, typer.Option(metavar="STEP", help="Optimizer step these weights are from.", rich_help_panel=RUN)
     ] = 0,
@@ -78,6 +79,7 @@ def score(
     options.at_least("--check-sharing", check_sharing, 0)
     options.a_step("--checkpoint", checkpoint)
     options.at_least("--tokens-seen", tokens_seen, 0)
+    asked = options.read_estimators(estimators)
     source = options.probe_source(
         probes,
         lengths=lengths,
@@ -96,8 +98,9 @@ def score(
 
     def fits(probe_set: ProbeSet) -> None:
         from ..interp.engine import check_probes
+        from ..interp.estimators import choose, spans_of
 
-        check_probes(probe_set, sharing.value)
+        check_probes(probe_set, sharing.value, spans_of(choose(asked)))
         if output.exists() and not force:
             check_same_probes(output, probe_set)
 
@@ -123,6 +126,7 @@ def score(
             sharing=sharing.value,
             check_sharing=check_sharing,
             generate=generate,
+            estimators=asked,
             alone=None if force else runs_alone(output),
             progress=progress,
         )

@@ -62,6 +62,7 @@ def sweep(
     template_arg: options.TemplateArgs = None,
     sharing: options.SharingOption = options.Sharing.auto,
     generate: options.Generate = False,
+    estimators: options.Estimators = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +81,7 @@ def sweep(
         bool,
         typer.Option(
             "--replace-changed",
-            help="Score checkpoints again whose weights have changed since.",
+            help="Score again what has other weights now, or lacks an estimator.",
             rich_help_panel=options.RUN,
         ),
     ] = False,
@@ -103,6 +104,7 @@ def sweep(
 
     Exit code 0: all checkpoints are in the file; 1: some failed, with their reasons; 2: nothing was begun.
     """
+    wanted = options.read_estimators(estimators)
     source = options.probe_source(
         probes,
         lengths=lengths,
@@ -127,7 +129,7 @@ def sweep(
         asked |= {"system": system, "template_args": template_arg}
     found = find_checkpoints(checkpoints, table)
     typer.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
-    chosen = Options(sharing.value, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
+    chosen = Options(sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle)
     try:
         with reporting() as (progress, told):
             result = run_sweep(
