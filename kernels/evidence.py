@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,6 +63,16 @@ class RowEvidence:
     def p_max(self) -> Tensor:
         """[B, Hq, R] attention probability of ``argmax_key``; 0 when the row sees no key."""
         return exp_difference(self.max_logit, self.lse)
+
+    @property
+    def topk_p(self) -> Tensor | None:
+        """[B, Hq, R, K] attention probability of each ``topk_key``; 0 where there is none."""
+        return None if self.topk_logit is None else exp_difference(self.topk_logit, self.lse[..., None])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> RowEvidence:
+        """The same change to every tensor, such as a choice of rows."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        return RowEvidence(**{name: x if x is None else change(x) for name, x in tensors.items()})
 
 
 def merge(a: RowEvidence, b: RowEvidence) -> RowEvidence:

@@ -35,6 +35,7 @@ ROOT_ATTRIBUTES = (
 LONG_NAMES = {
     "retrieval": "copy-paste retrieval score",
     "wu_count": "retrieval score counted as in Retrieval_Head",
+    "wu_count_top5": "the same count where any of the five top keys may hit",
     "wu_count_generated": "the same count on the model's own answers; NaN where an answer fails the gate",
     "aligned_copy": "share of answer tokens copied from exactly their source",
     "needle_mass": "attention probability on the needle",
