@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -71,7 +71,7 @@ class RowEvidence:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> RowEvidence:
         """The same change to every tensor, such as a choice of rows."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return RowEvidence(**{name: x if x is None else change(x) for name, x in tensors.items()})
 
 
