@@ -71,8 +71,9 @@ class RowEvidence:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> RowEvidence:
         """The same change to every tensor, such as a choice of rows."""
-        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return RowEvidence(**{name: x if x is None else change(x) for name, x in tensors.items()})
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: x if x is None else change(x) for name, x in tensors.items()}
+        return RowEvidence(**changed)
 
 
 def merge(a: RowEvidence, b: RowEvidence) -> RowEvidence:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RUN = options.RUN
 
 
+@options.spelled_out
 def score(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name, org/name/folder) or .gguf file.")
@@ -34,15 +35,7 @@ def score(
     ],
     probes: options.ProbesOption = "heads",
     figures: options.Figures = None,
-    lengths: options.Lengths = None,
-    depths: options.Depths = None,
-    needles: options.Needles = None,
-    seed: options.Seed = 0,
-    kind: options.Kinds = None,
-    haystack: options.Haystack = None,
-    chat: options.Chat = False,
-    system: options.System = None,
-    template_arg: options.TemplateArgs = None,
+    built: options.ProbeOptions = options.BY_DEFAULT,
     sharing: options.SharingOption = options.Sharing.auto,
     check_sharing: Annotated[
         int,
@@ -80,18 +73,7 @@ def score(
     options.a_step("--checkpoint", checkpoint)
     options.at_least("--tokens-seen", tokens_seen, 0)
     asked = options.read_estimators(estimators)
-    source = options.probe_source(
-        probes,
-        lengths=lengths,
-        depths=depths,
-        needles=needles,
-        seed=seed,
-        kind=kind,
-        haystack=haystack,
-        chat=chat,
-        system=system,
-        template_args=template_arg,
-    )
+    source = built.source(probes)
     check_output(output, checkpoint, force)
     if figures is not None and figures.exists() and not figures.is_dir():
         raise UsageError(f"--figures: {figures} is a file; give a folder")
