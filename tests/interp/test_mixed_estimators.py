@@ -76,6 +76,18 @@ def test_merged_in_any_way_it_is_the_same_file(run: Path, scores: dict[int, hs.H
     assert differences(tmp_path / "again.h5", run) == []
 
 
+def test_netcdf4_reads_it_and_goes_on(run: Path) -> None:
+    netcdf4 = pytest.importorskip("netCDF4")
+    with netcdf4.Dataset(run, "a") as nc:
+        assert nc["depth_first"].dimensions == ("checkpoint", "layer", "head")
+        assert nc["probes/depth_first"].dimensions == ("checkpoint", "probe", "layer", "head")
+        assert nc["depth_first"][:2].mask.all() and not nc["depth_first"][2].mask.all()
+        nc["checkpoint"][3] = 30
+        assert nc["wu_count"][3].mask.all()
+    assert hs.analysis.read_trajectory(run).steps.tolist() == [0, 10, 20, 30]
+    assert hs.analysis.read_trajectory(run, "wu_count").steps.tolist() == [0, 20]
+
+
 def test_tables_leave_cells_empty(run: Path, tmp_path: Path) -> None:
     hs.export(run, "csv", tmp_path / "run.csv")
     table = pd.read_csv(tmp_path / "run.csv").set_index("checkpoint")
