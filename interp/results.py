@@ -62,8 +62,8 @@ class HeadScore:
 class HeadScores:
     """Scores of every attention head of one model on one probe set.
 
-    per_probe: estimator -> float32 [n_probes, n_layers, n_heads]; NaN where the head could not see the needle.
-        "retrieval" is always there.
+    per_probe: estimator -> float32 [n_probes, n_layers, n_heads]; NaN where the head could not see the needle,
+        and everywhere for one of a file that this checkpoint was not measured with. "retrieval" is always there.
     nll, nll_novel, nll_echo, nll_first: float32 [n_probes], mean nats over those answer tokens; NaN where none is.
     exact_match: bool [n_probes].
     probes: columns that describe the probes, each [n_probes]: id, family, variant, needle_id (str); seed, length,
