@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +23,7 @@ from .evidence import RowEvidence
 from .rules import Rules
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -72,9 +75,10 @@ def row_evidence(
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
         topk: how many of the highest-scoring keys to keep per row; the Triton kernels keep up to 16.
         causal: whether rows are limited to keys at or before their own position.
-        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``), the PyTorch reference
-            elsewhere; "triton" or "reference" insists. The first call of a kind in a process compares a few rows of the
-            kernels' result with the reference; where they fail or differ, "auto" warns and uses the reference.
+        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``; on AMD's too, where they
+            have not been measured), the PyTorch reference elsewhere; "triton" or "reference" insists. The first call of
+            a kind in a process compares a few rows of the kernels' result with the reference; where they fail or
+            differ, "auto" warns and uses the reference.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
@@ -268,14 +272,10 @@ def run(
     if implementation(q, v, topk=rules.topk, impl=impl) == "triton":
         from .gpu import self_check
 
-        try:
-            found = self_check.checked_evidence(q, k, v, rules)
+        found = _by_kernels(lambda: self_check.checked_evidence(q, k, v, rules), impl)
+        if found is not None:
             note(operation, "triton")
             return found
-        except KernelError as error:
-            if impl == "triton":
-                raise
-            warn_once(str(error))
     note(operation, "reference")
     return reference.evidence(q, k, v, rules)
 
@@ -285,16 +285,25 @@ def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str = "a
     if implementation(q, impl=impl) == "triton":
         from .gpu import self_check
 
-        try:
-            found = self_check.checked_key_mass(q, k, lse, rules)
+        found = _by_kernels(lambda: self_check.checked_key_mass(q, k, lse, rules), impl)
+        if found is not None:
             note("key_mass", "triton")
             return found
-        except KernelError as error:
-            if impl == "triton":
-                raise
-            warn_once(str(error))
     note("key_mass", "reference")
     return reference.key_mass(q, k, lse, rules)
+
+
+def _by_kernels(call: Callable[[], Found], impl: str) -> Found | None:
+    """What the Triton kernels find; None, with a warning, if they fail or are wrong here and nobody insists on them."""
+    if torch.version.hip is not None:
+        warn_once("the Triton kernels compile for AMD's gfx942 and gfx950, and have not been measured on any AMD GPU")
+    try:
+        return call()
+    except KernelError as error:
+        if impl == "triton":
+            raise
+        warn_once(str(error))
+        return None
 
 
 @cache
@@ -336,9 +345,7 @@ def _obstacle(q: Tensor, v: Tensor | None, topk: int) -> str | None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         if not q.is_cuda:
             return f"q is on {q.device}; move q, k and v to a GPU"
-        if torch.version.hip is not None:
-            return "the kernels are made for NVIDIA GPUs; this torch is built for AMD's"
-        if torch.cuda.get_device_capability(q.device) < (8, 0):
+        if torch.version.hip is None and torch.cuda.get_device_capability(q.device) < (8, 0):
             return f"{torch.cuda.get_device_name(q.device)} is older than compute capability 8.0; use a newer GPU"
     if not _has_triton():
         return "the triton package is missing; pip install 'headscope[triton]'"
