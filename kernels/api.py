@@ -75,10 +75,10 @@ def row_evidence(
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
         topk: how many of the highest-scoring keys to keep per row; the Triton kernels keep up to 16.
         causal: whether rows are limited to keys at or before their own position.
-        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``; on AMD's too, where they
-            have not been measured), the PyTorch reference elsewhere; "triton" or "reference" insists. The first call of
-            a kind in a process compares a few rows of the kernels' result with the reference; where they fail or
-            differ, "auto" warns and uses the reference.
+        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``; on AMD's too, where
+            they have not been measured), the PyTorch reference elsewhere; "triton" or "reference" insists. The first
+            call of a kind in a process compares a few rows of the kernels' result with the reference; where they fail
+            or differ, "auto" warns and uses the reference.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
