@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import ArgumentError, ArgumentTypeError
-from . import reference
+from . import reference, traced
 from .dispatch_log import note
 from .errors import KernelError
 from .evidence import RowEvidence
@@ -98,7 +98,7 @@ def row_evidence(
         spans=spans,
         topk=topk,
     )
-    return run("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
+    return _ask("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
 
 
 def evidence_attention(
@@ -159,7 +159,7 @@ def evidence_attention(
         spans=spans,
         topk=topk,
     )
-    out, ev = run("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
+    out, ev = _ask("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
     assert out is not None
     return out, ev
 
@@ -212,7 +212,9 @@ def key_mass(
             f"lse has shape {tuple(lse.shape)} on {lse.device}; pass one number per row and head of q, "
             f"{list(q.shape[:3])} on {q.device}"
         )
-    return run_key_mass(q, k, lse.detach(), rules, impl)
+    if traced.is_traced(q):
+        return traced.key_mass(q, k, lse, rules, impl)
+    return _key_mass(q, k, lse.detach(), rules, impl)
 
 
 def _usual_scale(q: Tensor) -> float:
@@ -242,10 +244,6 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
             )
     if k_positions is not None:
         k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
-        if not _increasing(k_positions):
-            raise ArgumentError(
-                "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
-            )
 
     def per_row(name: str, x: Tensor | None) -> Tensor | None:
         return None if x is None else _integers(name, x, q.device, ("R", rows), batch)
@@ -263,6 +261,29 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
         spans=spans,
         topk=rules.topk,
     )
+
+
+def _ask(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    if traced.is_traced(q):
+        return traced.evidence(q, k, v, rules, impl)
+    return _evidence(operation, q, k, v, rules, impl)
+
+
+def _evidence(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    _check_order(rules.k_positions)
+    return run(operation, q, k, v, rules, impl)
+
+
+def _key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str) -> Tensor:
+    _check_order(rules.k_positions)
+    return run_key_mass(q, k, lse, rules, impl)
+
+
+traced.register(_evidence, _key_mass)
 
 
 def run(
@@ -412,6 +433,14 @@ def _integers(
             f"{name} has shape {tuple(x.shape)}; pass [{letter}] = [{length}] or [B, {letter}] = [{batch}, {length}]"
         )
     return x if x.dim() == 2 else x[None]
+
+
+def _check_order(k_positions: Tensor | None) -> None:
+    """The one check of values: a trace has none."""
+    if k_positions is not None and not _increasing(k_positions):
+        raise ArgumentError(
+            "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
+        )
 
 
 # Positions known to increase, with the version that was looked at: a GPU must be waited for to ask, and every layer of
