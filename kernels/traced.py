@@ -1,8 +1,8 @@
 """The operations as custom operators of torch, for code that is traced: torch.compile, torch.export, FakeTensor.
 
 Operators take and return plain tensors and numbers, so the rules travel as the fields of `Rules` in their order, and
-evidence as the fields of `RowEvidence`, with top-k tensors of width 0 where there are none. Calls that are not traced do
-not pass through here: they would pay some tens of microseconds each for nothing.
+evidence as the fields of `RowEvidence`, with top-k tensors of width 0 where there are none. Calls that are not traced
+do not pass through here: they would pay some tens of microseconds each for nothing.
 """
 
 from __future__ import annotations
