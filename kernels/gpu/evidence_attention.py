@@ -16,18 +16,8 @@ from torch import Tensor
 
 from .configs import FUSED, Tile, attention_tile
 from .kernel_args import KernelArgs
-from .primitives import (
-    LOG2E,
-    NO_KEY,
-    close_rows,
-    load_keys,
-    load_rows,
-    logit,
-    or_zero,
-    scores,
-    tile_rows,
-    walked_keys,
-)
+from .primitives import NO_KEY, close_rows, least, load_rows, scores, tile_rows, walked_keys
+from .softmax_walk import walk
 
 
 def evidence_attention(
@@ -136,27 +126,28 @@ def evidence_attention_kernel(
     p_v = v + i_b * s_vb + i_h // G * s_vh + o_n[:, None] * s_vn + o_e[None, :] * s_vd
 
     begin, end, low, clear_from, clear_to = walked_keys(b_first, b_last, BN)
-    b_m = tl.full([BM], float("-inf"), tl.float32)  # highest raw score
+    b_m = tl.zeros([BM], tl.float32) + least(mult)  # highest raw score
     b_l = tl.zeros([BM], tl.float32)  # sum of exp(logit - logit(b_m))
     b_block = tl.full([BM], NO_KEY, tl.int32)  # first key of the block of b_m
     b_o = tl.zeros([BM, BDV], tl.float32)
     if HAS_FIRST:
-        b_m, b_l, b_block, b_o = _walk(
+        b_m, b_l, b_block, b_o = walk(
             b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, low, tl.minimum(end, clear_from),
-            b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, True,
+            b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, False, PRECISION, True,
         )  # fmt: skip
-    b_m, b_l, b_block, b_o = _walk(
+    b_m, b_l, b_block, b_o = walk(
         b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end,
         tl.maximum(low, clear_from), tl.minimum(end, clear_to),
-        b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, False,
+        b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, False, PRECISION, False,
     )  # fmt: skip
-    b_m, b_l, b_block, b_o = _walk(
+    b_m, b_l, b_block, b_o = walk(
         b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, tl.maximum(low, clear_to), end,
-        b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, True,
+        b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, False, PRECISION, True,
     )  # fmt: skip
 
     b_seen = b_first < b_last
-    b_m, b_l = tl.where(b_seen, b_m, float("-inf")), tl.where(b_seen, b_l, 0.0)
+    b_m = tl.where(b_seen & (b_m > least(mult)), b_m, float("-inf"))
+    b_l = tl.where(b_seen, b_l, 0.0)
     b_sink = b_l
     if HAS_SINK:
         b_sink = tl.zeros([BM], tl.float32) + tl.load(sinks + i_h)
@@ -181,30 +172,3 @@ def evidence_attention_kernel(
             b_todo = tl.where(b_todo == n, NO_KEY, b_todo)
             n = tl.min(b_todo, 0)
         tl.store(at + o_row, b_at.to(tl.int64), mask=real)
-
-
-@triton.jit
-def _walk(
-    b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, n_from, n_to,
-    b_m, b_l, b_block, b_o, mult, cap,
-    D: tl.constexpr, BD: tl.constexpr, DV: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr,
-    HAS_CAP: tl.constexpr, EVIDENCE: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Online softmax over the blocks of [n_from, n_to), with the output of each row and the block of its maximum."""
-    for n in range(n_from, n_to, BN):
-        b_s = scores(b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n, D, BD, BN, PRECISION, MASKED)
-        b_top = tl.max(b_s, 1)
-        if EVIDENCE:
-            b_block = tl.where(b_top > b_m, n, b_block)  # strictly greater: the earlier block keeps a tie
-        b_new = tl.maximum(b_m, b_top)
-        b_shift = logit(b_new, mult, cap, LOG2E, HAS_CAP)
-        if MASKED:
-            b_shift = or_zero(b_shift)
-        b_p = tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift[:, None])
-        b_fade = tl.exp2(logit(b_m, mult, cap, LOG2E, HAS_CAP) - b_shift)
-        b_l = b_l * b_fade + tl.sum(b_p, 1)
-        o_n = n + tl.arange(0, BN)
-        b_v = load_keys(p_v + tl.cast(n, tl.int64) * s_vn, o_n, o_e, begin, end, DV, BDV, MASKED)
-        b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o * b_fade[:, None], input_precision=PRECISION)
-        b_m = b_new
-    return b_m, b_l, b_block, b_o

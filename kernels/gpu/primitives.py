@@ -93,6 +93,14 @@ def logit(b_s, mult, cap, UNIT: tl.constexpr, HAS_CAP: tl.constexpr):
 
 
 @triton.jit
+def least(mult):
+    """What the highest raw score of a row starts from: below every score whose logit is finite, and itself finite as a
+    logit in bits, so that it can be subtracted from that of a key at -inf and leaves it no weight.
+    """
+    return -3.4e38 / tl.maximum(mult * LOG2E, 1.0)
+
+
+@triton.jit
 def or_zero(b_x):
     """0 for -inf: what may be subtracted from -inf without making NaN of it."""
     return tl.where(b_x == float("-inf"), 0.0, b_x)
