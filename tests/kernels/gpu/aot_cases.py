@@ -28,8 +28,8 @@ def types(kernel: Any, dtype: str) -> dict[str, str]:
     """Triton types by the parameters' names: tensors of the model, results, strides, scalars."""
     known = {
         **dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}"),
-        **dict.fromkeys(("first", "last", "part_at", "more_at"), "*i32"),
-        **dict.fromkeys(("part_m", "part_l", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
+        **dict.fromkeys(("first", "last", "part_at", "part_block", "more_at"), "*i32"),
+        **dict.fromkeys(("part_m", "part_l", "part_o", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
         **dict.fromkeys(("at", "spans", "positions", "limits", "starts"), "*i64"),
         "mult": "fp32",
         "cap": "fp32",
@@ -42,6 +42,7 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
         "s_qd": 1, "s_kd": 1, "s_vd": 1, "s_se": 1,
         "G": 4, "D": dim, "BD": KernelArgs.padded(dim), "DV": dim, "BDV": KernelArgs.padded(dim),
         "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
+        "CLEAR_DONE": False, "PREFETCH": False, "SPECIALISED": tile.warps == 4,
         "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False,
         "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", **options,
     }  # fmt: skip
