@@ -54,6 +54,9 @@ def row_evidence(
         j >= key_starts[row] (if given)
         j >  t - window      (if given)
 
+    A key whose q.k is -inf counts as one that the row does not see, with a soft-cap too. A row that sees a NaN score, or
+    a q.k of +inf, has NaN for evidence (and for output) and no key. What a row does not see has no part in its evidence.
+
     Args:
         q: [B, Hq, R, D] float64, float32, bfloat16 or float16; any strides.
         k: [B, Hkv, N, D], same dtype and device; any strides (a view of a cache). Hq is a multiple of Hkv and query
@@ -123,7 +126,10 @@ def evidence_attention(
         q_positions: int [R] or [B, R] instead of ``q_offset``.
 
     Returns:
-        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence.
+        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence, in which v has no part.
+        Of v nothing is read before the first and behind the last key that any row of a batch entry sees: the rest of a
+        cache may hold anything. Between them a NaN or infinite number in the value of a key that a row does not see may
+        make that component of its output NaN, as in torch's own attention (0 times NaN is NaN), never another number.
     """
     if q_positions is None:
         _whole("q_offset", q_offset)

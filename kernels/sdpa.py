@@ -44,7 +44,8 @@ def attend(
 
     Returns:
         The output [B, Hq, Q, Dv] in q's dtype, and the log-sum-exp [B, Hq, Q] in nats with the sink included, float32
-        (float64 for float64 inputs). Without keys they are 0 and -inf.
+        (float64 for float64 inputs). Without keys they are 0 and -inf. Infinite scores and broken values count as in
+        ``evidence_attention``; of a score of -inf, torch's kernels for GPUs may make NaN.
 
     Raises:
         ValueError: causal with more rows than keys, or a window without causal.
@@ -80,8 +81,11 @@ def merge_attention_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: T
 
     A learned sink must be part of exactly one side.
     """
-    share = torch.sigmoid(lse_b - lse_a).masked_fill_(lse_b == -torch.inf, 0)
-    return torch.lerp(out_a, out_b, share.to(out_a.dtype)[..., None]), torch.logaddexp(lse_a, lse_b)
+    # Both weights in full precision: beside an attention sink the other side's is small, and all of what is seen.
+    of_a = torch.sigmoid(lse_a - lse_b).masked_fill_(lse_a == -torch.inf, 0)
+    of_b = torch.sigmoid(lse_b - lse_a).masked_fill_(lse_b == -torch.inf, 0)
+    out = (out_a * of_a[..., None]).addcmul_(out_b, of_b[..., None])
+    return out.to(out_a.dtype), torch.logaddexp(lse_a, lse_b)
 
 
 def _last_rows(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
