@@ -10,11 +10,13 @@ import torch
 from aot import Compiled, compiled
 
 from headscope.kernels.gpu import configs
+from headscope.kernels.gpu.clear_blocks import clear_blocks_kernel
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
 from headscope.kernels.gpu.kernel_args import KernelArgs
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
+from headscope.kernels.gpu.split_attention import split_attention_kernel
 from headscope.kernels.gpu.visible_keys import visible_keys_kernel
 
 SMS = (80, 90, 100)
@@ -71,6 +73,28 @@ def test_evidence_costs_the_main_loop_of_attention_next_to_nothing(sm: int, dim:
     print(f"{line}, shared {fused.shared}")  # noqa: T201
     assert fused.shared == plain.shared
     assert grown <= GROWTH, line
+
+
+def test_clear_blocks_by_tma_and_specialised_warps() -> None:
+    """What is measured beside the tables: here, the clear part of evidence_attention and the edges that it leaves."""
+    tile = Tile(128, 128, 4, 2)
+    fused, plain = (build(clear_blocks_kernel, 90, "bf16", 128, tile, EVIDENCE=on) for on in (True, False))
+    check(90, fused, "clear blocks", spills=0)
+    assert "cp.async.bulk.tensor" in fused.ptx and "setmaxnreg" in fused.ptx, "no TMA, or every warp does everything"
+    assert fused.main_loop <= GROWTH * plain.main_loop and fused.shared == plain.shared
+    edges = build(evidence_attention_kernel, 90, "bf16", 128, tile._replace(warps=8, stages=1), CLEAR_DONE=True)
+    check(90, edges, "edges", spills=192)  # outside the one or two steps of its loop
+    print(f"sm_90 {tile}: loop {plain.main_loop} -> {fused.main_loop}, edges spill {edges.spills}")  # noqa: T201
+
+
+def test_wide_tile_that_prefetches_winning_blocks() -> None:
+    wide = build(evidence_attention_kernel, 90, "bf16", 128, Tile(128, 128, 8, 2), PREFETCH=True)
+    check(90, wide, "128 x 128")
+
+
+def test_few_rows_over_split_keys() -> None:
+    few = build(split_attention_kernel, 90, "bf16", 128, Tile(16, 64, 4, 2))
+    assert aot.MMA.search(few.sass) and few.spills == 0 and few.shared <= aot.SHARED[90] // 3
 
 
 @pytest.mark.parametrize("sm", SMS)
