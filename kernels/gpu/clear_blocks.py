@@ -1,8 +1,8 @@
 """The blocks of keys that every row of a tile sees, in a launch of their own: a loop without masks, fed by TMA.
 
-With 4 warps and tiles of 128 rows Triton makes it warp-specialised on Hopper: one warp loads, two groups of four take 64
-rows each. Only a kernel with this one loop compiles so, so the edges are left to ``evidence_attention``, which goes on
-from the state that is handed over. Queries come by TMA too, because Triton 3.9 takes no other loads beside such a loop.
+With 4 warps and tiles of 128 rows, Triton specialises warps on Hopper: one loads, two groups of four take 64 rows each.
+Only a kernel with this one loop compiles so; ``evidence_attention`` goes on from its state and does the edges. Queries
+come by TMA too, because Triton 3.9 takes no other loads of operands beside such a loop.
 """
 
 # mypy: disable-error-code="no-untyped-def"

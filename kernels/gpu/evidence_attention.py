@@ -2,7 +2,8 @@
 
 The loop is FlashAttention's (arXiv 2205.14135) plus one compare and one select a row: it remembers the *block* of each
 row's highest score. When the loop is done, the distinct winning blocks of the tile (a handful) are scored once more to
-find the keys. Span mass is left to ``span_mass``, which needs only the log-sum-exp.
+find the keys. Span mass is left to ``span_mass``, which needs only the log-sum-exp. ``configs.WAYS`` has other ways to
+the same, for a GPU to choose from.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -32,12 +33,14 @@ def evidence_attention(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output [B, Hq, R, Dv]; lse, key index (int64) and highest logit, each [B, Hq, R].
 
-    Without ``evidence`` the last two are not written: the same kernel as plain attention, to compare with. Tile and ways
-    are chosen here unless they are given, which only measurements do.
+    Without ``evidence`` the last two are not written: the same kernel as plain attention, to compare with. Tile and
+    ways are chosen here unless they are given, which only measurements do.
     """
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
-    tile, ways = tile or attention_tile(q, v), attention_ways(q, v) if ways is None else ways
+    if ways is None:
+        ways = attention_ways(q, v) if tile is None else Ways()
+    tile = tile or attention_tile(q, v)
     if ways.few_rows is not None and (splits := splits_of(problem, ways.few_rows)) > 1:
         return split_attention(problem, v, ways.few_rows, splits, evidence=evidence)
     out = torch.empty(batch, heads, rows, v.shape[-1], dtype=q.dtype, device=q.device)
@@ -46,7 +49,7 @@ def evidence_attention(
     state = State(lse, lse, problem.first, lse)  # of no use without clear
     if ways.clear is not None and takes(problem, v):
         state = clear_blocks(problem, v, ways.clear, evidence=evidence)
-        tile = ways.clear._replace(warps=8, stages=1)  # for what is left, two blocks as a rule
+        tile = ways.clear._replace(warps=8, stages=1)  # one or two blocks are left
     evidence_attention_kernel[(batch * heads * triton.cdiv(rows, tile.rows),)](
         q,
         k,

@@ -1,9 +1,9 @@
 """Attention and evidence of a few rows against many keys: a decode step, or monitoring one.
 
-``evidence_attention`` gives every head and tile of rows one program, which leaves most processors idle where rows are few.
+``evidence_attention`` gives every head and tile of rows one program: where rows are few, most processors have none.
 Here all query heads of a key head are rows of one tile, so that keys and values are read once, and the keys are split
-over programs, as in ``row_evidence``, whose kernel also merges what the splits found. The winning key of a row is looked
-for when it is known which split has it: one block a row, so that the loop stays that of attention.
+over programs, as in ``row_evidence``, whose second kernel merges the evidence. The winning key of a row is looked for
+when it is known which split has it: in one block a row, so that the loop stays that of attention.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -248,7 +248,7 @@ def join_splits_kernel(
     HAS_CAP: tl.constexpr,
     EVIDENCE: tl.constexpr,
 ):
-    """A row's output from those of the splits, by their share of its log-sum-exp, and its key from the winning block."""
+    """A row's output, from those of the splits by their share of its log-sum-exp; its key, from the winning block."""
     i_row = tl.program_id(0).to(tl.int64)
     i_b, i_h, i_r = i_row // R // HQ, i_row // R % HQ, i_row % R
     rows = tl.num_programs(0).to(tl.int64)
@@ -267,14 +267,12 @@ def join_splits_kernel(
         b_o += tl.sum(b_share[:, None] * b_part, 0)
     tl.store(out + i_row * DV + o_e, b_o.to(out.dtype.element_ty), mask=o_e < DV)
 
-    n = tl.load(at + i_row)
-    if EVIDENCE:
-        if n >= 0:
-            o_d, o_n = tl.arange(0, BD), n + tl.arange(0, BN)
-            seen = (o_n >= tl.load(first + i_b * R + i_r)) & (o_n < tl.load(last + i_b * R + i_r))
-            b_q = tl.load(q + i_b * s_qb + i_h * s_qh + i_r * s_qr + o_d * s_qd, mask=o_d < D, other=0.0)
-            p_k = k + i_b * s_kb + i_h // G * s_kh + o_n[:, None] * s_kn + o_d[None, :] * s_kd
-            b_k = tl.load(p_k, mask=seen[:, None] & (o_d < D)[None, :], other=0.0)
-            b_s = tl.sum(b_q.to(tl.float32)[None, :] * b_k.to(tl.float32), 1)
-            b_s = tl.where(seen, b_s, float("-inf"))
-            tl.store(at + i_row, tl.min(tl.where(b_s == tl.max(b_s, 0), o_n, n + BN), 0))
+    n = tl.load(at + i_row) if EVIDENCE else -1
+    if n >= 0:
+        o_d, o_n = tl.arange(0, BD), n + tl.arange(0, BN)
+        b_seen = (o_n >= tl.load(first + i_b * R + i_r)) & (o_n < tl.load(last + i_b * R + i_r))
+        b_q = tl.load(q + i_b * s_qb + i_h * s_qh + i_r * s_qr + o_d * s_qd, mask=o_d < D, other=0.0)
+        p_k = k + i_b * s_kb + i_h // G * s_kh + o_n[:, None] * s_kn + o_d[None, :] * s_kd
+        b_k = tl.load(p_k, mask=b_seen[:, None] & (o_d < D)[None, :], other=0.0)
+        b_s = tl.where(b_seen, tl.sum(b_q.to(tl.float32)[None, :] * b_k.to(tl.float32), 1), float("-inf"))
+        tl.store(at + i_row, tl.min(tl.where(b_s == tl.max(b_s, 0), o_n, n + BN), 0))
