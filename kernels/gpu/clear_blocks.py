@@ -36,7 +36,10 @@ def takes(problem: KernelArgs, v: Tensor) -> bool:
     """Whether TMA can read the tensors, and rows begin at the first key: edges behind the clear blocks, none before."""
     tensors = (problem.q, problem.k, v)
     return not problem.has_first and all(
-        x.stride(-1) == 1 and x.data_ptr() % 16 == 0 and all(s * x.itemsize % 16 == 0 for s in x.stride()[:-1])
+        x.numel()
+        and x.stride(-1) == 1
+        and x.data_ptr() % 16 == 0
+        and all(s * x.itemsize % 16 == 0 for s in x.stride()[:-1])
         for x in tensors
     )
 
@@ -45,9 +48,8 @@ def clear_blocks(problem: KernelArgs, v: Tensor, tile: Tile, *, evidence: bool =
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), (_, kv_heads, n, _) = q.shape, k.shape
     m = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)
-    state = State(
-        m, torch.empty_like(m), torch.empty_like(m, dtype=torch.int32), m.new_empty(batch, heads, rows, v.shape[-1])
-    )
+    out = torch.empty(*m.shape, v.shape[-1], dtype=m.dtype, device=q.device)
+    state = State(m, torch.empty_like(m), torch.empty_like(m, dtype=torch.int32), out)
 
     def launch() -> None:
         # Memory for the descriptors of a launch; set in a copied context, so that the caller's allocator stays.

@@ -40,7 +40,7 @@ def split_attention(
     tiles = batch * kv_heads * triton.cdiv(group * rows, tile.rows)
     part_m = torch.empty(splits, batch, heads, rows, dtype=torch.float32, device=q.device)
     part_l, part_block = torch.empty_like(part_m), torch.empty_like(part_m, dtype=torch.int32)
-    part_o = part_m.new_empty(*part_m.shape, width)
+    part_o = torch.empty(*part_m.shape, width, dtype=torch.float32, device=q.device)
     split_attention_kernel[(tiles, splits)](
         q,
         k,
