@@ -2,8 +2,8 @@
 
 One idea carries this file. Every rule about what a row may see (causal order, window, limits, starts) is a bound on the
 key's position, and positions increase along the keys; so **a row sees one interval of key indices**, [first, last), and
-nothing below needs to know which rule set it. Inside it a raw score of -inf is a key that is not seen either, soft-cap or
-not: a hidden key and an infinitely unlikely one are the same. A NaN, or +inf, makes the row NaN.
+nothing below needs to know which rule set it. Inside it a raw score of -inf is a key that is not seen either, soft-cap
+or not: a hidden key and an infinitely unlikely one are the same. A NaN, or +inf, makes the row NaN.
 
 Memory: rows and keys are walked in blocks of at most ``SCORES`` scores. Beside the result and a few integers per row
 and span, scratch is a small multiple of SCORES numbers, however many keys, rows and heads there are (though never less
@@ -98,6 +98,32 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
                 position = k_positions.expand(batch, n).gather(1, key.clamp_min(0).flatten(1)).view_as(key)
                 key.copy_(torch.where(key < 0, key, position))
     return out, ev
+
+
+@torch.no_grad()
+def key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
+    """Attention probability [B, Hq, N] of every key, summed over the rows; lse [B, Hq, R] is theirs."""
+    (batch, heads, rows, dim), (_, kv_heads, n, _) = q.shape, k.shape
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scoring = LogitRule(rules.scale, rules.softcap)
+    mass = torch.zeros(batch, heads, n, dtype=dtype, device=q.device)
+    first, last = (x.expand(batch, rows) for x in visible_keys(rules, n))
+    for some, at in _blocks((first + last).argsort(dim=-1, stable=True), q, k):
+        where = (torch.arange(some.start, some.stop, device=q.device)[:, None], slice(None), at)
+        b, r = at.shape
+        folded = q[where].to(dtype).transpose(1, 2).reshape(b * kv_heads, -1, dim)
+        own = lse[where].to(dtype).transpose(1, 2)[..., None]
+        shift = _or_zero(own, own)
+        from_, to = first[some].gather(1, at), last[some].gather(1, at)
+        for k0, k1, partly in _key_blocks(int(from_.min()), int(from_.max()), int(to.min()), int(to.max())):
+            scores = q.new_empty(b, heads, r, k1 - k0, dtype=dtype)
+            torch.bmm(folded, _block(k[some], k0, k1, dtype).mT, out=scores.view(b * kv_heads, -1, k1 - k0))
+            if partly:
+                key = torch.arange(k0, k1, device=q.device)
+                scores.masked_fill_(((key < from_[..., None]) | (key >= to[..., None]))[:, None], -torch.inf)
+            hidden = scores == -torch.inf  # from a log-sum-exp of NaN, too
+            mass[some, :, k0:k1] += scoring.exp_(scores, shift).masked_fill_(hidden, 0).sum(2)
+    return mass
 
 
 def visible_keys(rules: Rules, n: int) -> tuple[Tensor, Tensor]:

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .api import run
+from . import first_use
+from .api import run, warn_once
 from .dispatch_log import note
+from .errors import KernelError
 from .rules import Rules
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 """(q, k, v, scale, causal square) -> (out, lse)"""
+FAST_EXP = 1e-3  # nats: how well torch's kernels know a log-sum-exp in half precision; weights are rounded by more
 
 
 @torch.no_grad()
@@ -62,7 +65,6 @@ def attend(
     kernel = _kernel(q, k, v)
     if kernel is None:
         return _by_evidence(q, k, v, scale, causal, window, sinks)
-    note("attend", NAMES[kernel])
     if not causal:
         out, lse = kernel(q, k, v, scale, False)
     elif window is None or window >= n:
@@ -129,21 +131,76 @@ def _windowed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, win
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor) -> Kernel | None:
-    """torch's fastest kernel for these inputs; None where it has none that leaves the log-sum-exp: float32 on a GPU,
-    values of another dimension than keys.
+    """torch's attention; None where it has no kernel that leaves the log-sum-exp: float32 on a GPU, values of another
+    dimension than keys.
     """
+    return _first_right if _candidates(q, k, v) else None
+
+
+def _candidates(q: Tensor, k: Tensor, v: Tensor) -> list[Kernel]:
+    """torch's kernels for these inputs, the fastest first."""
     if 0 in (q.numel(), k.numel(), v.numel()) or q.shape[-1] != v.shape[-1]:
-        return None
-    if q.device.type == "cpu":
-        return _cpu
+        return []
     if q.device.type != "cuda":
-        return None
+        return [_cpu] if q.device.type == "cpu" else []
     backends = torch.backends.cuda
     inputs = backends.SDPAParams(q, k, v, None, 0.0, False, q.shape[1] != k.shape[1])
-    # cuDNN is the faster one from Hopper on, flash before it.
-    if torch.cuda.get_device_capability(q.device) >= (9, 0) and backends.can_use_cudnn_attention(inputs):
-        return cudnn
-    return flash if backends.can_use_flash_attention(inputs) and q.shape[-1] % 8 == 0 else None
+    found: list[Kernel] = []
+    version = None if torch.version.hip else torch.backends.cudnn.version()
+    where = torch.cuda.get_device_capability(q.device)
+    if cudnn_is_known_good(where, version, k.shape[1], q.shape[2], k.shape[2]) and (
+        backends.can_use_cudnn_attention(inputs)
+    ):
+        found.append(cudnn)
+    if backends.can_use_flash_attention(inputs) and q.shape[-1] % 8 == 0:
+        found.append(flash)
+    return found
+
+
+def cudnn_is_known_good(capability: tuple[int, int], version: int | None, kv_heads: int, rows: int, keys: int) -> bool:
+    """Whether cuDNN's attention is right there, and faster than flash, by what is known; version as torch tells it."""
+    if version is None:
+        return False
+    if version < 91500 and (rows % 128 or keys % 128):  # wrong, pytorch #171627
+        return False
+    if capability == (10, 0):  # silently wrong with fewer key heads, pytorch #193893
+        return kv_heads >= 8
+    return capability == (9, 0)  # flash is faster before Hopper and on 12.x (transformers #48163); others are not known
+
+
+def _first_right(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """By the fastest kernel that agrees with the definition on its first use, or else by our own."""
+    for kernel in _candidates(q, k, v):
+        try:
+            found = _checked(kernel, q, k, v, scale, causal)
+        except KernelError as error:
+            warn_once(str(error))
+        else:
+            note("attend", NAMES[kernel])
+            return found
+    return _by_evidence(q, k, v, scale, causal, None, None)
+
+
+def _checked(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """The kernel's result; KernelError where its first call of a kind fails or is wrong."""
+    name, rows, n = NAMES[kernel], q.shape[2], k.shape[2]
+    kind = (
+        *(name, q.device, q.dtype, causal, q.shape[1], k.shape[1], q.shape[3]),
+        *(rows.bit_length(), n.bit_length(), rows % 128 == 0, n % 128 == 0),
+    )
+
+    def compare(found: tuple[Tensor, Tensor]) -> tuple[bool, list[str]]:
+        rules = Rules(q_positions=torch.arange(n - rows, n, device=q.device)[None], scale=scale, causal=causal)
+        rounding = first_use.ROUNDING if q.dtype in (torch.float64, torch.float32) else FAST_EXP
+        return first_use.compare(q, k, v, rules, {"out": found[0], "lse": found[1]}, rounding)
+
+    def told(what: str) -> str:
+        device = torch.cuda.get_device_name(q.device) if q.is_cuda else str(q.device)
+        shape = f"{q.dtype}, d_head {q.shape[3]}, {q.shape[1]} and {k.shape[1]} heads, {rows} rows, {n} keys"
+        return f"torch's {name} kernels {what}; {device}, torch {torch.__version__}, {shape}. Others are used instead"
+
+    failures = (RuntimeError,) if q.is_cuda else ()  # on a CPU they are errors of the caller, or of memory
+    return first_use.checked(kind, lambda: kernel(q, k, v, scale, causal), compare, told, failures)
 
 
 def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile, Ways
 from headscope.kernels.gpu.evidence_attention import evidence_attention
 from headscope.kernels.gpu.kernel_args import KernelArgs
-from headscope.kernels.gpu.row_evidence import row_evidence, splits_for
+from headscope.kernels.gpu.row_evidence import layout, row_evidence
 from headscope.kernels.gpu.split_attention import split_attention, splits_of
 
 from .inputs import heads, problem
@@ -29,10 +29,11 @@ ATTENTION = (
 ROWS = (
     Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(128, 64, 8, 4), Tile(128, 128, 8, 2), Tile(128, 128, 8, 3),
     Tile(64, 64, 4, 3), Tile(64, 64, 4, 4), Tile(64, 128, 4, 2), Tile(64, 128, 4, 3), Tile(128, 32, 8, 4),
+    Tile(128, 64, 8, 3, 128), Tile(128, 128, 8, 2, 128),
 )  # fmt: skip
 CLEAR = (Tile(128, 128, 4, 2), Tile(128, 64, 4, 3), Tile(128, 128, 8, 2))  # 4 warps: warp-specialised
-FEW_ROWS = (Tile(64, 64, 4, 2), Tile(64, 64, 4, 3), Tile(128, 64, 8, 2))
-RESIDENT = (1, 2, 3, 4)  # programs on a processor that the splits are cut for; configs has 2
+FEW_ROWS = (Tile(64, 64, 4, 2), Tile(64, 64, 4, 3), Tile(128, 64, 8, 2, programs=1))
+RESIDENT = (1, 2, 3, 4)  # programs on a processor that the splits are cut for
 
 OUTPUT = 2.0**-4  # two steps of bfloat16 at the largest values, of about 5: weights and outputs are rounded to it
 
@@ -42,7 +43,8 @@ Runs = dict[str, Callable[[], Any]]
 def run(stage: Stage, record: Record) -> None:
     for dim in (16,) if stage.toy else (128, 64, 256):
         _attention(stage, record, dim)
-        _rows(stage, record, dim)
+        _rows(stage, record, dim, "ROWS", configs.ROWS, ((32, 256), (128, 256), (8192, 32)))
+        _rows(stage, record, dim, "LONG_ROWS", configs.LONG_ROWS, ((1024, 128), (4096, 64)))
         if dim in (16, 128):
             _splits(stage, record, dim)
         _ways(stage, record, dim)
@@ -96,14 +98,20 @@ def _few_rows(stage: Stage, record: Record, dim: int) -> None:
     _best(stage, record, "WAYS", dim, lines, cases)
 
 
-def _rows(stage: Stage, record: Record, dim: int) -> None:
+def _rows(
+    stage: Stage,
+    record: Record,
+    dim: int,
+    table: str,
+    tiles_now: dict[tuple[int, int], Tile],
+    asked_for: tuple[tuple[int, int], ...],
+) -> None:
+    """Tiles for so many rows and thousands of keys; programs walk long enough for LONG_ROWS, or not, in every case."""
     hq, hkv, _ = heads(stage)
-    now = _present(stage, configs.ROWS, dim)
+    now = _present(stage, tiles_now, dim)
     tiles = _candidates(stage, now, ROWS, dim, of_keys=1)
     cases = {}
-    for rows, n in (
-        ((3, 64),) if stage.toy else ((32, 256 << 10), (128, 256 << 10), (1024, 128 << 10), (8192, 32 << 10))
-    ):
+    for rows, n in ((3, 64),) if stage.toy else ((r, k << 10) for r, k in asked_for):
         asked, v = _problem(stage, rows, n, dim)
         del v
         runs: Runs = {}
@@ -111,20 +119,19 @@ def _rows(stage: Stage, record: Record, dim: int) -> None:
             size = configs.of_size(tile, hq // hkv * rows, stage.dtype) if not stage.toy else tile
             runs[str(tuple(tile))] = partial(row_evidence, asked, tile=size)
         name = f"{rows} rows x {n >> 10}K"
-        cases[name] = _compare(stage, record, f"rows D{dim} {name}", runs, str(tuple(now)), _cold_graph(stage))
+        cases[name] = _compare(stage, record, f"{table} D{dim} {name}", runs, str(tuple(now)), _cold_graph(stage))
         del asked, runs
         stage.free()
-    _best(stage, record, "ROWS", dim, _lines(tiles), cases)
+    _best(stage, record, table, dim, _lines(tiles), cases)
 
 
 def _splits(stage: Stage, record: Record, dim: int) -> None:
-    """How many programs the splits should be cut for: `splits_for` in row_evidence.py."""
+    """How many programs the splits should be cut for: `programs` of configs.Tile."""
     hq, hkv, _ = heads(stage)
     for rows, n in ((3, 64),) if stage.toy else ((32, 256 << 10), (32, 8 << 10), (128, 64 << 10)):
         asked, _ = _problem(stage, rows, n, dim)
-        tile = configs.row_tile(asked.q, hq // hkv * rows)
+        tile, now, _ = layout(asked.q, asked.k, asked.sequences)
         tiles = hkv * -(-hq // hkv * rows // tile.rows)
-        now = splits_for(asked, tiles, tile.keys)
         most = max(1, n // tile.keys)
         counts = sorted({now, *(min(most, max(1, r * configs.processors(asked.q.device) // tiles)) for r in RESIDENT)})
         runs: Runs = {str(count): partial(row_evidence, asked, count) for count in counts}

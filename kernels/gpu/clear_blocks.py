@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import FUSED, Tile
+from .configs import Tile
 from .kernel_args import KernelArgs
 from .primitives import NO_KEY, least, tile_rows, walked_keys
 from .softmax_walk import weigh
@@ -80,9 +80,7 @@ def clear_blocks(problem: KernelArgs, v: Tensor, tile: Tile, *, evidence: bool =
             EVIDENCE=evidence,
             PRECISION=problem.precision,
             SPECIALISED=tile.warps == 4,
-            enable_fp_fusion=FUSED,
-            num_warps=tile.warps,
-            num_stages=tile.stages,
+            **tile.options(),
         )
 
     copy_context().run(launch)

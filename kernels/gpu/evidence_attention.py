@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .clear_blocks import State, clear_blocks, takes
-from .configs import FUSED, Tile, Ways, attention_tile, attention_ways
+from .configs import Tile, Ways, attention_tile, attention_ways
 from .kernel_args import KernelArgs
 from .primitives import NO_KEY, close_rows, least, load_keys, load_rows, scores_of, tile_rows, walked_keys
 from .softmax_walk import walk
@@ -83,9 +83,7 @@ def evidence_attention(
         CLEAR_DONE=state.m is not lse,
         PREFETCH=ways.prefetch,
         PRECISION=problem.precision,
-        enable_fp_fusion=FUSED,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        **tile.options(),
     )
     return out, lse, at, max_logit
 

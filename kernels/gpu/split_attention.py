@@ -15,18 +15,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import FUSED, Tile, of_size
+from .configs import FUSED, Tile, of_size, processors
 from .kernel_args import KernelArgs
 from .primitives import NO_KEY, least, load_rows, logit, tile_rows, walked_keys
-from .row_evidence import merge_splits_kernel, splits_for
+from .row_evidence import merge_splits_kernel
 from .softmax_walk import walk
+from .waves import splits_for
 
 
 def splits_of(problem: KernelArgs, tile: Tile) -> int:
-    """How many programs share the keys: more than one where the tiles of rows alone leave processors idle."""
+    """How many programs share the keys; 1 where the tiles of rows alone keep half of the device busy."""
     q, kv_heads = problem.q, problem.k.shape[1]
     rows = q.shape[1] // kv_heads * q.shape[2]
-    return splits_for(problem, q.shape[0] * kv_heads * triton.cdiv(rows, of_size(tile, rows, q.dtype).rows), tile.keys)
+    tile = of_size(tile, rows, q.dtype)
+    tiles, slots = q.shape[0] * kv_heads * triton.cdiv(rows, tile.rows), processors(q.device) * tile.programs
+    return splits_for(tiles, slots, triton.cdiv(problem.k.shape[2], tile.keys)) if 2 * tiles <= slots else 1
 
 
 def split_attention(
@@ -70,9 +73,7 @@ def split_attention(
         HAS_CAP=problem.has_cap,
         EVIDENCE=evidence,
         PRECISION=problem.precision,
-        enable_fp_fusion=FUSED,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        **tile.options(),
     )
     lse, max_logit = torch.empty_like(part_m[0]), torch.empty_like(part_m[0])
     at = torch.empty_like(lse, dtype=torch.int64)

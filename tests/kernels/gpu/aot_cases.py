@@ -14,6 +14,7 @@ from headscope.kernels.gpu.clear_blocks import clear_blocks_kernel
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
 from headscope.kernels.gpu.kernel_args import KernelArgs
+from headscope.kernels.gpu.key_mass import key_mass_kernel
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
 from headscope.kernels.gpu.split_attention import split_attention_kernel
@@ -30,7 +31,9 @@ def types(kernel: Any, dtype: str) -> dict[str, str]:
     """Triton types by the parameters' names: tensors of the model, results, strides, scalars."""
     known = {
         **dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}"),
-        **dict.fromkeys(("first", "last", "part_at", "part_block", "more_at"), "*i32"),
+        **dict.fromkeys(
+            ("first", "last", "part_at", "part_block", "more_at", "row_starts", "key_starts", "table"), "*i32"
+        ),
         **dict.fromkeys(("part_m", "part_l", "part_o", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
         **dict.fromkeys(("at", "spans", "positions", "limits", "starts"), "*i64"),
         "mult": "fp32",
@@ -45,7 +48,9 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
         "G": 4, "D": dim, "BD": KernelArgs.padded(dim), "DV": dim, "BDV": KernelArgs.padded(dim),
         "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
         "CLEAR_DONE": False, "PREFETCH": False, "SPECIALISED": tile.warps == 4,
-        "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False,
+        "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False, "RESCAN": False,
+        "CAUSAL": True, "HAS_WINDOW": False, "HAS_LIMIT": True, "HAS_START": False,
+        "PACKED_Q": False, "PACKED_K": False, "PAGE": 0,
         "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", **options,
     }  # fmt: skip
     return {name: value for name, value in every.items() if name in kernel.arg_names}
@@ -53,7 +58,8 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
 
 def build(kernel: Any, sm: int, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
     const = constants(kernel, dtype, dim, tile, **options)
-    return compiled(kernel, sm, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages)
+    most = {} if tile.registers is None else {"maxnreg": tile.registers}
+    return compiled(kernel, sm, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages, **most)
 
 
 def check(sm: int, kernel: Compiled, name: str, spills: int = SPILLS) -> None:
@@ -106,11 +112,14 @@ def test_rows(sm: int) -> None:
 
 
 @pytest.mark.parametrize("sm", SMS)
-def test_span_mass_and_merge(sm: int) -> None:
+def test_masses_and_merge(sm: int) -> None:
     small = table_tile(configs.ROWS, sm, torch.bfloat16, 128)._replace(rows=64, keys=32, warps=4, stages=1)
     mass = build(span_mass_kernel, sm, "bf16", 128, small)
     assert aot.MMA.search(mass.sass)
     assert mass.spills == 0
+    keys = build(key_mass_kernel, sm, "bf16", 128, small._replace(keys=64), HAS_CAP=True)
+    assert aot.MMA.search(keys.sass)
+    assert keys.spills == 0 and keys.shared <= aot.SHARED[sm]
     merge = build(merge_splits_kernel, sm, "bf16", 128, Tile(128, 0, 4, 1), HAS_SINK=True)
     assert merge.spills == 0
 

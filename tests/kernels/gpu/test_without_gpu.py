@@ -33,7 +33,7 @@ def run(*cases: str, **environment: str) -> None:
 
 
 def test_interpreted() -> None:
-    run("interpreter_cases.py", "../test_corners.py", TRITON_INTERPRET="1")
+    run("interpreter_cases.py", "../test_corners.py", "../test_key_mass.py", TRITON_INTERPRET="1")
 
 
 def test_compiled() -> None:
