@@ -2,11 +2,11 @@
 
     python -m benchmarks.random_cases [--n 1000] [--first 0] [--kernel rows fused packed paged]
 
-A case is made from its number alone: shapes, dtype, tile, splits, what the loop remembers, scale, rules, spans, topk, and
-sequences that are packed or whose keys lie in pages. Inputs are whole multiples of 1/64, often ties; some have keys at
--inf. Everything is compared with the reference in float64 on the same numbers. Allowed are 32 roundings of float32, of a
-value of size max(1, |x|), with a soft-cap as many of the cap's size, and for outputs one rounding of their dtype. Highest
-keys must be the same, unless a soft-cap or a sum that float32 cannot hold makes two scores one: then their scores must be.
+A case is made from its number alone: shapes, dtype, tile, splits, what the loop remembers, scale, rules, spans, topk,
+and sequences that are packed or whose keys lie in pages. Inputs are whole multiples of 1/64, whose sums of products are
+exact in float32, often with ties; some keys score -inf. All is compared with the reference in float64 on the same
+numbers. Allowed are 32 roundings of float32 of a value of size max(1, |x|), with a soft-cap as many of the cap's size,
+and for outputs two roundings of their dtype. The highest keys must be the same.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 from .machine import machine, one_line, write_results
 from .smollm2 import say
 
+PER_ROW = ("q_positions", "key_limits", "key_starts")
 KINDS = ("rows", "fused", "packed", "paged")
 ROUNDINGS = 32 * torch.finfo(torch.float32).eps
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -58,7 +59,7 @@ def wrong(number: int, kinds: tuple[str, ...] = KINDS) -> list[str]:
     draw = Draw(number)
     kind = draw.one(kinds)
     before = configs.INTERPRETED, module.splits_for, module.LONG_WALK
-    splits = draw.one((1, 1, 2, 3, 7))
+    splits = draw.one((1, 1, 2, 3, 5))
     try:
         configs.INTERPRETED = configs.Tile(*draw.one(TILES), 4, 1)
         module.splits_for = lambda *_: splits  # type: ignore[assignment]
@@ -99,7 +100,7 @@ def _spans(draw: Draw, *shape: int, n: int) -> Tensor:
 def _dense(draw: Draw, kind: str) -> Iterator[str]:
     from headscope.kernels import evidence_attention, row_evidence
 
-    batch, kv, group, rows, n, dim = (draw.int(1, most) for most in (4, 4, 6, 24, 130, 34))
+    batch, kv, group, rows, n, dim = (draw.int(1, most) for most in (3, 3, 5, 14, 100, 24))
     ties, dtype = draw.often(3), draw.one(DTYPES)
     q = _numbers(draw, batch, rows, kv * group, dim, ties=ties, dtype=dtype).transpose(1, 2)
     cache = _numbers(draw, batch, n + 5, kv, 2, dim, ties=ties, dtype=dtype)
@@ -133,10 +134,10 @@ def _dense(draw: Draw, kind: str) -> Iterator[str]:
 def _sequences(draw: Draw, kind: str) -> Iterator[str]:
     from headscope.kernels import row_evidence, row_evidence_paged, row_evidence_varlen
 
-    batch, kv, group, dim = (draw.int(1, most) for most in (5, 4, 6, 34))
-    same = draw.int(1, 20)
-    rows = [same if kind == "paged" else draw.int(0, 20) for _ in range(batch)]
-    keys = [draw.int(0, 90) for _ in range(batch)]
+    batch, kv, group, dim = (draw.int(1, most) for most in (4, 3, 5, 24))
+    same = draw.int(1, 10)
+    rows = [same if kind == "paged" else draw.int(0, 10) for _ in range(batch)]
+    keys = [draw.int(0, 70) for _ in range(batch)]
     ties, dtype, total = draw.often(3), draw.one(DTYPES), sum(rows)
     q = _numbers(draw, total, kv * group, dim, ties=ties, dtype=dtype)
     k = _numbers(draw, sum(keys), kv, dim, ties=ties, dtype=dtype)
@@ -153,22 +154,21 @@ def _sequences(draw: Draw, kind: str) -> Iterator[str]:
         found = row_evidence_varlen(q, k if pages is None else pages, cu_seqlens_q=cu_q, **at, **given)
     else:
         assert pages is not None and table is not None and lens is not None
-        for name in ("q_positions", "key_limits", "key_starts"):
+        for name in PER_ROW:
             if name in given:
                 given[name] = given[name].view(batch, same)
         stacked = q.view(batch, same, kv * group, dim).transpose(1, 2)
         found = row_evidence_paged(stacked, pages, block_table=table, seq_lens=lens, **given)
     for i in range(batch):
         these = slice(int(cu_q[i]), int(cu_q[i + 1]))
-        own = {name: x[these] if name in ("q_positions", "key_limits", "key_starts") else x for name, x in options.items()}
+        own = {name: x[these] if name in PER_ROW else x for name, x in options.items()}
         own.setdefault("q_positions", torch.arange(keys[i] - rows[i], keys[i]))
         if spans is not None:
             own["spans"] = spans[i : i + 1]
         one_q, one_k = q[these].double().transpose(0, 1)[None], k[cu_k[i] : cu_k[i + 1]].double().transpose(0, 1)[None]
         wanted = row_evidence(one_q, one_k, impl="reference", **own)
-        part = {
-            name: x[:, :, these] if kind == "packed" else x[i : i + 1] for name, x in vars(found).items() if x is not None
-        }
+        fields = {name: x for name, x in vars(found).items() if x is not None}
+        part = {name: x[:, :, these] if kind == "packed" else x[i : i + 1] for name, x in fields.items()}
         yield from _differences(type(found)(**part), wanted, options)
 
 
@@ -198,16 +198,11 @@ def _differences(found: Any, wanted: Any, options: dict[str, Any]) -> Iterator[s
         got, right = getattr(found, name), getattr(wanted, name)
         if right is not None:
             yield from _off(name, got, right, limit * (1 if name == "span_mass" else right.abs().clamp_min(1)))
-    scores = wanted.max_logit
-    for name, got, right, score in (
-        ("argmax_key", found.argmax_key, wanted.argmax_key, scores),
-        ("topk_key", found.topk_key, wanted.topk_key, wanted.topk_logit),
-    ):
-        if right is None:
-            continue
-        if not torch.equal(got, right):
+    for name in ("argmax_key", "topk_key"):
+        got, right = getattr(found, name), getattr(wanted, name)
+        if right is not None and not torch.equal(got, right):
             at = (got != right).nonzero()[0].tolist()
-            yield f"{name} {int(got[tuple(at)])} instead of {int(right[tuple(at)])} at {at}, score {float(score[tuple(at)]):.9g}"
+            yield f"{name} {int(got[tuple(at)])} instead of {int(right[tuple(at)])} at {at}"
 
 
 def _off(name: str, got: Tensor, wanted: Tensor, limit: float | Tensor) -> Iterator[str]:

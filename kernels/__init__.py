@@ -1,9 +1,10 @@
 """Row evidence: what every attention head did at one query row, without building an attention map.
 
-`row_evidence` and `evidence_attention` compute it, `row_evidence_varlen` and `row_evidence_paged` of packed sequences and
-of a server's pages of keys. `merge` joins the evidence of disjoint key ranges and `merge_across_ranks` that of several GPUs.
-`key_mass` is the attention that every key gets. `attend` is plain attention with its log-sum-exp, `merge_attention_states`
-joins two of its results; `implementation` and `recording` say which kernel is chosen and which ran.
+`row_evidence` and `evidence_attention` compute it, `row_evidence_varlen` and `row_evidence_paged` of packed sequences
+and of a server's pages of keys. `merge` joins the evidence of disjoint key ranges and `merge_across_ranks` that of
+several GPUs. `key_mass` is the attention that every key gets. `attend` is plain attention with its log-sum-exp,
+`merge_attention_states` joins two of its results; `implementation` and `recording` say which kernel is chosen and which
+ran.
 """
 
 

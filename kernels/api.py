@@ -233,12 +233,12 @@ def row_evidence_varlen(
     causal: bool = True,
     impl: str = "auto",
 ) -> RowEvidence:
-    """``row_evidence`` of B sequences whose rows, and keys, are packed one behind another, as in FlashAttention's varlen.
+    """``row_evidence`` of B sequences whose rows are packed one behind another, as in FlashAttention's varlen.
 
     Every sequence has positions of its own from 0, and its rows see its keys only. Keys are packed as well (with
     ``cu_seqlens_k``), or lie in pages of a cache (with ``block_table`` and ``seq_lens``), as vLLM calls FlashAttention.
-    The first call with some lengths or table checks them, and waits for the device; while these tensors are not changed,
-    later calls do not.
+    The first call with some lengths or table checks them, and waits for the device; while these tensors are the same
+    and not changed, later calls do not (tensors made under ``torch.inference_mode`` are looked at every time).
 
     Other arguments and errors as in ``row_evidence``; further:
 
@@ -259,7 +259,9 @@ def row_evidence_varlen(
     _floats("q", q, "[total_q, Hq, D]")
     _floats("k", k, "[total_k, Hkv, D]" if block_table is None else "[pages, page_size, Hkv, D]")
     if (cu_seqlens_k is None) == (block_table is None) or (block_table is None) != (seq_lens is None):
-        raise ArgumentError("pass where the keys are: cu_seqlens_k of packed keys, or block_table and seq_lens of a cache")
+        raise ArgumentError(
+            "pass where the keys are: cu_seqlens_k of packed keys, or block_table and seq_lens of a cache"
+        )
     rules = Rules(
         q_positions=torch.zeros(len(q), dtype=torch.int64, device=q.device) if q_positions is None else q_positions,
         scale=max(1, q.shape[-1]) ** -0.5 if scale is None else scale,
@@ -299,13 +301,15 @@ def row_evidence_paged(
     causal: bool = True,
     impl: str = "auto",
 ) -> RowEvidence:
-    """``row_evidence`` of B sequences with R rows each against the pages of a cache, as vLLM, SGLang and FlashInfer keep it.
+    """``row_evidence`` of B sequences with R rows each against the pages of a cache, as inference servers keep it.
 
-    The cache is [pages, page_size, Hkv, D] (FlashAttention, vLLM, FlashInfer's NHD; of HND pass ``transpose(1, 2)``, of
-    SGLang's pool of single tokens ``[:, None]``). Keys are read where they lie; the reference copies one sequence's at a
-    time. ``block_table`` and ``seq_lens`` as in ``row_evidence_varlen``, which has them for rows that are packed.
+    The cache is [pages, page_size, Hkv, D], as in FlashAttention, vLLM and FlashInfer's NHD; of HND pass
+    ``transpose(1, 2)``, of SGLang's pool of single tokens ``[:, None]``. Keys are read where they lie; the reference
+    copies one sequence's at a time. ``block_table`` and ``seq_lens`` as in ``row_evidence_varlen``, which has them for
+    rows that are packed.
 
-    Other arguments, errors and result as in ``row_evidence``; q_positions default to the last R positions of each sequence.
+    Other arguments, errors and result as in ``row_evidence``; q_positions default to the last R positions of each
+    sequence.
     """
     _floats("q", q, "[B, Hq, R, D]")
     _floats("k_cache", k_cache, "[pages, page_size, Hkv, D]")

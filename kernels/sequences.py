@@ -1,4 +1,4 @@
-"""Where the rows and keys of a batch of sequences lie: of one shape, packed one behind another, or in pages of a cache."""
+"""Where the rows and keys of a batch of sequences lie: of one shape, packed one behind another, or in pages."""
 
 from __future__ import annotations
 
@@ -141,8 +141,10 @@ def ragged(
     known = _known.get(given[0])
     if known is not None and versions is not None:
         others, asked, found = known
-        if len(others) + 1 == len(given) and asked == (versions, q.shape[0], q.shape[2], k.shape) and all(
-            one() is x for one, x in zip(others, given[1:], strict=True)
+        if (
+            len(others) + 1 == len(given)
+            and asked == (versions, q.shape[0], q.shape[2], k.shape)
+            and all(one() is x for one, x in zip(others, given[1:], strict=True))
         ):
             return found
     found = _looked_at(q, k, cu_seqlens_q, cu_seqlens_k, block_table, seq_lens)
@@ -154,10 +156,7 @@ def ragged(
 def _looked_at(
     q: Tensor, k: Tensor, cu_q: Tensor | None, cu_k: Tensor | None, table: Tensor | None, lens: Tensor | None
 ) -> Ragged:
-    if cu_q is None:
-        row_counts = [q.shape[2]] * q.shape[0]
-    else:
-        row_counts = list(_counts("cu_seqlens_q", cu_q, "q", q.shape[2]))
+    row_counts = [q.shape[2]] * q.shape[0] if cu_q is None else list(_counts("cu_seqlens_q", cu_q, "q", q.shape[2]))
     batch, page = len(row_counts), 0
     if table is not None and lens is not None:
         page = k.shape[2]

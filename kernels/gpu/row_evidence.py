@@ -1,7 +1,8 @@
 """Evidence of some rows against many keys: K is read once for each tile of rows, V not at all.
 
 All query heads of a key head are rows of one tile. The keys of a tile are split over several programs (``waves.py``),
-each writes (highest raw score, sum of weights, its key), and ``merge_splits_kernel`` joins them by the rule of ``merge``.
+each writes (highest raw score, sum of weights, its key), and ``merge_splits_kernel`` joins them by the rule of
+``merge``.
 
 The loop looks for the key of the highest score in every block, or only remembers the block: programs that walk many
 blocks find the keys of the few that won when they are done.

@@ -25,7 +25,7 @@ def efficiency(tiles: Any, slots: Any, blocks: Any, splits: Any) -> Any:
 
 
 def attainable(tiles: Any, slots: Any, blocks: Any) -> Any:
-    """A bound on ``efficiency`` for any splits: no slot walks a part of a block. 0.97 and more from 32 blocks a slot."""
+    """A bound on ``efficiency`` for any splits: no slot walks a part of a block. 0.97 from 32 blocks a slot."""
     return tiles * blocks / (slots * -(-tiles * blocks // slots))
 
 

@@ -13,35 +13,27 @@ from typing import Any
 import interpreter_shim  # noqa: F401
 import numpy as np
 import pytest
-import ragged
 import torch
 from torch import Tensor
 
+import ragged
 from builders import random_probe
 from headscope.interp.engine import passes
 from headscope.interp.engine import suffixes as suffixes
 from headscope.interp.engine.engine import Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
-from headscope.kernels import (
-    KernelError,
-    RowEvidence,
-    api,
-    evidence_attention,
-    first_use,
-    merge,
-    reference,
-    row_evidence,
-)
+from headscope.kernels import KernelError, RowEvidence, api, evidence_attention, first_use, merge, row_evidence
 from headscope.kernels import dispatch_log as choices
+from headscope.kernels import reference as definition
 from headscope.kernels import sdpa as plain
 from headscope.kernels.api import implementation
 from headscope.kernels.gpu import clear_blocks, configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
-from headscope.kernels.gpu.sequences import Sequences
 from headscope.kernels.gpu.split_attention import split_attention
 from headscope.kernels.rules import Rules
+from headscope.kernels.sequences import Sequences
 from headscope.probes import ProbeSet
 from naive_attention import naive_map, naive_span_mass, naive_topk
 from tiny_models import build
@@ -507,7 +499,7 @@ def test_other_ways_to_the_same(way: str, options: dict[str, Any]) -> None:
     rules = Rules(q_positions=at[None], scale=0.3, **options)
     problem = launch.KernelArgs.of(q, k, rules)
     assert way != "clear" or clear_blocks.takes(problem, v)
-    wanted_out, wanted = reference.evidence(q, k, v, rules)
+    wanted_out, wanted = definition.evidence(q, k, v, rules)
     out, lse, key, max_logit = WAYS[way](problem, v)
     assert torch.equal(key, wanted.argmax_key)
     for got, want in ((out, wanted_out), (lse, wanted.lse), (max_logit, wanted.max_logit)):
