@@ -69,14 +69,14 @@ def _attention(stage: Stage, record: Record, dim: int) -> None:
 
 def _ways(stage: Stage, record: Record, dim: int) -> None:
     """What evidence_attention may do beside its one launch with the tile of the table: `WAYS` in configs.py."""
-    ways = {"now": Ways(), "prefetch": Ways(prefetch=True)}
+    ways = {"one launch": Ways(), "prefetch": Ways(prefetch=True)}
     if stage.toy or configs.architecture(torch.device("cuda")) >= 90:  # whose TMA it is
         ways |= {f"clear {tuple(t)}": Ways(clear=t) for t in ((configs.INTERPRETED,) if stage.toy else CLEAR)}
     cases = {}
     for n in (32,) if stage.toy else (8 << 10, 64 << 10):
         asked, v = _problem(stage, n, n, dim)
         runs: Runs = {name: partial(evidence_attention, asked, v, ways=way) for name, way in ways.items()}
-        cases[f"{n >> 10}K"] = _compare(stage, record, f"ways D{dim} {n >> 10}K", runs, "now", stage.ms)
+        cases[f"{n >> 10}K"] = _compare(stage, record, f"ways D{dim} {n >> 10}K", runs, "one launch", stage.ms)
         del asked, v, runs
         stage.free()
     _best(stage, record, "WAYS", dim, {name: repr(way) for name, way in ways.items()}, cases)
@@ -85,14 +85,14 @@ def _ways(stage: Stage, record: Record, dim: int) -> None:
 def _few_rows(stage: Stage, record: Record, dim: int) -> None:
     """Rows too few to fill the chip: keys split over programs, beside a program for each head."""
     tiles = (configs.INTERPRETED,) if stage.toy else FEW_ROWS
-    lines = {"now": repr(Ways()), **{str(tuple(t)): repr(Ways(few_rows=t)) for t in tiles}}
+    lines = {"one launch": repr(Ways()), **{str(tuple(t)): repr(Ways(few_rows=t)) for t in tiles}}
     cases = {}
     for rows, n in ((3, 64),) if stage.toy else ((1, 8 << 10), (1, 256 << 10), (16, 64 << 10), (64, 64 << 10)):
         asked, v = _problem(stage, rows, n, dim)
-        runs: Runs = {"now": partial(evidence_attention, asked, v, ways=Ways())}
+        runs: Runs = {"one launch": partial(evidence_attention, asked, v, ways=Ways())}
         runs |= {str(tuple(t)): partial(split_attention, asked, v, t, splits_of(asked, t)) for t in tiles}
         name = f"{rows} rows x {n >> 10}K"
-        cases[name] = _compare(stage, record, f"few rows D{dim} {name}", runs, "now", _cold_graph(stage))
+        cases[name] = _compare(stage, record, f"few rows D{dim} {name}", runs, "one launch", _cold_graph(stage))
         del asked, v, runs
         stage.free()
     _best(stage, record, "WAYS", dim, lines, cases)
