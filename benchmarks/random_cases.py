@@ -17,6 +17,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton
+
 import torch
 from torch import Tensor
 
@@ -242,7 +245,6 @@ def main() -> None:
     arguments.add_argument("--first", type=int, default=0, help="number of the first")
     arguments.add_argument("--kernel", nargs="+", choices=KINDS, default=list(KINDS))
     options = arguments.parse_args()
-    os.environ["TRITON_INTERPRET"] = "1"
     prepare()
     found_machine = machine()
     say(one_line(found_machine))
