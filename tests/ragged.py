@@ -21,6 +21,10 @@ class Batch:
         self.q = [self.normal(heads, r, dim) for r in rows]
         self.k = [self.normal(kv_heads, n, dim) for n in keys]
 
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Batch:
+        self.q, self.k = ([x.to(device, dtype) for x in part] for part in (self.q, self.k))
+        return self
+
     def normal(self, *shape: int) -> Tensor:
         """Sums of products are exact in float32, in any order."""
         return torch.randn(shape, generator=self.gen).mul_(64).round_().div_(64)
@@ -36,7 +40,7 @@ class Batch:
         counts = [-(-n // page) for n in self.keys]
         order = torch.randperm(sum(counts) + 2, generator=self.gen)
         heads, _, dim = self.k[0].shape
-        cache = torch.full((len(order), page, heads, dim), torch.nan)
+        cache = torch.full((len(order), page, heads, dim), torch.nan).to(self.k[0])
         table = torch.full((len(counts), max(counts) + 1), -(10**6), dtype=torch.int32)
         used = 0
         for i, (k, count) in enumerate(zip(self.k, counts, strict=True)):
@@ -45,11 +49,11 @@ class Batch:
                 part = k[:, j * page : (j + 1) * page].transpose(0, 1)
                 cache[order[used + j], : len(part)] = part
             used += count
-        return cache, table, torch.tensor(self.keys, dtype=torch.int32)
+        return cache, table.to(cache.device), torch.tensor(self.keys, dtype=torch.int32, device=cache.device)
 
     def packed(self, impl: str, page: int = 0, **options: Any) -> RowEvidence:
         q = torch.cat([x.transpose(0, 1) for x in self.q])
-        cu_q, cu_k = (torch.tensor([0, *x]).cumsum(0).int() for x in (self.rows, self.keys))
+        cu_q, cu_k = (torch.tensor([0, *x], device=q.device).cumsum(0).int() for x in (self.rows, self.keys))
         if not page:
             k = torch.cat([x.transpose(0, 1) for x in self.k])
             return row_evidence_varlen(q, k, cu_seqlens_q=cu_q, cu_seqlens_k=cu_k, impl=impl, **options)

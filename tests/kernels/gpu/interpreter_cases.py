@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 import ragged
+from benchmark_modules import benchmark
 from builders import random_probe
 from headscope.interp.engine import passes
 from headscope.interp.engine import suffixes as suffixes
@@ -38,6 +39,7 @@ from headscope.probes import ProbeSet
 from naive_attention import naive_map, naive_span_mass, naive_topk
 from tiny_models import build
 
+random_cases = benchmark("random_cases")
 # Scores are sums of products in float32, of inputs that are exact in it: some roundings of a value of size max(1, |x|).
 TOL = 32 * torch.finfo(torch.float32).eps
 
@@ -447,7 +449,12 @@ def test_topk_of_a_broken_row() -> None:
     assert torch.equal(ev.topk_key, wanted.topk_key) and torch.equal(ev.topk_logit.isnan(), wanted.topk_logit.isnan())
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("number", range(100, 112))
+def test_a_sample_of_the_random_cases(number: int) -> None:
+    assert random_cases.wrong(number) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_any_mixture_of_options(seed: int) -> None:
     gen = torch.Generator().manual_seed(1000 + seed)
 
