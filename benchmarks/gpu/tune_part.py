@@ -70,7 +70,7 @@ def _attention(stage: Stage, record: Record, dim: int) -> None:
 def _ways(stage: Stage, record: Record, dim: int) -> None:
     """What evidence_attention may do beside its one launch with the tile of the table: `WAYS` in configs.py."""
     ways = {"one launch": Ways(), "prefetch": Ways(prefetch=True)}
-    if stage.toy or configs.architecture(torch.device("cuda")) >= 90:  # whose TMA it is
+    if stage.toy or configs.architecture(torch.device("cuda")) in (90, 100):  # which have TMA
         ways |= {f"clear {tuple(t)}": Ways(clear=t) for t in ((configs.INTERPRETED,) if stage.toy else CLEAR)}
     cases = {}
     for n in (32,) if stage.toy else (8 << 10, 64 << 10):
