@@ -73,7 +73,7 @@ def wrong(number: int, kinds: tuple[str, ...] = KINDS) -> list[str]:
         if kind in WAYS:
             ways = configs.Ways(**{kind: kind == "prefetch" or configs.INTERPRETED})
             attention.attention_ways = lambda q, v: ways  # type: ignore[assignment]
-            attention.splits_of = lambda problem, tile: splits + 1  # type: ignore[assignment]
+            attention.splits_of = lambda q, k, tile: splits + 1  # type: ignore[assignment]
         return list((_sequences if kind in ("packed", "paged") else _dense)(draw, kind))
     finally:
         configs.INTERPRETED, module.splits_for, module.LONG_WALK = before

@@ -90,7 +90,7 @@ def _few_rows(stage: Stage, record: Record, dim: int) -> None:
     for rows, n in ((3, 64),) if stage.toy else ((1, 8 << 10), (1, 256 << 10), (16, 64 << 10), (64, 64 << 10)):
         asked, v = _problem(stage, rows, n, dim)
         runs: Runs = {"one launch": partial(evidence_attention, asked, v, ways=Ways())}
-        runs |= {str(tuple(t)): partial(split_attention, asked, v, t, splits_of(asked, t)) for t in tiles}
+        runs |= {str(tuple(t)): partial(split_attention, asked, v, t, splits_of(asked.q, asked.k, t)) for t in tiles}
         name = f"{rows} rows x {n >> 10}K"
         cases[name] = _compare(stage, record, f"few rows D{dim} {name}", runs, "one launch", _cold_graph(stage))
         del asked, v, runs

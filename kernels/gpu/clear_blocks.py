@@ -32,10 +32,9 @@ class State(NamedTuple):
     out: Tensor
 
 
-def takes(problem: KernelArgs, v: Tensor) -> bool:
-    """Whether TMA can read the tensors, and rows begin at the first key: edges behind the clear blocks, none before."""
-    tensors = (problem.q, problem.k, v)
-    return not problem.has_first and all(
+def takes(*tensors: Tensor) -> bool:
+    """Whether TMA can read them."""
+    return all(
         x.numel()
         and x.stride(-1) == 1
         and x.data_ptr() % 16 == 0
@@ -45,6 +44,7 @@ def takes(problem: KernelArgs, v: Tensor) -> bool:
 
 
 def clear_blocks(problem: KernelArgs, v: Tensor, tile: Tile, *, evidence: bool = True) -> State:
+    """For rows that see the first key: with edges behind the clear blocks, and none before, which would come first."""
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), (_, kv_heads, n, _) = q.shape, k.shape
     m = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)

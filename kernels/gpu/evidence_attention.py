@@ -38,16 +38,15 @@ def evidence_attention(
     """
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
-    if ways is None:
-        ways = attention_ways(q, v) if tile is None else Ways()
+    ways = fitting(q, k, v, Ways() if ways is None and tile is not None else ways)
     tile = tile or attention_tile(q, v)
-    if ways.few_rows is not None and (splits := splits_of(problem, ways.few_rows)) > 1:
-        return split_attention(problem, v, ways.few_rows, splits, evidence=evidence)
+    if ways.few_rows is not None:
+        return split_attention(problem, v, ways.few_rows, splits_of(q, k, ways.few_rows), evidence=evidence)
     out = torch.empty(batch, heads, rows, v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)
     max_logit, at = torch.empty_like(lse), torch.empty_like(lse, dtype=torch.int64)
     state = State(lse, lse, problem.first, lse)  # of no use without clear
-    if ways.clear is not None and takes(problem, v):
+    if ways.clear is not None and not problem.has_first:
         state = clear_blocks(problem, v, ways.clear, evidence=evidence)
         tile = ways.clear._replace(warps=8, stages=1)  # one or two blocks are left
     evidence_attention_kernel[(batch * heads * triton.cdiv(rows, tile.rows),)](
@@ -86,6 +85,14 @@ def evidence_attention(
         **tile.options(),
     )
     return out, lse, at, max_logit
+
+
+def fitting(q: Tensor, k: Tensor, v: Tensor, ways: Ways | None = None) -> Ways:
+    """Those of the ways, of the table's if none are given, that such tensors can go."""
+    ways = attention_ways(q, v) if ways is None else ways
+    few = ways.few_rows is not None and splits_of(q, k, ways.few_rows) > 1
+    clear = ways.clear is not None and takes(q, k, v)
+    return Ways(ways.clear if clear else None, ways.few_rows if few else None, ways.prefetch)
 
 
 @triton.jit(do_not_specialize=["R", "HQ"])

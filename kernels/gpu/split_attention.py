@@ -23,13 +23,12 @@ from .softmax_walk import walk
 from .waves import splits_for
 
 
-def splits_of(problem: KernelArgs, tile: Tile) -> int:
+def splits_of(q: Tensor, k: Tensor, tile: Tile) -> int:
     """How many programs share the keys; 1 where the tiles of rows alone keep half of the device busy."""
-    q, kv_heads = problem.q, problem.k.shape[1]
-    rows = q.shape[1] // kv_heads * q.shape[2]
+    rows = q.shape[1] // k.shape[1] * q.shape[2]
     tile = of_size(tile, rows, q.dtype)
-    tiles, slots = q.shape[0] * kv_heads * triton.cdiv(rows, tile.rows), processors(q.device) * tile.programs
-    return splits_for(tiles, slots, triton.cdiv(problem.k.shape[2], tile.keys)) if 2 * tiles <= slots else 1
+    tiles, slots = q.shape[0] * k.shape[1] * triton.cdiv(rows, tile.rows), processors(q.device) * tile.programs
+    return splits_for(tiles, slots, triton.cdiv(k.shape[2], tile.keys)) if 2 * tiles <= slots else 1
 
 
 def split_attention(

@@ -104,7 +104,7 @@ def test_other_ways_of_attention_compile_nothing_anew_either(
 ) -> None:
     wide, few = configs.Tile(128, 128, 4, 2), configs.Tile(64, 64, 4, 2)
     for n in (1, 77, 4096, 4097, 131071):
-        monkeypatch.setattr(attention, "splits_of", lambda problem, tile, n=n: 2 + n % 61)
+        monkeypatch.setattr(attention, "splits_of", lambda q, k, tile, n=n: 2 + n % 61)
         for ways in (configs.Ways(few_rows=few), configs.Ways(clear=wide, prefetch=True)):
             monkeypatch.setattr(attention, "attention_ways", lambda q, v, ways=ways: ways)
             ask(n, v=True)

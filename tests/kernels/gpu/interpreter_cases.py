@@ -504,7 +504,7 @@ def test_other_ways_to_the_same(way: str, options: dict[str, Any]) -> None:
     k[0, 0, :18, 3], k[0, 0, 66, 0] = -torch.inf, torch.nan
     rules = Rules(q_positions=at[None], scale=0.3, **options)
     problem = launch.KernelArgs.of(q, k, rules)
-    assert way != "clear" or clear_blocks.takes(problem, v)
+    assert way != "clear" or clear_blocks.takes(q, k, v)
     wanted_out, wanted = definition.evidence(q, k, v, rules)
     out, lse, key, max_logit = WAYS[way](problem, v)
     assert torch.equal(key, wanted.argmax_key)

@@ -186,7 +186,7 @@ def test_ways_that_are_not_in_use_yet(way: str, monkeypatch: pytest.MonkeyPatch)
     ways = configs.Ways(**{way: configs.INTERPRETED if TOY and way != "prefetch" else wide})
     monkeypatch.setattr(module, "attention_ways", lambda q, v: ways)
     if TOY:  # too short for the rule
-        monkeypatch.setattr(module, "splits_of", lambda problem, tile: 3)
+        monkeypatch.setattr(module, "splits_of", lambda q, k, tile: 3)
     q, k, v = qkv(torch.bfloat16, rows=200 if way == "clear" else 9)
     check(q, k, v, q_positions=at_the_end(q, k), sinks=torch.linspace(-3, 3, q.shape[1]))
 
