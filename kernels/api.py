@@ -238,7 +238,8 @@ def row_evidence_varlen(
     Every sequence has positions of its own from 0, and its rows see its keys only. Keys are packed as well (with
     ``cu_seqlens_k``), or lie in pages of a cache (with ``block_table`` and ``seq_lens``), as vLLM calls FlashAttention.
     The first call with some lengths or table checks them, and waits for the device; while these tensors are the same
-    and not changed, later calls do not (tensors made under ``torch.inference_mode`` are looked at every time).
+    and not changed, later calls do not (tensors made under ``torch.inference_mode`` are looked at every time). A CUDA
+    graph keeps the lengths that it was captured with.
 
     Other arguments and errors as in ``row_evidence``; further:
 
@@ -324,7 +325,7 @@ def row_evidence_paged(
         key_starts=key_starts,
         topk=topk,
     )
-    lengths = {"block_table": block_table, "seq_lens": seq_lens}
+    lengths: dict[str, Tensor | None] = {"block_table": block_table, "seq_lens": seq_lens}
     return _of_ragged(q, k_cache.transpose(1, 2), rules, spans, q_positions is None, lengths, impl)
 
 
@@ -344,7 +345,7 @@ def _of_ragged(
             f"{q.shape[-1]}; they must be alike"
         )
     for name, x in lengths.items():
-        if x is not None:
+        if x is not None and not (isinstance(x, Tensor) and x.dtype in _INTS):
             _integers(name, x, q.device)
     at = ragged(q, k, **lengths)
     if spans is not None and at.of_row is not None:

@@ -137,20 +137,28 @@ def ragged(
         ValueError: lengths do not fit, or a table points outside the cache.
     """
     given = [x for x in (cu_seqlens_q, cu_seqlens_k, block_table, seq_lens) if x is not None]
-    versions = None if any(x.is_inference() for x in given) else [x._version for x in given]
-    known = _known.get(given[0])
-    if known is not None and versions is not None:
-        others, asked, found = known
-        if (
-            len(others) + 1 == len(given)
-            and asked == (versions, q.shape[0], q.shape[2], k.shape)
-            and all(one() is x for one, x in zip(others, given[1:], strict=True))
-        ):
-            return found
-    found = _looked_at(q, k, cu_seqlens_q, cu_seqlens_k, block_table, seq_lens)
-    if versions is not None:
-        _known[given[0]] = ([weakref.ref(x) for x in given[1:]], (versions, q.shape[0], q.shape[2], k.shape), found)
-    return found
+    asked = (
+        q.shape[0],
+        q.shape[2],
+        k.shape,
+        None if any(x.is_inference() for x in given) else [x._version for x in given],
+    )
+    others, before, found = _known.get(given[0], ((), None, None))
+    if asked[-1] is None or asked != before or [id(one()) for one in others] != [id(x) for x in given[1:]]:
+        found = _looked_at(q, k, cu_seqlens_q, cu_seqlens_k, block_table, seq_lens)
+        _known[given[0]] = ([weakref.ref(x) for x in given[1:]], asked, found)
+
+    def on_device(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.to(q.device, torch.int32).contiguous()
+
+    assert found is not None
+    # The tensors themselves are not kept: what knows its own key would be known for ever.
+    return replace(
+        found,
+        row_starts=on_device(cu_seqlens_q),
+        key_starts=on_device(cu_seqlens_k),
+        table=on_device(block_table),
+    )
 
 
 def _looked_at(
@@ -184,9 +192,6 @@ def _looked_at(
         batch=batch,
         rows=max(row_counts, default=0),
         keys=max(key_counts, default=0),
-        row_starts=None if cu_q is None else cu_q.to(torch.int32).contiguous(),
-        key_starts=None if cu_k is None else cu_k.to(torch.int32).contiguous(),
-        table=None if table is None else table.to(torch.int32).contiguous(),
         page=page,
         row_counts=tuple(row_counts),
         key_counts=tuple(key_counts),

@@ -28,7 +28,7 @@ from .kernel_args import KernelArgs
 from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, tile_rows, walked_keys
 from .sequences import key_scores, sequence_args, sequence_keys, sequence_rows
 from .visible_keys import interval, interval_args
-from .waves import splits_for
+from .waves import WAVES, splits_for
 
 
 class Layout(NamedTuple):
@@ -53,12 +53,13 @@ def layout(
 
     def cut(size: Tile) -> Layout:
         tiles, blocks = at.batch * k.shape[1] * triton.cdiv(rows, size.rows), triton.cdiv(at.keys, size.keys)
-        count = splits_for(tiles, processors(q.device) * size.programs, blocks) if splits is None else splits
+        slots, more = processors(q.device) * size.programs, 0 if topk else WAVES  # every split keeps its topk
+        count = splits_for(tiles, slots, blocks, more) if splits is None else splits
         long = triton.cdiv(blocks, count) * size.keys >= LONG_WALK
         return Layout(size, count, (long if rescan is None else rescan) and not topk)
 
     chosen = cut(tile or row_tile(q, rows))
-    return cut(long_row_tile(q, rows)) if chosen.rescan and tile is None else chosen
+    return cut(long_row_tile(q, rows))._replace(rescan=True) if chosen.rescan and tile is None else chosen
 
 
 class Rows(NamedTuple):
@@ -84,11 +85,11 @@ def row_evidence(
     rescan: bool | None = None,
 ) -> Rows:
     """The layout is chosen here where it is not given, which only measurements do."""
-    q, k, at = problem.q, problem.k, problem.sequences
+    q, k, sequences = problem.q, problem.k, problem.sequences
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
     group = heads // kv_heads
-    tile, splits, rescan = layout(q, k, at, topk, splits=splits, tile=tile, rescan=rescan)
-    tiles = triton.cdiv(group * at.rows, tile.rows)
+    tile, splits, rescan = layout(q, k, sequences, topk, splits=splits, tile=tile, rescan=rescan)
+    tiles = triton.cdiv(group * sequences.rows, tile.rows)
     part_m = torch.empty(splits, batch, heads, rows, dtype=torch.float32, device=q.device)
     part_l = torch.empty_like(part_m)
     part_at = torch.empty_like(part_m, dtype=torch.int32)
@@ -97,8 +98,8 @@ def row_evidence(
         more = torch.empty(*part_m.shape, triton.next_power_of_2(topk), dtype=torch.float32, device=q.device)
         more_at = torch.empty_like(more, dtype=torch.int32)
     sees, flags = interval_args(problem.rules, batch)
-    lie, kinds = sequence_args(at, q)
-    row_evidence_kernel[(at.batch * kv_heads * tiles, splits)](
+    lie, kinds = sequence_args(sequences, q)
+    row_evidence_kernel[(sequences.batch * kv_heads * tiles, splits)](
         q,
         k,
         part_m,
@@ -110,10 +111,10 @@ def row_evidence(
         *k.stride(),
         *sees,
         *lie,
-        at.keys,
+        sequences.keys,
         problem.mult,
         problem.cap,
-        at.rows,
+        sequences.rows,
         rows,
         kv_heads,
         splits,

@@ -30,16 +30,16 @@ def attainable(tiles: Any, slots: Any, blocks: Any) -> Any:
 
 
 @lru_cache(maxsize=1 << 12)
-def splits_for(tiles: int, slots: int, blocks: int) -> int:
+def splits_for(tiles: int, slots: int, blocks: int, more_waves: int = WAVES) -> int:
     """The number of programs for each tile's keys that takes the least time, at an efficiency of LEAST or the best.
 
     Time is waves x (blocks of the longest program + START). Only the largest number of splits of every number of waves
-    is worth a look.
+    is worth a look. Scratch grows with the waves: ``more_waves`` than the fewest are not tried.
     """
     blocks = max(1, blocks)
     best, chosen = None, 1
     fewest = -(-tiles // slots)
-    for waves in range(fewest, fewest + WAVES):
+    for waves in range(fewest, fewest + 1 + more_waves):
         if best and not best[0] and tiles * blocks / slots + waves * START > best[1]:
             break  # more waves can only take longer
         share = -(-blocks // max(1, min(waves * slots // tiles, blocks)))

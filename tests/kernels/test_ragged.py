@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from headscope.kernels import row_evidence_paged, row_evidence_varlen
+from headscope.kernels import row_evidence_paged, row_evidence_varlen, sequences
 from ragged import Batch, joined
 
 ROWS, KEYS = [3, 1, 5, 0], [0, 40, 33, 7]
@@ -132,3 +132,15 @@ def test_lengths_are_whole_numbers() -> None:
             block_table=torch.zeros(1, 1).int(),
             seq_lens=torch.ones(1),
         )
+
+
+def test_what_is_known_of_a_table_goes_with_it() -> None:
+    """A server makes a table a step."""
+    known = len(sequences._known)
+    batch = Batch(4, [1], [9], heads=1, kv_heads=1, dim=4)
+    for _ in range(3):
+        cache, table, lens = batch.cache(4)
+        row_evidence_paged(torch.stack(batch.q), cache, block_table=table, seq_lens=lens)
+        batch.packed("reference")
+    del table
+    assert len(sequences._known) == known
