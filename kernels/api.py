@@ -5,17 +5,19 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import ArgumentError, ArgumentTypeError
-from . import reference
+from . import reference, traced
 from .dispatch_log import note
 from .errors import KernelError
 from .evidence import RowEvidence
@@ -23,6 +25,7 @@ from .rules import Rules
 from .sequences import Ragged, ragged
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -74,9 +77,10 @@ def row_evidence(
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
         topk: how many of the highest-scoring keys to keep per row; the Triton kernels keep up to 16.
         causal: whether rows are limited to keys at or before their own position.
-        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``), the PyTorch reference
-            elsewhere; "triton" or "reference" insists. The first call of a kind in a process compares a few rows of the
-            kernels' result with the reference; where they fail or differ, "auto" warns and uses the reference.
+        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``; on AMD's too, where
+            they have not been measured), the PyTorch reference elsewhere; "triton" or "reference" insists. The first
+            call of a kind in a process compares a few rows of the kernels' result with the reference; where they fail
+            or differ, "auto" warns and uses the reference.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
@@ -96,7 +100,7 @@ def row_evidence(
         spans=spans,
         topk=topk,
     )
-    return run("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
+    return _ask("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
 
 
 def evidence_attention(
@@ -157,7 +161,7 @@ def evidence_attention(
         spans=spans,
         topk=topk,
     )
-    out, ev = run("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
+    out, ev = _ask("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
     assert out is not None
     return out, ev
 
@@ -210,7 +214,9 @@ def key_mass(
             f"lse has shape {tuple(lse.shape)} on {lse.device}; pass one number per row and head of q, "
             f"{list(q.shape[:3])} on {q.device}"
         )
-    return run_key_mass(q, k, lse.detach(), rules, impl)
+    if traced.is_traced(q):
+        return traced.key_mass(q, k, lse, rules, impl)
+    return _key_mass(q, k, lse.detach(), rules, impl)
 
 
 def row_evidence_varlen(
@@ -391,10 +397,6 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
             )
     if k_positions is not None:
         k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
-        if not _increasing(k_positions):
-            raise ArgumentError(
-                "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
-            )
 
     def per_row(name: str, x: Tensor | None) -> Tensor | None:
         return None if x is None else _integers(name, x, q.device, ("R", rows), batch)
@@ -414,6 +416,29 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
     )
 
 
+def _ask(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    if traced.is_traced(q):
+        return traced.evidence(q, k, v, rules, impl)
+    return _evidence(operation, q, k, v, rules, impl)
+
+
+def _evidence(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    _check_order(rules.k_positions)
+    return run(operation, q, k, v, rules, impl)
+
+
+def _key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str) -> Tensor:
+    _check_order(rules.k_positions)
+    return run_key_mass(q, k, lse, rules, impl)
+
+
+traced.register(_evidence, _key_mass)
+
+
 def run(
     operation: str,
     q: Tensor,
@@ -427,14 +452,10 @@ def run(
     if implementation(q, v, topk=rules.topk, impl=impl) == "triton":
         from .gpu import self_check
 
-        try:
-            found = self_check.checked_evidence(q, k, v, rules, sequences)
+        found = _by_kernels(lambda: self_check.checked_evidence(q, k, v, rules, sequences), impl)
+        if found is not None:
             note(operation, "triton")
             return found
-        except KernelError as error:
-            if impl == "triton":
-                raise
-            warn_once(str(error))
     note(operation, "reference")
     if sequences is not None:
         return None, sequences.evidence(q, k, rules)
@@ -446,16 +467,25 @@ def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str = "a
     if implementation(q, impl=impl) == "triton":
         from .gpu import self_check
 
-        try:
-            found = self_check.checked_key_mass(q, k, lse, rules)
+        found = _by_kernels(lambda: self_check.checked_key_mass(q, k, lse, rules), impl)
+        if found is not None:
             note("key_mass", "triton")
             return found
-        except KernelError as error:
-            if impl == "triton":
-                raise
-            warn_once(str(error))
     note("key_mass", "reference")
     return reference.key_mass(q, k, lse, rules)
+
+
+def _by_kernels(call: Callable[[], Found], impl: str) -> Found | None:
+    """What the Triton kernels find; None, with a warning, if they fail or are wrong here and nobody insists on them."""
+    if torch.version.hip is not None:
+        warn_once("the Triton kernels compile for AMD's gfx942 and gfx950, and have not been measured on any AMD GPU")
+    try:
+        return call()
+    except KernelError as error:
+        if impl == "triton":
+            raise
+        warn_once(str(error))
+        return None
 
 
 @cache
@@ -497,9 +527,7 @@ def _obstacle(q: Tensor, v: Tensor | None, topk: int) -> str | None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         if not q.is_cuda:
             return f"q is on {q.device}; move q, k and v to a GPU"
-        if torch.version.hip is not None:
-            return "the kernels are made for NVIDIA GPUs; this torch is built for AMD's"
-        if torch.cuda.get_device_capability(q.device) < (8, 0):
+        if torch.version.hip is None and torch.cuda.get_device_capability(q.device) < (8, 0):
             return f"{torch.cuda.get_device_name(q.device)} is older than compute capability 8.0; use a newer GPU"
     if not _has_triton():
         return "the triton package is missing; pip install 'headscope[triton]'"
@@ -566,6 +594,14 @@ def _integers(
             f"{name} has shape {tuple(x.shape)}; pass [{letter}] = [{length}] or [B, {letter}] = [{batch}, {length}]"
         )
     return x if x.dim() == 2 else x[None]
+
+
+def _check_order(k_positions: Tensor | None) -> None:
+    """The one check of values: a trace has none."""
+    if k_positions is not None and not _increasing(k_positions):
+        raise ArgumentError(
+            "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
+        )
 
 
 # Positions known to increase, with the version that was looked at: a GPU must be waited for to ask, and every layer of

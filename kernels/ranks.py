@@ -31,7 +31,7 @@ def merge_across_ranks(ev: RowEvidence, group: distributed.ProcessGroup | None =
         ValueError: there is no process group, or the ranks differ in rows, spans, top-k or dtype (on every rank alike).
     """
     if not (distributed.is_available() and distributed.is_initialized()):
-        raise ArgumentError("there is no process group; call torch.distributed.init_process_group() on every rank first")
+        raise ArgumentError("there is no process group; call torch.distributed.init_process_group() on every rank")
     if distributed.get_rank(group) < 0:
         raise ArgumentError("this rank is no member of the group; call merge_across_ranks on the group's ranks only")
     kinds = _of_ranks(_described(ev), group)

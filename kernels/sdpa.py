@@ -184,10 +184,9 @@ def _first_right(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) ->
 def _checked(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
     """The kernel's result; KernelError where its first call of a kind fails or is wrong."""
     name, rows, n = NAMES[kernel], q.shape[2], k.shape[2]
-    kind = (
-        *(name, q.device, q.dtype, causal, q.shape[1], k.shape[1], q.shape[3]),
-        *(rows.bit_length(), n.bit_length(), rows % 128 == 0, n % 128 == 0),
-    )
+    kind: tuple[object, ...] = (name, q.device, q.dtype, causal, q.shape[1], k.shape[1], q.shape[3], n.bit_length())
+    if q.is_cuda:
+        kind += (min(rows, 128).bit_length(), rows % 128 == 0, n % 128 == 0)
 
     def compare(found: tuple[Tensor, Tensor]) -> tuple[bool, list[str]]:
         rules = Rules(q_positions=torch.arange(n - rows, n, device=q.device)[None], scale=scale, causal=causal)

@@ -56,7 +56,7 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
     return {name: value for name, value in every.items() if name in kernel.arg_names}
 
 
-def build(kernel: Any, sm: int, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
+def build(kernel: Any, sm: int | str, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
     const = constants(kernel, dtype, dim, tile, **options)
     most = {} if tile.registers is None else {"maxnreg": tile.registers}
     return compiled(kernel, sm, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages, **most)
@@ -164,6 +164,24 @@ def test_wide_and_odd_heads_with_every_option(sm: int, dim: int, dtype: str) -> 
         built = build(kernel, sm, dtype, dim, tile, **options)
         print(f"sm_{sm} D{dim} {kernel.__name__} {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
         check(sm, built, kernel.__name__, spills=192)
+
+
+@pytest.mark.parametrize(
+    ("arch", "kernels"),
+    [
+        ("gfx942", (evidence_attention_kernel, row_evidence_kernel, span_mass_kernel, key_mass_kernel)),
+        ("gfx950", (evidence_attention_kernel,)),
+    ],
+)
+def test_amd(arch: str, kernels: tuple[Any, ...]) -> None:
+    attention, rows = (table_tile(table, 942, torch.bfloat16, 64) for table in (configs.ATTENTION, configs.ROWS))
+    tiles = {evidence_attention_kernel: attention, row_evidence_kernel: rows}
+    for kernel in kernels:
+        tile = tiles.get(kernel, Tile(64, 64, 4, 1))
+        built = build(kernel, arch, "bf16", 64, tile)
+        assert "v_mfma" in built.ptx and built.spills == 0 and built.shared <= aot.SHARED[arch]
+    if arch == "gfx942":
+        build(merge_splits_kernel, arch, "bf16", 64, Tile(128, 0, 4, 1), HAS_SINK=True)
 
 
 def test_float32_fits() -> None:

@@ -360,6 +360,21 @@ def test_prefix_and_tail_merge_to_the_whole() -> None:
     close(joined.lse, whole.lse.cpu(), EXPONENT)
 
 
+def test_scores_of_minus_infinity_are_keys_that_are_not_seen() -> None:
+    q, k, v = (exact(x).to(DEVICE) for x in qkv(torch.bfloat16, batch=1))
+    q[..., 0] = 1
+    n, hidden = k.shape[2], k.shape[2] // 2
+    options: dict[str, Any] = {"q_positions": at_the_end(q, k).to(DEVICE), "impl": "triton"}
+    places = torch.arange(hidden, n, device=DEVICE)
+    wanted_out, wanted = evidence_attention(q, k[:, :, hidden:], v[:, :, hidden:], k_positions=places, **options)
+    k[:, :, :hidden, 0] = -torch.inf
+    out, fused = evidence_attention(q, k, v, **options)
+    close(out, wanted_out.cpu(), 8 * torch.finfo(q.dtype).eps)
+    for ev in (fused, row_evidence(q, k, **options)):
+        close(ev.lse, wanted.lse.cpu(), EXPONENT)
+        assert torch.equal(ev.argmax_key, wanted.argmax_key)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_the_mass_of_keys(dtype: torch.dtype) -> None:
     q, k, _ = qkv(dtype)
