@@ -1,6 +1,6 @@
 """Both Triton kernels, and every way into them, on random small calls by Triton's interpreter: are any wrong?
 
-    python -m benchmarks.random_cases [--n 1000] [--first 0] [--kernel rows fused packed paged]
+    python -m benchmarks.random_cases [--n 1000] [--first 0] [--kernel rows fused packed paged clear few_rows prefetch]
 
 A case is made from its number alone: shapes, dtype, tile, splits, what the loop remembers, scale, rules, spans, topk,
 and sequences that are packed or whose keys lie in pages. Inputs are whole multiples of 1/64, whose sums of products are
@@ -27,7 +27,8 @@ from .machine import machine, one_line, write_results
 from .smollm2 import say
 
 PER_ROW = ("q_positions", "key_limits", "key_starts")
-KINDS = ("rows", "fused", "packed", "paged")
+WAYS = ("clear", "few_rows", "prefetch")  # of evidence_attention, beside the one that is in use
+KINDS = ("rows", "fused", "packed", "paged", *WAYS)
 ROUNDINGS = 32 * torch.finfo(torch.float32).eps
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TILES = ((16, 16), (16, 32), (32, 16), (64, 16), (16, 64))
@@ -57,19 +58,26 @@ class Draw:
 def wrong(number: int, kinds: tuple[str, ...] = KINDS) -> list[str]:
     """What is wrong with case `number`; the interpreter is on."""
     from headscope.kernels.gpu import configs
+    from headscope.kernels.gpu import evidence_attention as attention
     from headscope.kernels.gpu import row_evidence as module
 
     draw = Draw(number)
     kind = draw.one(kinds)
     before = configs.INTERPRETED, module.splits_for, module.LONG_WALK
+    before_ways = attention.attention_ways, attention.splits_of
     splits = draw.one((1, 1, 2, 3, 5))
     try:
         configs.INTERPRETED = configs.Tile(*draw.one(TILES), 4, 1)
         module.splits_for = lambda *_: splits  # type: ignore[assignment]
         module.LONG_WALK = draw.one((1, 1 << 16))
+        if kind in WAYS:
+            ways = configs.Ways(**{kind: kind == "prefetch" or configs.INTERPRETED})
+            attention.attention_ways = lambda q, v: ways  # type: ignore[assignment]
+            attention.splits_of = lambda q, k, tile: splits + 1  # type: ignore[assignment]
         return list((_sequences if kind in ("packed", "paged") else _dense)(draw, kind))
     finally:
         configs.INTERPRETED, module.splits_for, module.LONG_WALK = before
+        attention.attention_ways, attention.splits_of = before_ways
 
 
 def _numbers(draw: Draw, *shape: int, ties: bool, dtype: torch.dtype) -> Tensor:
@@ -104,6 +112,7 @@ def _dense(draw: Draw, kind: str) -> Iterator[str]:
     from headscope.kernels import evidence_attention, row_evidence
 
     batch, kv, group, rows, n, dim = (draw.int(1, most) for most in (3, 3, 5, 14, 100, 24))
+    dim = dim // 8 * 8 + 8 if kind == "clear" else dim  # what TMA reads
     ties, dtype = draw.often(3), draw.one(DTYPES)
     q = _numbers(draw, batch, rows, kv * group, dim, ties=ties, dtype=dtype).transpose(1, 2)
     cache = _numbers(draw, batch, n + 5, kv, 2, dim, ties=ties, dtype=dtype)

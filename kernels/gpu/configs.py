@@ -31,6 +31,17 @@ class Tile(NamedTuple):
         return {"num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": FUSED, **most}
 
 
+class Ways(NamedTuple):
+    """Of evidence_attention, beside its one launch."""
+
+    clear: Tile | None = None
+    """tile of a launch of its own for the blocks that all its rows see (clear_blocks.py)"""
+    few_rows: Tile | None = None
+    """largest tile where rows are so few that keys are split over programs (split_attention.py)"""
+    prefetch: bool = False
+    """whether the next winning block is loaded while one is searched for the highest key"""
+
+
 # (architecture, head dimension rounded up to a power of two, at least 64) -> tile, for bfloat16 and float16
 ROWS = {
     (80, 64): Tile(128, 64, 8, 3, programs=1),
@@ -63,6 +74,7 @@ ATTENTION = {
     (942, 128): Tile(128, 32, 4, 2),
     (942, 256): Tile(64, 32, 4, 1),
 }
+WAYS: dict[tuple[int, int], Ways] = {}  # by the same key; what a GPU has not shown to pay is not in use
 # float32 is there for checking; it does not fit the tiles above, and its small ones do not need fewer warps for fewer
 # rows. The key: head dimension as above.
 FLOAT32 = {64: Tile(32, 32, 4, 2), 128: Tile(32, 16, 8, 2), 256: Tile(16, 32, 8, 1)}
@@ -90,6 +102,13 @@ def attention_tile(q: Tensor, v: Tensor) -> Tile:
     return _look_up(ATTENTION, q, max(q.shape[-1], v.shape[-1]))
 
 
+def attention_ways(q: Tensor, v: Tensor) -> Ways:
+    """For evidence_attention; float32 has none."""
+    if q.device.type != "cuda" or q.dtype == torch.float32:
+        return Ways()
+    return WAYS.get((architecture(q.device), _size(max(q.shape[-1], v.shape[-1]))), Ways())
+
+
 @cache
 def architecture(device: torch.device) -> int:
     """80, 90 or 100, or 942 for AMD's: whose tiles to use. Other GPUs get those of the smallest shared memory."""
@@ -105,8 +124,7 @@ def processors(device: torch.device) -> int:
 
 
 def table_tile(table: dict[tuple[int, int], Tile], arch: int, dtype: torch.dtype, dim: int) -> Tile:
-    size = max(64, 1 << (dim - 1).bit_length())
-    return FLOAT32[size] if dtype == torch.float32 else table[arch, size]
+    return FLOAT32[_size(dim)] if dtype == torch.float32 else table[arch, _size(dim)]
 
 
 def of_size(tile: Tile, rows: int, dtype: torch.dtype) -> Tile:
@@ -116,6 +134,10 @@ def of_size(tile: Tile, rows: int, dtype: torch.dtype) -> Tile:
         return tile._replace(rows=rows)
     # Registers enough, and a smaller tile than the table's leaves room for one more program.
     return tile._replace(rows=rows, warps=4, registers=None, programs=tile.programs + (rows < tile.rows))
+
+
+def _size(dim: int) -> int:
+    return max(64, 1 << (dim - 1).bit_length())
 
 
 def _look_up(table: dict[tuple[int, int], Tile], q: Tensor, dim: int) -> Tile:

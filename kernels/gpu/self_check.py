@@ -13,6 +13,7 @@ from ..evidence import RowEvidence
 from ..rules import Rules
 from ..sequences import Ragged, Sequences
 from . import launch
+from .evidence_attention import fitting
 from .row_evidence import layout
 
 FAILURES = (triton.TritonError, RuntimeError)
@@ -81,7 +82,7 @@ def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, at: Sequences) -
         q.device,
         q.dtype,
         q.shape[-1],
-        None if v is None else v.shape[-1],
+        None if v is None else (v.shape[-1], fitting(q, k, v)),
         group,
         min(group * at.rows, 128).bit_length(),
         at.keys.bit_length(),

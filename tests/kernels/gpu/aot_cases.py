@@ -10,12 +10,14 @@ import torch
 from aot import Compiled, compiled
 
 from headscope.kernels.gpu import configs
+from headscope.kernels.gpu.clear_blocks import clear_blocks_kernel
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
 from headscope.kernels.gpu.kernel_args import KernelArgs
 from headscope.kernels.gpu.key_mass import key_mass_kernel
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
+from headscope.kernels.gpu.split_attention import split_attention_kernel
 from headscope.kernels.gpu.visible_keys import visible_keys_kernel
 
 SMS = (80, 90, 100)
@@ -29,8 +31,10 @@ def types(kernel: Any, dtype: str) -> dict[str, str]:
     """Triton types by the parameters' names: tensors of the model, results, strides, scalars."""
     known = {
         **dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}"),
-        **dict.fromkeys(("first", "last", "part_at", "more_at", "row_starts", "key_starts", "table"), "*i32"),
-        **dict.fromkeys(("part_m", "part_l", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
+        **dict.fromkeys(
+            ("first", "last", "part_at", "part_block", "more_at", "row_starts", "key_starts", "table"), "*i32"
+        ),
+        **dict.fromkeys(("part_m", "part_l", "part_o", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
         **dict.fromkeys(("at", "spans", "positions", "limits", "starts"), "*i64"),
         "mult": "fp32",
         "cap": "fp32",
@@ -43,6 +47,7 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
         "s_qd": 1, "s_kd": 1, "s_vd": 1, "s_se": 1,
         "G": 4, "D": dim, "BD": KernelArgs.padded(dim), "DV": dim, "BDV": KernelArgs.padded(dim),
         "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
+        "CLEAR_DONE": False, "PREFETCH": False, "SPECIALISED": tile.warps == 4,
         "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False, "RESCAN": False,
         "CAUSAL": True, "HAS_WINDOW": False, "HAS_LIMIT": True, "HAS_START": False,
         "PACKED_Q": False, "PACKED_K": False, "PAGE": 0,
@@ -74,6 +79,28 @@ def test_evidence_costs_the_main_loop_of_attention_next_to_nothing(sm: int, dim:
     print(f"{line}, shared {fused.shared}")  # noqa: T201
     assert fused.shared == plain.shared
     assert grown <= GROWTH, line
+
+
+def test_clear_blocks_by_tma_and_specialised_warps() -> None:
+    """What is measured beside the tables: here, the clear part of evidence_attention and the edges that it leaves."""
+    tile = Tile(128, 128, 4, 2)
+    fused, plain = (build(clear_blocks_kernel, 90, "bf16", 128, tile, EVIDENCE=on) for on in (True, False))
+    check(90, fused, "clear blocks", spills=0)
+    assert "cp.async.bulk.tensor" in fused.ptx and "setmaxnreg" in fused.ptx, "no TMA, or every warp does everything"
+    assert fused.main_loop <= GROWTH * plain.main_loop and fused.shared == plain.shared
+    edges = build(evidence_attention_kernel, 90, "bf16", 128, tile._replace(warps=8, stages=1), CLEAR_DONE=True)
+    check(90, edges, "edges", spills=192)  # outside the one or two steps of its loop
+    print(f"sm_90 {tile}: loop {plain.main_loop} -> {fused.main_loop}, edges spill {edges.spills}")  # noqa: T201
+
+
+def test_wide_tile_that_prefetches_winning_blocks() -> None:
+    wide = build(evidence_attention_kernel, 90, "bf16", 128, Tile(128, 128, 8, 2), PREFETCH=True)
+    check(90, wide, "128 x 128")
+
+
+def test_few_rows_over_split_keys() -> None:
+    few = build(split_attention_kernel, 90, "bf16", 128, Tile(16, 64, 4, 2))
+    assert aot.MMA.search(few.sass) and few.spills == 0 and few.shared <= aot.SHARED[90] // 3
 
 
 @pytest.mark.parametrize("sm", SMS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import interpreter_shim  # noqa: F401
@@ -25,11 +26,13 @@ from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
 from headscope.kernels import KernelError, RowEvidence, api, evidence_attention, first_use, merge, row_evidence
 from headscope.kernels import dispatch_log as choices
+from headscope.kernels import reference as definition
 from headscope.kernels import sdpa as plain
 from headscope.kernels.api import implementation
-from headscope.kernels.gpu import configs, launch
+from headscope.kernels.gpu import clear_blocks, configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
+from headscope.kernels.gpu.split_attention import split_attention
 from headscope.kernels.rules import Rules
 from headscope.kernels.sequences import Sequences
 from headscope.probes import ProbeSet
@@ -476,6 +479,38 @@ def test_any_mixture_of_options(seed: int) -> None:
             options[name] = value
     start = draw(-5, 90, batch, rows, 2)
     compare(q, k, v, spans=torch.stack((start, start + draw(-2, 20, batch, rows, 2)), -1), **options)
+
+
+WAYS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "clear": partial(fused, ways=configs.Ways(clear=configs.INTERPRETED)),
+    "prefetch": partial(fused, ways=configs.Ways(prefetch=True)),
+    "few rows": partial(split_attention, tile=configs.INTERPRETED, splits=3),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [
+        *((way, {"softcap": 5.0, "sinks": torch.tensor([0.0, -9.0])}) for way in WAYS),
+        ("clear", {}),
+        ("few rows", {"window": 37}),
+    ],
+)
+def test_other_ways_to_the_same(way: str, options: dict[str, Any]) -> None:
+    """What a GPU is to choose from. With ties, a row that sees nothing, a NaN, and values of another dimension."""
+    q, k, v = (x.round() for x in qkv(1, 1, 2, 20, 70, 8))
+    v, at = v[..., :5], torch.arange(50, 70)
+    at[3] = -1
+    k[0, 0, :18, 3], k[0, 0, 66, 0] = -torch.inf, torch.nan
+    rules = Rules(q_positions=at[None], scale=0.3, **options)
+    problem = launch.KernelArgs.of(q, k, rules)
+    assert way != "clear" or clear_blocks.takes(q, k, v)
+    wanted_out, wanted = definition.evidence(q, k, v, rules)
+    out, lse, key, max_logit = WAYS[way](problem, v)
+    assert torch.equal(key, wanted.argmax_key)
+    for got, want in ((out, wanted_out), (lse, wanted.lse), (max_logit, wanted.max_logit)):
+        assert torch.equal(got.isnan(), want.isnan())
+        close(got.nan_to_num(), want.nan_to_num(), TOL + 1e-6)
 
 
 def test_the_same_attention_without_evidence() -> None:

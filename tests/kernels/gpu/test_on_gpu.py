@@ -175,6 +175,22 @@ def test_rows_that_see_nothing() -> None:
     check(q, k, v, q_positions=torch.tensor([-1, 0, k.shape[2] - 1, -7, 3]), spans=SPANS)
 
 
+@pytest.mark.parametrize("way", ["clear", "few_rows", "prefetch"])
+def test_ways_that_are_not_in_use_yet(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headscope.kernels.gpu import configs
+    from headscope.kernels.gpu import evidence_attention as module
+
+    if way == "clear" and not TOY and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs TMA")
+    wide = {"clear": configs.Tile(128, 128, 4, 2), "few_rows": configs.Tile(64, 64, 4, 2), "prefetch": True}[way]
+    ways = configs.Ways(**{way: configs.INTERPRETED if TOY and way != "prefetch" else wide})
+    monkeypatch.setattr(module, "attention_ways", lambda q, v: ways)
+    if TOY:  # too short for the rule
+        monkeypatch.setattr(module, "splits_of", lambda q, k, tile: 3)
+    q, k, v = qkv(torch.bfloat16, rows=200 if way == "clear" else 9)
+    check(q, k, v, q_positions=at_the_end(q, k), sinks=torch.linspace(-3, 3, q.shape[1]))
+
+
 @pytest.mark.parametrize("rows", [1, 16, 17, 200])
 def test_numbers_of_rows(rows: int) -> None:
     q, k, v = qkv(torch.bfloat16, rows=rows)
