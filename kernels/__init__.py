@@ -1,8 +1,8 @@
 """Row evidence: what every attention head did at one query row, without building an attention map.
 
 `row_evidence` and `evidence_attention` compute it, `merge` joins the evidence of disjoint key ranges. `attend` is plain
-attention with its log-sum-exp, `merge_attention_states` joins two of its results; `implementation` and `recording` say
-which kernel is chosen and which ran.
+attention with its log-sum-exp, `merge_attention_states` joins two of its results; `implementation`, `plans_shapes`
+and `recording` say which kernel is chosen, how it is, and which ran.
 """
 
 
@@ -33,7 +33,7 @@ else:
     from .dispatch_log import recording
     from .errors import KernelError
     from .evidence import RowEvidence, merge
-    from .sdpa import attend, merge_attention_states
+    from .sdpa import attend, merge_attention_states, plans_shapes
 
     __all__ = [
         "KernelError",
@@ -43,6 +43,7 @@ else:
         "implementation",
         "merge",
         "merge_attention_states",
+        "plans_shapes",
         "recording",
         "row_evidence",
     ]

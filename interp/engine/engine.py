@@ -18,6 +18,7 @@ from ...errors import HeadscopeError
 from ...probes import Probe
 from ..evidence import STANDARD, ProbeEvidence, Spans
 from ..model import Adapter, ModelError, PrefixCache, running
+from .cuts import blocks, unit_of
 from .passes import LayerEvidence, PrefixPass, WholePass
 from .plan import Plan, Prefix, Suffix
 from .suffixes import SuffixPass
@@ -122,17 +123,22 @@ class Engine:
         cache.length = prefix.keep
         while cache.length < len(prefix.ids):
             start = cache.length
-            end = min(start + self.chunk, len(prefix.ids))
+            end = self._chunk_end(start, len(prefix.ids))
             if self._retry(lambda start=start, end=end: self._chunk(prefix.ids[start:end], start, cache)) is None:  # type: ignore[misc]
                 continue  # out of memory: the chunk is smaller now, and writing it again is harmless
             cache.length = end
             self._tick(end - start, "haystack")
 
     def branch(self, prefix: Prefix, cache: PrefixCache) -> Iterator[tuple[int, ProbeEvidence]]:
-        """Run all suffixes of a prefix that is in the cache, in batches, shortest first."""
-        waiting = sorted(prefix.suffixes, key=lambda suffix: len(suffix.ids))
+        """Run all suffixes of a prefix that is in the cache, in batches, shortest first.
+
+        Needles of one place come into one batch, where they may share rows, and in it those that see as much side by
+        side.
+        """
+        waiting = sorted(prefix.suffixes, key=lambda t: (len(t.ids), t.graft_start if t.graft_len else 0))
         while waiting:
             batch = waiting[: self._batch_size(waiting)]
+            batch.sort(key=lambda t: (len(t.ids), t.context_len, t.probe))
             found = self._retry(lambda batch=batch: self.run_suffixes(batch, cache))  # type: ignore[misc]
             if found is None:
                 continue  # out of memory: the batch is smaller now
@@ -141,12 +147,18 @@ class Engine:
                 yield suffix.probe, evidence
             self._tick(sum(len(suffix.ids) for suffix in batch), "probes")
 
+    def _chunk_end(self, start: int, n: int) -> int:
+        """Where the chunk from `start` ends: on a GPU at a multiple of a power of two, see `cuts`."""
+        if self.model.device.type == "cpu":
+            return min(start + self.chunk, n)
+        return next(blocks(start, n, unit_of(self.chunk))).end
+
     def _chunk(self, ids: np.ndarray, start: int, cache: PrefixCache) -> Tensor:
-        with running(PrefixPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
+        this = PrefixPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)), unit_of(self.chunk))
+        with running(this):
             tokens = self._tensor(ids)[None]
             positions = torch.arange(start, start + len(ids), device=tokens.device)[None]
-            last = torch.tensor([len(ids) - 1], device=tokens.device)
-            return self.model.forward(tokens, positions, cache, last)
+            return self.model.forward(tokens, positions, cache, positions.new_empty(0))
 
     def run_suffixes(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> list[ProbeEvidence]:
         """Run a batch of suffixes beside the prefix in the cache."""

@@ -79,7 +79,7 @@ class Adapter(Protocol):
         Args:
             ids, positions: int64 [B, m].
             cache: where keys go, or None to keep none.
-            rows: int64 [A], indices into the flattened [B * m] rows.
+            rows: int64 [A], indices into the flattened [B * m] rows. A is 0 where only the keys are wanted.
 
         Returns:
             Logits [A, vocabulary]; no other row's logits are computed.

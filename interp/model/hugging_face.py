@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..checkpoint_names import local_model_name
-from .attention import CaptureError, attending, routed
+from .attention import CaptureError, attending, may_stop, routed, stopping_after
 from .prefix_cache import PrefixCache
 from .rope import longest_sequence, rope_types
 
@@ -113,12 +113,16 @@ class HuggingFaceModel:
         Args:
             ids, positions: int64 [B, m].
             cache: where keys go, or None to keep none.
-            rows: int64 [A], indices into the flattened [B * m] rows.
+            rows: int64 [A], indices into the flattened [B * m] rows. Without any only the keys are wanted, and the
+                forward ends with the last layer's attention, unless somebody waits for the end of it.
 
         Returns:
             Logits [A, vocabulary]; no other row's logits are computed.
         """
-        with _only_rows(self.model.get_output_embeddings(), rows), self._named_outputs():
+        last = self.n_layers - 1 if not len(rows) and may_stop(self.model) else None
+        kept = rows if len(rows) else rows.new_zeros(1)  # a head may not take none
+        out = None
+        with _only_rows(self.model.get_output_embeddings(), kept), self._named_outputs(), stopping_after(last):
             out = self.model(
                 input_ids=ids,
                 position_ids=positions,
@@ -126,8 +130,10 @@ class HuggingFaceModel:
                 use_cache=cache is not None,
                 return_dict=True,
             )
+        if out is None:
+            return torch.empty(0, self.n_logits, dtype=self.dtype, device=ids.device)
         logits: Tensor = out.logits
-        return logits.reshape(-1, logits.shape[-1])
+        return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
     @contextmanager
     def _named_outputs(self) -> Iterator[None]:
