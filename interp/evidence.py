@@ -63,5 +63,7 @@ class ProbeEvidence:
     def hits(self, probe: Probe) -> np.ndarray:
         """Bool [n_layers, n_heads, n_answer]: the top key lies in a needle and holds the token that comes next."""
         key = self.argmax_key
-        there = np.maximum(key, 0)
-        return (key >= 0) & probe.needle_mask[there] & (probe.input_ids[there] == probe.answer_ids)
+        inside = np.zeros(key.shape, bool)
+        for start, end in probe.needle_spans:  # a mask over all of the probe would be most of the work
+            inside |= (key >= start) & (key < end)
+        return inside & (probe.input_ids[np.maximum(key, 0)] == probe.answer_ids)

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ArgumentError
 from ..kernels import recording
 from ..probes import Codec, Probe, ProbeSet, check_tokenizer
-from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, plan, preflight
+from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, preflight
 from .environment import for_files
 from .estimators import chance, choose, score_probe, spans_of
 from .model import Adapter, LoadedModel, adapt, load_model
@@ -77,7 +77,7 @@ def score_heads(
         raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     chosen = choose(estimators)
     spans = spans_of(chosen)
-    check_probes(probes, sharing, spans)
+    planned = check_probes(probes, sharing, spans)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
@@ -93,7 +93,6 @@ def score_heads(
     adapted = adapt(model)
     _check_fit(adapted, probes, codec)
 
-    planned = plan(probes, sharing)
     reason = preflight(adapted, probes[0], alone)
     alone = reason is not None
     if alone and generate:

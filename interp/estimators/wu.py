@@ -18,8 +18,9 @@ def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Returns:
         float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
     """
-    worth = np.zeros(probe.length, np.float64)
+    key = evidence.argmax_key
+    worth = np.zeros(key.shape, np.float64)
     for start, end in probe.needle_spans:
-        worth[start:end] = 1 / (end - start)
-    counts = np.where(evidence.hits(probe), worth[np.maximum(evidence.argmax_key, 0)], 0)
+        worth[(key >= start) & (key < end)] = 1 / (end - start)
+    counts = np.where(evidence.hits(probe), worth, 0)
     return evidence.hidden_as_nan(counts.sum(axis=-1))
