@@ -36,8 +36,7 @@ class SuffixBatch:
     first: [R], the first of [B * m] that each of the R rows is; None where rows is.
     positions: [B, m], the positions at which the suffixes' rows are run.
     limits: [R], prefix keys that each row may see; 0 for padding.
-    order: rows that see any of the prefix, sorted by their limit, as indices into [R].
-    by_limit, place: [R], all rows sorted by their limit, and where each then stands.
+    by_limit, place: [R], all rows sorted by their limit, and where each then stands; None where they lie so already.
     answers: [A], the answer rows in [R].
     asked: [B, a], the answer rows in each suffix, filled up with repeats; kept: [A], which of [B * a] are no repeats.
     own_spans: [B, a, S, 2], spans among the suffix's own keys, in `positions`; own_kinds: [S], number of each's name.
@@ -53,9 +52,8 @@ class SuffixBatch:
     first: Tensor | None
     positions: Tensor
     limits: Tensor
-    order: Tensor
-    by_limit: Tensor
-    place: Tensor
+    by_limit: Tensor | None
+    place: Tensor | None
     answers: Tensor
     asked: Tensor
     kept: Tensor
@@ -100,7 +98,7 @@ class SuffixPass:
         self.cache = cache
         self.n_kinds = len(spans)
         layout = lay_out(suffixes, self.probes, spans)
-        in_order = layout.limits[layout.order].numpy()
+        in_order = np.sort(layout.limits.numpy())
         starts = np.flatnonzero(np.diff(in_order, prepend=0)).tolist()
         # rows that may see the same number of prefix keys share one attention call: (limit, first row, behind the last)
         self.groups = [(int(in_order[i]), i, j) for i, j in zip(starts, [*starts[1:], len(in_order)], strict=True)]
@@ -183,19 +181,19 @@ class SuffixPass:
     ) -> tuple[Tensor, Tensor, RowEvidence]:
         """What `_see_prefix` and `_prefix_evidence` return, by one launch over all rows, equal limits side by side."""
         end = self.cache.length
-        positions = at.run_at.view(-1)[at.by_limit]
+        positions = _at(at.run_at.view(-1), at.by_limit)
         out, found = evidence_attention(
-            rows[:, :, at.by_limit],
+            _at(rows, at.by_limit, 2),
             self.cache.keys[layer][:, :, :end],
             self.cache.values[layer][:, :, :end],
             q_positions=positions,
-            key_limits=at.limits[at.by_limit],
+            key_limits=_at(at.limits, at.by_limit),
             spans=at.row_spans,
             **limits(positions, sees, how),
         )
-        asked = at.place[at.answers]
+        asked = at.answers if at.place is None else at.place[at.answers]
         parts = (x[:, :, asked] for x in (found.lse, found.argmax_key, found.max_logit, found.span_mass))
-        return out[:, :, at.place], found.lse[:, :, at.place], self._in_probes(at, *parts)
+        return _at(out, at.place, 2), _at(found.lse, at.place, 2), self._in_probes(at, *parts)
 
     def _in_probes(self, at: SuffixBatch, lse: Tensor, key: Tensor, logit: Tensor, mass: Tensor) -> RowEvidence:
         """Evidence of the answer rows over the prefix: its keys as positions in the probes, mass by kind."""
@@ -210,26 +208,25 @@ class SuffixPass:
         wide = torch.promote_types(rows.dtype, torch.float32)
         out = rows.new_zeros(*rows.shape[:3], values.shape[-1])
         lse = torch.full(rows.shape[:3], -torch.inf, dtype=wide, device=rows.device)
-        rows = rows[:, :, at.order]
+        rows = _at(rows, at.by_limit, 2)
         if _plain(sees, how):
-            parts = [
-                attend_any_shape(rows[:, :, i:j], keys[:, :, :n], values[:, :, :n], scale=how.scale, causal=False)
-                for n, i, j in self.groups
-            ]
-            out[:, :, at.order] = torch.cat([part for part, _ in parts], dim=2)
-            lse[:, :, at.order] = torch.cat([part for _, part in parts], dim=2)
-            return out, lse
-        positions, end = at.run_at.view(-1)[at.order], self.cache.length
-        out[:, :, at.order], found = evidence_attention(
-            rows,
-            keys[:, :, :end],
-            values[:, :, :end],
-            q_positions=positions,
-            key_limits=at.limits[at.order],
-            **limits(positions, sees, how),
-        )
-        lse[:, :, at.order] = found.lse
-        return out, lse
+            for n, i, j in self.groups:
+                out[:, :, i:j], lse[:, :, i:j] = attend_any_shape(
+                    rows[:, :, i:j], keys[:, :, :n], values[:, :, :n], scale=how.scale, causal=False
+                )
+        else:
+            seeing, end = slice(self.groups[0][1], None), self.cache.length
+            positions = _at(at.run_at.view(-1), at.by_limit)[seeing]
+            out[:, :, seeing], found = evidence_attention(
+                rows[:, :, seeing],
+                keys[:, :, :end],
+                values[:, :, :end],
+                q_positions=positions,
+                key_limits=_at(at.limits, at.by_limit)[seeing],
+                **limits(positions, sees, how),
+            )
+            lse[:, :, seeing] = found.lse
+        return _at(out, at.place, 2), _at(lse, at.place, 2)
 
 
 def _plain(sees: Visibility, how: Scoring) -> bool:
@@ -251,6 +248,8 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
     flat_limits, run, run_at, rows, first = row_limits.reshape(-1), ids, positions, None, None
     if (shared := _shared_rows(suffixes, width)) is not None:
         rows, first = shared
+        by_limit = np.argsort(flat_limits[first], kind="stable")
+        first, rows = first[by_limit], np.argsort(by_limit)[rows]
         flat_limits, answers = flat_limits[first], rows.reshape(-1)[answers]
         run, run_at = ids.reshape(1, -1)[:, first], positions.reshape(1, -1)[:, first]
     order = np.argsort(flat_limits, kind="stable")
@@ -260,8 +259,7 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
     own_spans = np.zeros((n * most, int(own_used.sum()), 2), np.int64)
     own_spans[kept.reshape(-1)] = own[:, own_used]
     prefix_spans = np.concatenate([_in_prefix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    place = np.argsort(order)
     used = (prefix_spans[..., 1] > prefix_spans[..., 0]).any(axis=0)
     row_spans = np.zeros((1, len(order), int(used.sum()), 2), np.int64)
     row_spans[0, place[answers]] = prefix_spans[:, used]
@@ -273,9 +271,8 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
         "first": first,
         "positions": positions,
         "limits": flat_limits,
-        "order": order[flat_limits[order] > 0],
-        "by_limit": order,
-        "place": place,
+        "by_limit": None if shared else order,
+        "place": None if shared else place,
         "answers": answers,
         "asked": asked,
         "kept": np.flatnonzero(kept),
@@ -360,6 +357,11 @@ def _flat(x: Tensor) -> Tensor:
 def _of_suffixes(x: Tensor, at: SuffixBatch) -> Tensor:
     """The R rows as the suffixes have them: [1, H, R, D] -> [B, H, m, D]."""
     return x if at.rows is None else x[0].transpose(0, 1)[at.rows].transpose(1, 2)
+
+
+def _at(x: Tensor, index: Tensor | None, dim: int = 0) -> Tensor:
+    """Some of x, or all of it as it lies where there is no index."""
+    return x if index is None else x.index_select(dim, index)
 
 
 def _once(x: Tensor, at: SuffixBatch) -> Tensor:
