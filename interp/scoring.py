@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ArgumentError
 from ..kernels import recording
 from ..probes import Codec, Probe, ProbeSet, check_tokenizer
-from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, preflight
+from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, may_be_cut, preflight
 from .environment import for_files
 from .estimators import chance, choose, score_probe, spans_of
 from .model import Adapter, LoadedModel, adapt, load_model
@@ -56,7 +56,8 @@ def score_heads(
         tokenizer: checked against the probes' tokenizer when given. A `Codec` of it has its vocabulary hashed once for
             all calls.
         chunk: prefill tokens per forward. Out of memory halves it; no probe is dropped. Where every probe runs alone,
-            its forward cannot be cut: it is tried once more with freed memory, then refused with the length that fits.
+            one that is longer runs in chunks too if length-dependent RoPE is all that keeps it alone; else its forward
+            cannot be cut: it is tried once more with freed memory, then refused with the length that fits.
         progress: called with (rows done, rows in all, what is running).
 
     Returns:
@@ -100,6 +101,8 @@ def score_heads(
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
         engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans)
+        if alone and max(probe.length for probe in probes) > chunk:
+            engine.cut_alone = may_be_cut(adapted, probes[0])
         found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
         scored = {i: score_probe(probes[i], evidence, chosen) for i, evidence in found}
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in chosen}

@@ -35,7 +35,9 @@ def fingerprint(tokenizer: Any, first: int | None = None) -> str:
     what the fingerprint was before tokens were added behind them.
     """
     entries = sorted((id, str(token)) for token, id in tokenizer.get_vocab().items())[:first]
-    digest = blake2b("".join(f"{id}\t{token}\n" for id, token in entries).encode("utf-8", "surrogatepass"), digest_size=6)
+    digest = blake2b(
+        "".join(f"{id}\t{token}\n" for id, token in entries).encode("utf-8", "surrogatepass"), digest_size=6
+    )
     for special in (False, True):
         digest.update(str(list(tokenizer.encode(SAMPLE, add_special_tokens=special))).encode())
     return f"{len(entries)}-{digest.hexdigest()}"

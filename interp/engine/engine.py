@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -17,10 +18,10 @@ from torch import Tensor
 from ...errors import HeadscopeError
 from ...probes import Probe
 from ..evidence import STANDARD, ProbeEvidence, Spans
-from ..model import Adapter, ModelError, PrefixCache, running
+from ..model import Adapter, InPieces, ModelError, PrefixCache, running
 from .cuts import blocks, unit_of
 from .passes import LayerEvidence, PrefixPass, WholePass
-from .plan import Plan, Prefix, Suffix
+from .plan import Plan, Prefix, Suffix, plan
 from .suffixes import SuffixPass
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,7 @@ class Engine:
             runs out; no probe is ever dropped.
         progress: called with (rows done, rows in all, what is running).
         spans: name -> where in a probe attention mass is measured.
+        cut_alone: probes that run alone may be run in chunks, `preflight.may_be_cut` has found.
     """
 
     model: Adapter
@@ -57,6 +59,7 @@ class Engine:
     suffix_rows: int = SUFFIX_ROWS
     progress: Progress | None = None
     spans: Mapping[str, Spans] = field(default_factory=lambda: STANDARD)
+    cut_alone: bool = False
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
 
@@ -71,18 +74,46 @@ class Engine:
     def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
         """Every probe in a forward of its own, without a cache: for models whose state cannot be shared.
 
-        The longest first: a forward that cannot be cut either fits into memory or not, and that should be known early.
+        One of more than `chunk` tokens is run in chunks where the model can be told how long it is. The longest first: a
+        forward that cannot be cut either fits into memory or not, and that should be known early.
 
         Raises:
             DoesNotFitError: one does not, even with the memory that torch had kept given back.
         """
         self._done, self._total = 0, sum(self.probes[i].length for i in indices)
         waiting = sorted(indices, key=lambda i: -self.probes[i].length)
+        while waiting and (pieces := self.in_pieces(self.probes[waiting[0]].length)) is not None:
+            i = waiting.pop(0)
+            with pieces:
+                yield i, self.run_in_chunks(i)
+            self._tick(1, "probes")  # the last answer token predicts nothing
         runs = {i: partial(self.run_whole, self.probes[i]) for i in waiting}
         of_length = {self.probes[i].length: run for i, run in runs.items()}
         for i, run in runs.items():
             yield i, self.in_one(f"probe {self.probes[i].id!r}", self.probes[i].length, run, of_length)
             self._tick(self.probes[i].length, "probes")
+
+    def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
+        """Inside, a sequence of `length` tokens may be run in chunks though it runs alone; None where it need not or
+        cannot be.
+        """
+        if length <= self.chunk or not self.cut_alone or not isinstance(self.model, InPieces):
+            return None
+        self.forget_lengths()
+        return self.model.in_pieces(length)
+
+    def run_in_chunks(self, index: int) -> ProbeEvidence:
+        """Run one probe by itself, its context in chunks. Inside `in_pieces` of its length."""
+        prefix = plan([self.probes[index]], "exact").prefixes[0]
+        prefix.suffixes[0] = replace(prefix.suffixes[0], probe=index)
+        cache = PrefixCache(len(prefix.ids))
+        self.prefill(prefix, cache)
+        return next(self.branch(prefix, cache))[1]
+
+    def forget_lengths(self) -> None:
+        """A RoPE may remember the longest sequence that it has seen."""
+        with running(PrefixPass()):
+            self.model.reset_dynamic_rope()
 
     def in_one(self, what: str, length: int, work: Callable[[], T], others: Mapping[int, Callable[[], T]]) -> T:
         """A forward that cannot be cut, after any RoPE's memory of earlier ones. Out of memory, once more.
@@ -109,8 +140,7 @@ class Engine:
     def _if_it_fits(self, work: Callable[[], T]) -> T | None:
         for _ in range(2):
             try:
-                with running(PrefixPass()):
-                    self.model.reset_dynamic_rope()
+                self.forget_lengths()
                 return work()
             except RuntimeError as error:
                 if not _out_of_memory(error):

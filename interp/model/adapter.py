@@ -87,3 +87,13 @@ class Adapter(Protocol):
 
     def reset_dynamic_rope(self) -> None:
         """Make the model forget how long the sequences before were, where it remembers that."""
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """What an adapter may have besides: long probes of models that run each alone are then run in chunks."""
+
+    def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
+        """Inside, parts of a sequence of `length` tokens, run one after the other with their keys kept, are what they
+        are in one forward of it all. None where this model's sequences cannot be cut.
+        """

@@ -104,12 +104,15 @@ def stopping_after(layer: int) -> Iterator[None]:
         _last_layer.reset(token)
 
 
-def may_stop(model: nn.Module) -> bool:
-    """Whether nothing waits for the end of a module's forward: what FSDP, DeepSpeed and accelerate fetch before it they
-    give back behind it, and a user's hook may do the like.
+def may_stop(model: nn.Module, layer: int) -> bool:
+    """Whether no layer lies behind this one, and nothing waits for the end of a module's forward: what FSDP, DeepSpeed
+    and accelerate fetch before it they give back behind it, and a user's hook may do the like.
     """
-    hooks = torch.nn.modules.module._global_forward_hooks
-    return not hooks and not any(m._forward_hooks or hasattr(m, "_hf_hook") for m in model.modules())
+
+    def waits(m: nn.Module) -> bool:
+        return bool(m._forward_hooks) or hasattr(m, "_hf_hook") or (getattr(m, "layer_idx", None) or 0) > layer
+
+    return not torch.nn.modules.module._global_forward_hooks and not any(map(waits, model.modules()))
 
 
 def classify(mask_function: Callable[..., Any], length: int, device: torch.device | str) -> Visibility:

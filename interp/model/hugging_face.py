@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..checkpoint_names import local_model_name
 from .attention import CaptureError, attending, may_stop, routed, stopping_after
 from .prefix_cache import PrefixCache
-from .rope import longest_sequence, rope_types
+from .rope import longest_sequence, rope_of, rope_types
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -99,6 +99,15 @@ class HuggingFaceModel:
             return f"RoPE of type {', '.join(sorted(rope))} depends on the total length"
         return None
 
+    def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
+        """Inside, parts of a sequence of `length` tokens run as in one forward of it all; None where they cannot.
+
+        For models whose probes run alone for their RoPE, which can be told the length.
+        """
+        others = set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS
+        known = rope_types(self.config) & _LENGTH_DEPENDENT_ROPE
+        return rope_of(self.model, length) if known and not others else None
+
     def as_defined(self) -> AbstractContextManager[None]:
         """Eager attention: SDPA may leave out what the authors define, as it once did with the soft-cap of Gemma 2."""
         return attending(self.model, "eager")
@@ -119,7 +128,7 @@ class HuggingFaceModel:
         Returns:
             Logits [A, vocabulary]; no other row's logits are computed.
         """
-        last = self.n_layers - 1 if not len(rows) and may_stop(self.model) else None
+        last = self.n_layers - 1 if not len(rows) and may_stop(self.model, self.n_layers - 1) else None
         kept = rows if len(rows) else rows.new_zeros(1)  # a head may not take none
         out = None
         with _only_rows(self.model.get_output_embeddings(), kept), self._named_outputs(), stopping_after(last):

@@ -13,7 +13,6 @@ from headscope.interp.engine import cuts, passes
 from headscope.interp.engine.cuts import attend_in_blocks, blocks, unit_of
 from headscope.interp.scoring import score_heads
 from headscope.kernels import attend
-from headscope.probes import ProbeSet
 from tiny_models import build
 
 
@@ -69,9 +68,7 @@ def test_small_chunks_are_not_worth_a_plan() -> None:
 
 @pytest.mark.parametrize("with_sinks", [False, True])
 @pytest.mark.parametrize(("rows", "keys"), [(64, 448), (150, 500), (33, 33), (1, 70)])
-def test_blocks_are_attention(
-    as_if_cudnn: list[tuple[int, int]], rows: int, keys: int, with_sinks: bool
-) -> None:
+def test_blocks_are_attention(as_if_cudnn: list[tuple[int, int]], rows: int, keys: int, with_sinks: bool) -> None:
     generator = torch.Generator().manual_seed(rows)
     q, k, v = (torch.randn(1, h, n, 16, generator=generator) for h, n in ((6, rows), (2, keys), (2, keys)))
     sinks = torch.randn(6, generator=generator) * 3 if with_sinks else None
@@ -81,7 +78,7 @@ def test_blocks_are_attention(
 
 
 def test_bfloat16_parts_are_merged_in_float32(as_if_cudnn: list[tuple[int, int]]) -> None:
-    """A sink: nearly all of the weight on a key whose value is small, so that rounded weights would be all of the error."""
+    """With a sink, nearly all of the weight on a key whose value is small, rounded weights would be all of the error."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, h, n, 16, generator=generator) for h, n in ((4, 64), (2, 512), (2, 512)))
     k[:, :, 0], v[:, :, 0] = 0, 0
@@ -97,8 +94,8 @@ def test_bfloat16_parts_are_merged_in_float32(as_if_cudnn: list[tuple[int, int]]
 def test_a_run_asks_for_few_shapes_whatever_its_lengths(as_if_cudnn: list[tuple[int, int]]) -> None:
     """Same scores, and two sets of probes of other lengths are attended to in the same shapes."""
     model, seen = build("llama"), []
-    for lengths in ((60, 121, 330), (77, 200, 339)):
-        probes = random_grid(lengths=lengths, depths=(0.0, 0.6, 1.0))
+    for lengths in ((60, 330), (77, 339)):
+        probes = random_grid(lengths=lengths, depths=(0.0, 0.6))
         as_if_cudnn.clear()
         found = {sharing: score_heads(model, probes, sharing=sharing, chunk=32) for sharing in ("exact", "grafted")}
         seen.append(set(as_if_cudnn))
@@ -109,11 +106,3 @@ def test_a_run_asks_for_few_shapes_whatever_its_lengths(as_if_cudnn: list[tuple[
                 np.testing.assert_allclose(scores.nll, expected.nll, atol=1e-4)
                 np.testing.assert_allclose(scores["needle_mass"], expected["needle_mass"], atol=1e-4)
     assert seen[0] == {(32, 32), (32, 64), (32, 128), (32, 256)} == seen[1]
-
-
-def test_probes_that_run_alone_ask_for_few_shapes(as_if_cudnn: list[tuple[int, int]]) -> None:
-    probes = ProbeSet(list(random_grid())[::5])
-    expected = score_heads(build("llama"), probes, alone=False)
-    found = score_heads(build("llama"), probes, alone=True)
-    np.testing.assert_allclose(found.nll, expected.nll, atol=1e-4)
-    assert as_if_cudnn == [], "shorter than a whole chunk"
