@@ -2,7 +2,7 @@
 
 cuDNN, torch's fastest attention from Hopper on, plans anew for every shape and stride that it has not seen, for tens of
 milliseconds or more: a prefill of 256K tokens by chunks of 4096 has 64 of them, and every prefix of its own length some
-more. So a whole chunk attends to what lies before it in parts that are powers of two of its own size, which are merged by
+more. So a whole chunk attends to what lies before it in parts of its own size times powers of two, which are merged by
 log-sum-exp: seven shapes for every prefill up to 256K. What is no whole chunk goes to kernels that take any shape.
 """
 

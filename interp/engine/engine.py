@@ -74,8 +74,8 @@ class Engine:
     def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
         """Every probe in a forward of its own, without a cache: for models whose state cannot be shared.
 
-        One of more than `chunk` tokens is run in chunks where the model can be told how long it is. The longest first: a
-        forward that cannot be cut either fits into memory or not, and that should be known early.
+        One of more than `chunk` tokens is run in chunks where the model can be told how long it is. The longest first:
+        a forward that cannot be cut either fits into memory or not, and that should be known early.
 
         Raises:
             DoesNotFitError: one does not, even with the memory that torch had kept given back.

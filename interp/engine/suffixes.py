@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ class SuffixBatch:
     graft_len: Tensor
 
     def to(self, device: torch.device) -> SuffixBatch:
-        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        held: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return SuffixBatch(**{name: x if x is None else x.to(device) for name, x in held.items()})
 
 
@@ -286,16 +287,18 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
         "graft_start": np.repeat([t.graft_start for t in suffixes], per_answer),
         "graft_len": np.repeat([t.graft_len for t in suffixes], per_answer),
     }
-    made = {name: x if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}
+    made: dict[str, Any] = {
+        name: x if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()
+    }
     return SuffixBatch(**made)
 
 
 def _shared_rows(suffixes: Sequence[Suffix], width: int) -> tuple[np.ndarray, np.ndarray] | None:
     """Rows that suffixes have in common, each run once: which row each is [B, m], and the first that is each [R].
 
-    Two rows are the same when they are and see the same: token, position and limit, of themselves and of all rows before
-    them. So it is with a needle that probes of several lengths have at the same place. Answer rows are every suffix's
-    own, because spans are. None where no two rows are the same.
+    Two rows are the same when they are and see the same: token, position and limit, of themselves and of all before. So
+    it is with a needle that probes of several lengths have at the same place. Answer rows are every suffix's own,
+    because spans are. None where no two rows are the same.
     """
     known: dict[tuple[int, int, int, int], int] = {}
     first: list[int] = []

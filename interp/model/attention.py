@@ -93,8 +93,8 @@ _last_layer: ContextVar[int | None] = ContextVar("headscope_last_layer", default
 
 
 @contextmanager
-def stopping_after(layer: int) -> Iterator[None]:
-    """End the forward inside the block with this layer's attention: what lies behind it is not computed."""
+def stopping_after(layer: int | None) -> Iterator[None]:
+    """End the forward inside the block with this layer's attention, if any: what lies behind it is not computed."""
     token = _last_layer.set(layer)
     try:
         yield

@@ -78,7 +78,7 @@ def test_blocks_are_attention(as_if_cudnn: list[tuple[int, int]], rows: int, key
 
 
 def test_bfloat16_parts_are_merged_in_float32(as_if_cudnn: list[tuple[int, int]]) -> None:
-    """With a sink, nearly all of the weight on a key whose value is small, rounded weights would be all of the error."""
+    """With a sink, nearly all of the weight on a key of a small value, rounded weights would be all of the error."""
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, h, n, 16, generator=generator) for h, n in ((4, 64), (2, 512), (2, 512)))
     k[:, :, 0], v[:, :, 0] = 0, 0
