@@ -69,8 +69,9 @@ class SuffixBatch:
     graft_len: Tensor
 
     def to(self, device: torch.device) -> SuffixBatch:
-        held: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return SuffixBatch(**{name: x if x is None else x.to(device) for name, x in held.items()})
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: x if x is None else x.to(device) for name, x in held.items()}
+        return SuffixBatch(**moved)
 
 
 class SuffixPass:
