@@ -10,20 +10,20 @@ c: the usual procedure for the same 40 probes: prefill each, then decode with ea
    as the answer has and once the 40 tokens of a usual decoding budget (it stops at a line end or after 50). Cells are
    timed for every length and a few depths, and counted for all: the cost of a cell does not depend on depth.
 
-The rows that went through the layers stand beside the time: a / b of both would be equal if every row of a cost as much as
-one of b. Of the last layer the prefix's rows count as nothing, because only their keys are computed. `--layers`: of the
-model's, only the first so many; CPU seconds are printed as well, for machines that others use.
+The rows that went through the layers, preflight included, stand beside the time: a / b of both would be equal if every
+row of a cost as much as one of b. Of the last layer the prefix's rows count as nothing, because only their keys are
+computed. `--layers`: only the first so many of the model's. CPU seconds are for machines that others use as well.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter, process_time
 from typing import Any
 
 from headscope import probes as hp
-from headscope.interp.engine import Engine, plan
-from headscope.interp.model import adapt
 from headscope.interp.scoring import score_heads
 
 from .machine import machine, one_line, write_results
@@ -46,7 +46,7 @@ def main() -> None:
     options = arguments.parse_args()
     found, loaded = machine(), load(options.model)
     if options.layers is not None:
-        loaded.model.model.layers = loaded.model.model.layers[: options.layers]
+        loaded.model.model.layers = _layers(loaded.model)[: options.layers]
         loaded.model.config.num_hidden_layers = options.layers
     loaded.model.config.max_position_embeddings = max(loaded.model.config.max_position_embeddings, *options.lengths)
     probes = hp.build(
@@ -62,14 +62,15 @@ def main() -> None:
         began_cpu = process_time()
         plain.append(plain_forward(loaded.model, longest.input_ids))
         plain_cpu, began, began_cpu = process_time() - began_cpu, perf_counter(), process_time()
-        scores = score_heads(loaded, probes, sharing="grafted")
+        with _counted(loaded.model) as run:
+            scores = score_heads(loaded, probes, sharing="grafted")
         ours.append(perf_counter() - began)
         cpu.append((process_time() - began_cpu) / plain_cpu)
         say(
             f"  plain forward {plain[-1]:6.2f} s   our grid {ours[-1]:6.2f} s   ratio {ours[-1] / plain[-1]:.2f}, "
             f"of CPU seconds {cpu[-1]:.2f}"
         )
-    rows = _rows(loaded.model, probes) / longest.length
+    rows = sum(run) / len(_layers(loaded.model)) / longest.length
     usual = {round(n_answer): 0.0, BUDGET: 0.0}
     for length in options.lengths if options.cells else ():
         cells = [probe for probe in probes if probe.length == length]
@@ -94,21 +95,24 @@ def main() -> None:
     say(write_results(name, results, found).name)
 
 
-def _rows(model: Any, probes: hp.ProbeSet) -> float:
-    """Rows through all layers in a grafted run of these probes, counted in front of every layer's MLP, over layers."""
-    seen: list[int] = []
+@contextmanager
+def _counted(model: Any) -> Iterator[list[int]]:
+    """Rows of every call of a layer's MLP inside the block, counted in front of it: one behind is waited for."""
+    rows: list[int] = []
+    hooks = [layer.mlp.register_forward_pre_hook(lambda _, args: rows.append(_rows(args))) for layer in _layers(model)]
+    try:
+        yield rows
+    finally:
+        for hook in hooks:
+            hook.remove()
 
-    def count(_: Any, args: tuple[Any, ...]) -> None:
-        seen.append(args[0].shape[:-1].numel())
 
-    hooks = [layer.mlp.register_forward_pre_hook(count) for layer in model.model.layers]
-    adapted = adapt(model)
-    with adapted.routed(max(probe.length for probe in probes)):
-        for _ in Engine(adapted, probes).run(plan(probes, "grafted")):
-            pass
-    for hook in hooks:
-        hook.remove()
-    return sum(seen) / len(hooks)
+def _rows(args: tuple[Any, ...]) -> int:
+    return int(args[0].shape[:-1].numel())
+
+
+def _layers(model: Any) -> Any:
+    return model.model.layers
 
 
 if __name__ == "__main__":

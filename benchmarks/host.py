@@ -2,8 +2,8 @@
 
     python -m benchmarks.host
 
-CPU seconds of one thread, no model: plan and checks, hash of the set, chance levels, the layout of the suffixes, scores of
-made-up evidence of 32 layers x 32 heads, and what provenance says of the machine. Best of the repeats.
+CPU seconds of one thread, no model: plan and checks, hash of the set, chance levels, the layout of the suffixes, scores
+of made-up evidence of 32 layers x 32 heads, and what provenance says of the machine. Best of the repeats.
 """
 
 from __future__ import annotations
