@@ -6,7 +6,7 @@ import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from .estimator import estimator
+from .base import estimator
 
 
 @estimator()
@@ -18,9 +18,13 @@ def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Returns:
         float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
     """
-    key = evidence.argmax_key
-    worth = np.zeros(key.shape, np.float64)
-    for start, end in probe.needle_spans:
-        worth[(key >= start) & (key < end)] = 1 / (end - start)
-    counts = np.where(evidence.hits(probe), worth, 0)
+    counts = np.where(evidence.hits(probe), worth(probe, evidence.argmax_key), 0)
     return evidence.hidden_as_nan(counts.sum(axis=-1))
+
+
+def worth(probe: Probe, key: np.ndarray) -> np.ndarray:
+    """float64, as `key`: what a hit at these positions adds; 0 outside the needles."""
+    found = np.zeros(key.shape, np.float64)
+    for start, end in probe.needle_spans:
+        found[(key >= start) & (key < end)] = 1 / (end - start)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ VERSION = (1, 1)
 
 MAP = ("checkpoint", "layer", "head")
 DETAIL = ("checkpoint", "probe", "layer", "head")
+SCALES = {"checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe"}  # dimension -> path
 STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
 
 # Entries of HeadScores.provenance that get a column of their own; everything is in the column `json` as well.
@@ -33,6 +35,7 @@ ROOT_ATTRIBUTES = (
 LONG_NAMES = {
     "retrieval": "copy-paste retrieval score",
     "wu_count": "retrieval score counted as in Retrieval_Head",
+    "wu_count_top5": "the same count where any of the five top keys may hit",
     "wu_count_generated": "the same count on the model's own answers; NaN where an answer fails the gate",
     "aligned_copy": "share of answer tokens copied from exactly their source",
     "needle_mass": "attention probability on the needle",
@@ -99,11 +102,8 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
         Variable("", "tokens_seen", ("checkpoint",), "f8", {"long_name": "training tokens seen"} | one),
     ]
     found += STAGES if stages else []
-    for name in estimators:
-        beside = {"coordinates": "tokens_seen kv_head"}
-        error = {"ancillary_variables": f"{name}_stderr"}
-        found.append(Variable("", name, MAP, "f4", _score_attrs(name, "mean over probes") | error | beside))
-        found.append(Variable("", f"{name}_stderr", MAP, "f4", _stderr_attrs(name) | beside))
+    scored = [estimator_variables(name, columns) for name in estimators]
+    found += [variable for mean, stderr, _ in scored for variable in (mean, stderr)]
     counted = {
         "long_name": "number of retrieval heads",
         "comment": "heads whose retrieval is strictly above threshold; -1: not counted",
@@ -126,8 +126,7 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
         named = {"long_name": LONG_NAMES[name]} if name in CHANCE_COLUMNS else {}
         found.append(Variable("probes", name, ("probe",), dtype, named | ({} if dtype == STRING else one)))
     beside = {"coordinates": " ".join(columns)}
-    for name in estimators:
-        found.append(Variable("probes", name, DETAIL, "f4", _score_attrs(name, "one value a probe") | beside))
+    found += [detail for _, _, detail in scored]
     for name in NLL_CLASSES:
         attrs = {"long_name": LONG_NAMES[name]} | one | beside
         found.append(Variable("probes", name, ("checkpoint", "probe"), "f4", attrs))
@@ -140,6 +139,18 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
     whole = {"long_name": "everything known about how the scores were made, as JSON"}
     found.append(Variable("provenance", "json", ("checkpoint",), STRING, whole))
     return found
+
+
+def estimator_variables(name: str, columns: Iterable[str] = ()) -> tuple[Variable, Variable, Variable]:
+    """What a file holds of one estimator beside these probe columns: mean, standard error, one value a probe."""
+    beside = {"coordinates": "tokens_seen kv_head"}
+    error = {"ancillary_variables": f"{name}_stderr"}
+    detail = _score_attrs(name, "one value a probe") | {"coordinates": " ".join(columns)}
+    return (
+        Variable("", name, MAP, "f4", _score_attrs(name, "mean over probes") | error | beside),
+        Variable("", f"{name}_stderr", MAP, "f4", _stderr_attrs(name) | beside),
+        Variable("probes", name, DETAIL, "f4", detail),
+    )
 
 
 def _score_attrs(name: str, comment: str) -> dict[str, Any]:
@@ -176,6 +187,21 @@ def text(file: h5py.File, name: str) -> str:
 
 def estimators_of(file: h5py.File) -> tuple[str, ...]:
     return tuple(text(file, "estimators").split())
+
+
+def measured(file: h5py.File) -> list[set[str]]:
+    """The estimators that each checkpoint was measured with: those that hold a number, and those its provenance tells.
+
+    It tells also those of which no head was observable or no answer passed the gate; all of theirs is NaN as well.
+    """
+    rows: list[set[str]] = [set() for _ in file["checkpoint"]]
+    for name in estimators_of(file):
+        for row, values in zip(rows, file[name][:], strict=True):
+            row |= {name} if not np.isnan(values).all() else set()
+    for row, made in zip(rows, file["provenance/json"].asstr()[:], strict=True):
+        told = json.loads(made or "{}").get("estimators")
+        row |= {"retrieval", *(told if isinstance(told, list) else ())} & {*estimators_of(file)}
+    return rows
 
 
 def columns_of(file: h5py.File) -> dict[str, str]:
