@@ -87,7 +87,8 @@ class Engine:
         while waiting and (pieces := self.in_pieces(self.probes[waiting[0]].length)) is not None:
             i = waiting.pop(0)
             with pieces:
-                yield i, self.run_in_chunks(i)
+                found = self.run_in_chunks(i)
+            yield i, found
             self._tick(1, "probes")  # the last answer token predicts nothing
         runs = {i: partial(self.run_whole, self.probes[i]) for i in waiting}
         of_length = {self.probes[i].length: run for i, run in runs.items()}
