@@ -5,22 +5,25 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import ArgumentError, ArgumentTypeError
-from . import reference
+from . import reference, traced
 from .dispatch_log import note
 from .errors import KernelError
 from .evidence import RowEvidence
 from .rules import Rules
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -54,6 +57,9 @@ def row_evidence(
         j >= key_starts[row] (if given)
         j >  t - window      (if given)
 
+    A key whose q.k is -inf counts as one that the row does not see, with a soft-cap too. A row that sees a NaN score,
+    or a q.k of +inf, has NaN for evidence (and output) and no key. What a row does not see has no part in its evidence.
+
     Args:
         q: [B, Hq, R, D] float64, float32, bfloat16 or float16; any strides.
         k: [B, Hkv, N, D], same dtype and device; any strides (a view of a cache). Hq is a multiple of Hkv and query
@@ -69,9 +75,10 @@ def row_evidence(
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
         topk: how many of the highest-scoring keys to keep per row; the Triton kernels keep up to 16.
         causal: whether rows are limited to keys at or before their own position.
-        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``), the PyTorch reference
-            elsewhere; "triton" or "reference" insists. The first call of a kind in a process compares a few rows of the
-            kernels' result with the reference; where they fail or differ, "auto" warns and uses the reference.
+        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``; on AMD's too, where
+            they have not been measured), the PyTorch reference elsewhere; "triton" or "reference" insists. The first
+            call of a kind in a process compares a few rows of the kernels' result with the reference; where they fail
+            or differ, "auto" warns and uses the reference.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
@@ -91,7 +98,7 @@ def row_evidence(
         spans=spans,
         topk=topk,
     )
-    return run("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
+    return _ask("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
 
 
 def evidence_attention(
@@ -123,7 +130,10 @@ def evidence_attention(
         q_positions: int [R] or [B, R] instead of ``q_offset``.
 
     Returns:
-        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence.
+        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence, in which v has no part.
+        Of v nothing is read before the first and behind the last key that any row of a batch entry sees: the rest of a
+        cache may hold anything. Between them a NaN or infinite number in the value of a key that a row does not see may
+        make that component of its output NaN, as in torch's own attention (0 times NaN is NaN), never another number.
     """
     if q_positions is None:
         _whole("q_offset", q_offset)
@@ -149,9 +159,62 @@ def evidence_attention(
         spans=spans,
         topk=topk,
     )
-    out, ev = run("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
+    out, ev = _ask("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
     assert out is not None
     return out, ev
+
+
+def key_mass(
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    *,
+    q_positions: Tensor,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    key_limits: Tensor | None = None,
+    key_starts: Tensor | None = None,
+    k_positions: Tensor | None = None,
+    causal: bool = True,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention probability that every key gets, summed over the rows: what chooses the keys of a smaller cache.
+
+    SnapKV (arXiv 2404.14469) sums over the last rows of a prompt, H2O (arXiv 2306.14048) over all rows, QRHead (arXiv
+    2506.09944) over those of a question. Nothing of the size rows x keys is made.
+
+    Arguments and errors as in ``row_evidence``; further:
+
+    Args:
+        lse: [B, Hq, R] log-sum-exp of the rows under the same rules, as ``row_evidence`` and ``evidence_attention``
+            return it. A learned sink is part of it. Of keys in several parts (other GPUs, pages) give every part the
+            log-sum-exp of all.
+
+    Returns:
+        float32 [B, Hq, N] (float64 for float64 inputs): the sum over rows of exp(score - lse) where a row sees the key,
+        0 where none does, NaN where one does whose lse is NaN.
+    """
+    rules = Rules(
+        q_positions=q_positions,
+        scale=_usual_scale(q) if scale is None else scale,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        k_positions=k_positions,
+    )
+    rules = _checked(q, k, None, rules)
+    _floats("lse", lse, "[B, Hq, R]")
+    if lse.shape != q.shape[:3] or lse.device != q.device:
+        raise ArgumentError(
+            f"lse has shape {tuple(lse.shape)} on {lse.device}; pass one number per row and head of q, "
+            f"{list(q.shape[:3])} on {q.device}"
+        )
+    if traced.is_traced(q):
+        return traced.key_mass(q, k, lse, rules, impl)
+    return _key_mass(q, k, lse.detach(), rules, impl)
 
 
 def _usual_scale(q: Tensor) -> float:
@@ -181,10 +244,6 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
             )
     if k_positions is not None:
         k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
-        if not _increasing(k_positions):
-            raise ArgumentError(
-                "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
-            )
 
     def per_row(name: str, x: Tensor | None) -> Tensor | None:
         return None if x is None else _integers(name, x, q.device, ("R", rows), batch)
@@ -204,6 +263,29 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
     )
 
 
+def _ask(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    if traced.is_traced(q):
+        return traced.evidence(q, k, v, rules, impl)
+    return _evidence(operation, q, k, v, rules, impl)
+
+
+def _evidence(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    _check_order(rules.k_positions)
+    return run(operation, q, k, v, rules, impl)
+
+
+def _key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str) -> Tensor:
+    _check_order(rules.k_positions)
+    return run_key_mass(q, k, lse, rules, impl)
+
+
+traced.register(_evidence, _key_mass)
+
+
 def run(
     operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str = "auto"
 ) -> tuple[Tensor | None, RowEvidence]:
@@ -211,20 +293,43 @@ def run(
     if implementation(q, v, topk=rules.topk, impl=impl) == "triton":
         from .gpu import self_check
 
-        try:
-            found = self_check.checked_evidence(q, k, v, rules)
+        found = _by_kernels(lambda: self_check.checked_evidence(q, k, v, rules), impl)
+        if found is not None:
             note(operation, "triton")
             return found
-        except KernelError as error:
-            if impl == "triton":
-                raise
-            _warn_once(str(error))
     note(operation, "reference")
     return reference.evidence(q, k, v, rules)
 
 
+def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str = "auto") -> Tensor:
+    """The mass of every key, unchecked."""
+    if implementation(q, impl=impl) == "triton":
+        from .gpu import self_check
+
+        found = _by_kernels(lambda: self_check.checked_key_mass(q, k, lse, rules), impl)
+        if found is not None:
+            note("key_mass", "triton")
+            return found
+    note("key_mass", "reference")
+    return reference.key_mass(q, k, lse, rules)
+
+
+def _by_kernels(call: Callable[[], Found], impl: str) -> Found | None:
+    """What the Triton kernels find; None, with a warning, if they fail or are wrong here and nobody insists on them."""
+    if torch.version.hip is not None:
+        warn_once("the Triton kernels compile for AMD's gfx942 and gfx950, and have not been measured on any AMD GPU")
+    try:
+        return call()
+    except KernelError as error:
+        if impl == "triton":
+            raise
+        warn_once(str(error))
+        return None
+
+
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning, the first time that it is given."""
     log.warning("%s", message)
 
 
@@ -261,9 +366,7 @@ def _obstacle(q: Tensor, v: Tensor | None, topk: int) -> str | None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         if not q.is_cuda:
             return f"q is on {q.device}; move q, k and v to a GPU"
-        if torch.version.hip is not None:
-            return "the kernels are made for NVIDIA GPUs; this torch is built for AMD's"
-        if torch.cuda.get_device_capability(q.device) < (8, 0):
+        if torch.version.hip is None and torch.cuda.get_device_capability(q.device) < (8, 0):
             return f"{torch.cuda.get_device_name(q.device)} is older than compute capability 8.0; use a newer GPU"
     if not _has_triton():
         return "the triton package is missing; pip install 'headscope[triton]'"
@@ -330,6 +433,14 @@ def _integers(
             f"{name} has shape {tuple(x.shape)}; pass [{letter}] = [{length}] or [B, {letter}] = [{batch}, {length}]"
         )
     return x if x.dim() == 2 else x[None]
+
+
+def _check_order(k_positions: Tensor | None) -> None:
+    """The one check of values: a trace has none."""
+    if k_positions is not None and not _increasing(k_positions):
+        raise ArgumentError(
+            "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
+        )
 
 
 # Positions known to increase, with the version that was looked at: a GPU must be waited for to ask, and every layer of

@@ -31,6 +31,9 @@ ROWS = {
     (100, 64): Tile(128, 64, 8, 3),
     (100, 128): Tile(128, 64, 8, 3),
     (100, 256): Tile(128, 64, 8, 2),
+    (942, 64): Tile(128, 64, 8, 2),
+    (942, 128): Tile(128, 64, 8, 2),
+    (942, 256): Tile(64, 64, 4, 1),
 }
 ATTENTION = {
     (80, 64): Tile(128, 64, 8, 2),
@@ -42,6 +45,9 @@ ATTENTION = {
     (100, 64): Tile(128, 128, 8, 3),
     (100, 128): Tile(128, 64, 8, 2),
     (100, 256): Tile(128, 32, 8, 2),
+    (942, 64): Tile(128, 32, 4, 2),
+    (942, 128): Tile(128, 32, 4, 2),
+    (942, 256): Tile(64, 32, 4, 1),
 }
 # float32 is there for checking; it does not fit the tiles above, and its small ones do not need fewer warps for fewer
 # rows. The key: head dimension as above.
@@ -68,7 +74,9 @@ def attention_tile(q: Tensor, v: Tensor) -> Tile:
 
 @cache
 def architecture(device: torch.device) -> int:
-    """80, 90 or 100: whose tiles to use. GPUs with less shared memory than these get the smallest, those of 80."""
+    """80, 90 or 100, or 942 for AMD's: whose tiles to use. Other GPUs get those of the smallest shared memory."""
+    if torch.version.hip is not None:
+        return 942
     return {9: 90, 10: 100}.get(torch.cuda.get_device_capability(device)[0], 80)
 
 

@@ -197,9 +197,7 @@ def _walk(
         if EVIDENCE:
             b_block = tl.where(b_top > b_m, n, b_block)  # strictly greater: the earlier block keeps a tie
         b_new = tl.maximum(b_m, b_top)
-        b_shift = logit(b_new, mult, cap, LOG2E, HAS_CAP)
-        if MASKED:
-            b_shift = or_zero(b_shift)
+        b_shift = or_zero(logit(b_new, mult, cap, LOG2E, HAS_CAP))
         b_p = tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift[:, None])
         b_fade = tl.exp2(logit(b_m, mult, cap, LOG2E, HAS_CAP) - b_shift)
         b_l = b_l * b_fade + tl.sum(b_p, 1)

@@ -52,8 +52,10 @@ class KernelArgs:
 
     @property
     def precision(self) -> str:
-        """How tl.dot multiplies: float32 as three tf32 products, to keep its accuracy; other products are exact."""
-        return "tf32x3" if self.q.dtype == torch.float32 else "ieee"
+        """How tl.dot multiplies: float32 as three tf32 products, to keep its accuracy; other products are exact, and
+        AMD's matrix cores take float32 as it is.
+        """
+        return "tf32x3" if self.q.dtype == torch.float32 and torch.version.hip is None else "ieee"
 
     @staticmethod
     def padded(dim: int) -> int:

@@ -12,6 +12,7 @@ from ..reference import key_index
 from ..rules import Rules
 from .evidence_attention import evidence_attention
 from .kernel_args import KernelArgs
+from .key_mass import key_mass
 from .row_evidence import row_evidence
 from .span_mass import span_mass
 
@@ -63,6 +64,16 @@ def run_kernels(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[T
             topk_key=position(topk_at),
             topk_logit=topk_logit,
         )
+
+
+@torch.no_grad()
+def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
+    """As ``reference.key_mass``."""
+    q, k = near(q), near(k)
+    if q.shape[0] == 0 or q.shape[2] == 0:
+        return torch.zeros(*q.shape[:2], k.shape[2], device=q.device)
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        return key_mass(KernelArgs.of(q, k, rules), lse.float().contiguous())
 
 
 def near(x: Tensor) -> Tensor:

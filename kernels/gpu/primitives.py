@@ -105,6 +105,8 @@ def close_rows(b_m, b_l, b_sink, mult, cap, HAS_CAP: tl.constexpr, HAS_SINK: tl.
     Of rows with the highest raw score b_m and b_l = sum(exp(logit - logit(b_m))); -inf and 0 where there is no key.
     """
     b_top = logit(b_m, mult, cap, 1.0, HAS_CAP)
+    if HAS_CAP:
+        b_l = tl.where(b_m == float("inf"), float("nan"), b_l)  # so it is without a soft-cap
     if HAS_SINK:
         b_high = or_zero(tl.maximum(b_top, b_sink))
         b_fade = tl.exp(b_top - b_high)

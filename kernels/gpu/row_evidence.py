@@ -217,9 +217,7 @@ def _walk(
         b_c = tl.min(tl.where(b_s == b_top[:, None], o_c, BN), 1)
         b_at = tl.where(b_top > b_m, n + b_c, b_at)  # strictly greater: the earlier key keeps a tie
         b_new = tl.maximum(b_m, b_top)
-        b_shift = logit(b_new, mult, cap, LOG2E, HAS_CAP)
-        if MASKED:
-            b_shift = or_zero(b_shift)
+        b_shift = or_zero(logit(b_new, mult, cap, LOG2E, HAS_CAP))
         b_p = tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift[:, None])
         b_l = b_l * tl.exp2(logit(b_m, mult, cap, LOG2E, HAS_CAP) - b_shift) + tl.sum(b_p, 1)
         b_m = b_new

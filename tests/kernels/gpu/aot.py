@@ -19,7 +19,10 @@ from triton.compiler import ASTSource
 
 from headscope.kernels.gpu.configs import FUSED
 
-SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may have (CUDA C++ Programming Guide)
+SHARED: dict[int | str, int] = {  # bytes a block may have (CUDA C++ Programming Guide; AMD's CDNA ISA guides)
+    **{80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024},
+    **{"gfx942": 64 * 1024, "gfx950": 160 * 1024},
+}
 TENSOR_CORES = {80: "mma.sync", 90: "wgmma.mma_async", 100: "tcgen05.mma"}  # in PTX
 MMA = re.compile(r"\b(HMMA|HGMMA|UTC\w*MMA)\b")
 BRANCH = re.compile(r"\bBRA[.\w]*\s.*`\((\.L_x_\d+)\)")
@@ -29,6 +32,7 @@ TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 @dataclass(frozen=True)
 class Compiled:
     ptx: str
+    """or AMD's assembly"""
     cubin: bytes
     shared: int
     """bytes"""
@@ -60,20 +64,27 @@ class Compiled:
 
 
 def compiled(
-    kernel: Any, sm: int, types: dict[str, str], constants: dict[str, Any], *, warps: int, stages: int
+    kernel: Any, arch: int | str, types: dict[str, str], constants: dict[str, Any], *, warps: int, stages: int
 ) -> Compiled:
-    """``types``: Triton type of each argument that is not constant; pointers and strides count as multiples of 16."""
+    """``arch``: 80 for compute capability 8.0, or AMD's "gfx942". ``types``: Triton type of each argument that is not
+    constant; pointers and strides count as multiples of 16.
+    """
     names = kernel.arg_names
     signature = {name: "constexpr" if name in constants else types[name] for name in names}
     aligned = [name for name in names if name not in constants and (types[name][0] == "*" or name.startswith("s_"))]
     attrs = {(names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     source = ASTSource(fn=kernel, signature=signature, constexprs=constants, attrs=attrs)
     options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": FUSED}
+    if isinstance(arch, str):
+        built = triton.compile(source, target=GPUTarget("hip", arch, 64), options=options)
+        text = built.asm["amdgcn"]
+        (words,) = map(int, re.findall(r"\.vgpr_spill_count:\s+(\d+)", text))
+        return Compiled(text, b"", built.metadata.shared, 4 * words)
     said = StringIO()
     with redirect_stdout(said), knobs.nvidia.scope(), knobs.compilation.scope():
         knobs.nvidia.dump_ptxas_log = True
         knobs.compilation.always_compile = True  # what comes from Triton's cache has no log
-        built = triton.compile(source, target=GPUTarget("cuda", sm, 32), options=options)
+        built = triton.compile(source, target=GPUTarget("cuda", arch, 32), options=options)
     spills = re.search(r"(\d+) bytes spill stores", said.getvalue())
     assert spills, said.getvalue()
     return Compiled(built.asm["ptx"], built.asm["cubin"], built.metadata.shared, int(spills[1]))

@@ -13,6 +13,7 @@ from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
 from headscope.kernels.gpu.kernel_args import KernelArgs
+from headscope.kernels.gpu.key_mass import key_mass_kernel
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
 from headscope.kernels.gpu.visible_keys import visible_keys_kernel
@@ -48,7 +49,7 @@ def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> 
     return {name: value for name, value in every.items() if name in kernel.arg_names}
 
 
-def build(kernel: Any, sm: int, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
+def build(kernel: Any, sm: int | str, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
     const = constants(kernel, dtype, dim, tile, **options)
     return compiled(kernel, sm, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages)
 
@@ -81,11 +82,14 @@ def test_rows(sm: int) -> None:
 
 
 @pytest.mark.parametrize("sm", SMS)
-def test_span_mass_and_merge(sm: int) -> None:
+def test_masses_and_merge(sm: int) -> None:
     small = table_tile(configs.ROWS, sm, torch.bfloat16, 128)._replace(rows=64, keys=32, warps=4, stages=1)
     mass = build(span_mass_kernel, sm, "bf16", 128, small)
     assert aot.MMA.search(mass.sass)
     assert mass.spills == 0
+    keys = build(key_mass_kernel, sm, "bf16", 128, small._replace(keys=64), HAS_CAP=True)
+    assert aot.MMA.search(keys.sass)
+    assert keys.spills == 0 and keys.shared <= aot.SHARED[sm]
     merge = build(merge_splits_kernel, sm, "bf16", 128, Tile(128, 0, 4, 1), HAS_SINK=True)
     assert merge.spills == 0
 
@@ -120,6 +124,24 @@ def test_wide_and_odd_heads_with_every_option(sm: int, dim: int, dtype: str) -> 
         built = build(kernel, sm, dtype, dim, tile, **options)
         print(f"sm_{sm} D{dim} {kernel.__name__} {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
         check(sm, built, kernel.__name__, spills=192)
+
+
+@pytest.mark.parametrize(
+    ("arch", "kernels"),
+    [
+        ("gfx942", (evidence_attention_kernel, row_evidence_kernel, span_mass_kernel, key_mass_kernel)),
+        ("gfx950", (evidence_attention_kernel,)),
+    ],
+)
+def test_amd(arch: str, kernels: tuple[Any, ...]) -> None:
+    attention, rows = (table_tile(table, 942, torch.bfloat16, 64) for table in (configs.ATTENTION, configs.ROWS))
+    tiles = {evidence_attention_kernel: attention, row_evidence_kernel: rows}
+    for kernel in kernels:
+        tile = tiles.get(kernel, Tile(64, 64, 4, 1))
+        built = build(kernel, arch, "bf16", 64, tile)
+        assert "v_mfma" in built.ptx and built.spills == 0 and built.shared <= aot.SHARED[arch]
+    if arch == "gfx942":
+        build(merge_splits_kernel, arch, "bf16", 64, Tile(128, 0, 4, 1), HAS_SINK=True)
 
 
 def test_float32_fits() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from headscope.interp.model.adapt import adapt
 from headscope.kernels import api
 from headscope.kernels import sdpa as plain
 from headscope.kernels.gpu import configs, self_check
-from headscope.kernels.gpu.launch import near, run_kernels
+from headscope.kernels.gpu.launch import near, run_kernels, run_key_mass
 from headscope.kernels.rules import Rules
 from tiny_models import build
 
@@ -76,6 +77,8 @@ def ask(n: int, *, rows: int = 32, batch: int = 1, kv: int = 8, spans: int = 3, 
         at = torch.empty(1, rows, dtype=torch.int64)
     rules = Rules(q_positions=at, scale=0.1, key_limits=at, spans=asked, topk=topk)
     run_kernels(q, cache, cache if v else None, rules)
+    if not v:
+        run_key_mass(q, cache, q.new_empty(q.shape[:3], dtype=torch.float32), replace(rules, spans=None, topk=0))
 
 
 def test_no_prefix_length_compiles_anything_anew(variants: dict[str, set[Any]]) -> None:
@@ -89,6 +92,7 @@ def test_no_prefix_length_compiles_anything_anew(variants: dict[str, set[Any]]) 
         "merge_splits_kernel": 1,
         "span_mass_kernel": 1,
         "evidence_attention_kernel": 1,
+        "key_mass_kernel": 1,
     }
 
 

@@ -21,11 +21,11 @@ from headscope.interp.engine import suffixes as suffixes
 from headscope.interp.engine.engine import Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
-from headscope.kernels import RowEvidence, api, evidence_attention, merge, row_evidence
+from headscope.kernels import KernelError, RowEvidence, api, evidence_attention, first_use, merge, row_evidence
 from headscope.kernels import dispatch_log as choices
 from headscope.kernels import sdpa as plain
 from headscope.kernels.api import implementation
-from headscope.kernels.gpu import configs, launch, self_check
+from headscope.kernels.gpu import configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
 from headscope.kernels.rules import Rules
@@ -488,10 +488,10 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
 
 @pytest.fixture
 def _never_used() -> Iterator[None]:
-    self_check.forget()
-    api._warn_once.cache_clear()
+    first_use.forget()
+    api.warn_once.cache_clear()
     yield
-    self_check.forget()
+    first_use.forget()
 
 
 @pytest.mark.usefixtures("_never_used")
@@ -526,7 +526,7 @@ def test_kernels_that_fail_on_a_machine_are_not_used(
     q, k, v = (normal(2, heads, n, 16, seed=n).half() for heads, n in ((2, 10), (1, 31), (1, 31)))
     options = {"q_positions": torch.arange(21, 31), "spans": torch.tensor([[[3, 9]], [[3, 30]]]), "topk": 3}
     for _ in range(2):
-        with pytest.raises(self_check.KernelError, match=re.escape(told)):
+        with pytest.raises(KernelError, match=re.escape(told)):
             evidence_attention(q, k, v, impl="triton", **options)
     monkeypatch.setattr(api, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
     with choices.recording() as used:
@@ -546,13 +546,13 @@ def test_what_is_trusted_after_its_first_use() -> None:
 
     def use(n: int, **options: Any) -> int:
         row_evidence(q, k[:, :, :n], q_positions=torch.arange(n - 5, n), impl="triton", **options)
-        return len(self_check._trusted)
+        return len(first_use._trusted)
 
     assert [use(n) for n in (100, 120, 130, 260)] == [1, 1, 2, 3], "every doubling of the keys is asked once"
     assert [use(100, window=7), use(100, window=9), use(100, softcap=2.0)] == [4, 4, 5]
     row_evidence(q, k * torch.nan, q_positions=torch.arange(5), topk=2, impl="triton")
     row_evidence(q, k, q_positions=torch.arange(-9, -4), topk=2, impl="triton")
-    assert len(self_check._trusted) == 5 and not self_check._refused, "nothing could be compared: neither is it wrong"
+    assert len(first_use._trusted) == 5 and not first_use._refused, "nothing could be compared: neither is it wrong"
 
 
 def test_what_the_kernels_do_not_take() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headscope.kernels import RowEvidence, evidence_attention, merge, row_evidence
+from headscope.kernels import RowEvidence, evidence_attention, key_mass, merge, row_evidence
 from naive_attention import naive_map, naive_span_mass, naive_topk
 from on_device import DEVICE, TOY, needs_gpu, real_only, size, toy_tiles  # noqa: F401
 
@@ -341,6 +341,32 @@ def test_prefix_and_tail_merge_to_the_whole() -> None:
     joined = merge(*parts)
     assert torch.equal(joined.argmax_key, whole.argmax_key)
     close(joined.lse, whole.lse.cpu(), EXPONENT)
+
+
+def test_scores_of_minus_infinity_are_keys_that_are_not_seen() -> None:
+    q, k, v = (exact(x).to(DEVICE) for x in qkv(torch.bfloat16, batch=1))
+    q[..., 0] = 1
+    n, hidden = k.shape[2], k.shape[2] // 2
+    options: dict[str, Any] = {"q_positions": at_the_end(q, k).to(DEVICE), "impl": "triton"}
+    places = torch.arange(hidden, n, device=DEVICE)
+    wanted_out, wanted = evidence_attention(q, k[:, :, hidden:], v[:, :, hidden:], k_positions=places, **options)
+    k[:, :, :hidden, 0] = -torch.inf
+    out, fused = evidence_attention(q, k, v, **options)
+    close(out, wanted_out.cpu(), 8 * torch.finfo(q.dtype).eps)
+    for ev in (fused, row_evidence(q, k, **options)):
+        close(ev.lse, wanted.lse.cpu(), EXPONENT)
+        assert torch.equal(ev.argmax_key, wanted.argmax_key)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_mass_of_keys(dtype: torch.dtype) -> None:
+    q, k, _ = qkv(dtype)
+    options = {"q_positions": at_the_end(q, k), "window": size(300, 20), "softcap": 20.0}
+    *_, p, lse, _ = naive_map(q, k, **options)
+    at = options["q_positions"].to(DEVICE)
+    mass = key_mass(q.to(DEVICE), k.to(DEVICE), lse.float().to(DEVICE), impl="triton", **options | {"q_positions": at})
+    wanted = p.sum(2)
+    close(mass, wanted, 2 * budget(q, k, None) * wanted + 1e-6)
 
 
 @real_only
