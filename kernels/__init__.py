@@ -2,8 +2,8 @@
 
 `row_evidence` and `evidence_attention` compute it, `merge` joins the evidence of disjoint key ranges,
 `merge_across_ranks` that of several GPUs. `key_mass` is the attention that every key gets. `attend` is plain attention
-with its log-sum-exp, `merge_attention_states` joins two of its results; `implementation`, `plans_shapes` and `recording`
-say which kernel is chosen, how it is, and which ran.
+with its log-sum-exp, `merge_attention_states` joins two of its results; `implementation`, `plans_shapes` and
+`recording` say which kernel is chosen, how it is, and which ran.
 """
 
 
