@@ -1,9 +1,10 @@
 """Row evidence: what every attention head did at one query row, without building an attention map.
 
-`row_evidence` and `evidence_attention` compute it, `merge` joins the evidence of disjoint key ranges,
-`merge_across_ranks` that of several GPUs. `key_mass` is the attention that every key gets. `attend` is plain attention
-with its log-sum-exp, `merge_attention_states` joins two of its results; `implementation`, `plans_shapes` and
-`recording` say which kernel is chosen, how it is, and which ran.
+`row_evidence` and `evidence_attention` compute it, `row_evidence_varlen` and `row_evidence_paged` of packed sequences
+and of a server's pages of keys. `merge` joins the evidence of disjoint key ranges and `merge_across_ranks` that of
+several GPUs. `key_mass` is the attention that every key gets. `attend` is plain attention with its log-sum-exp,
+`merge_attention_states` joins two of its results; `implementation`, `plans_shapes` and `recording` say which
+kernel is chosen, how it is, and which ran.
 """
 
 
@@ -30,7 +31,14 @@ def _step_aside() -> None:
 if __name__ == "kernels":
     _step_aside()
 else:
-    from .api import evidence_attention, implementation, key_mass, row_evidence
+    from .api import (
+        evidence_attention,
+        implementation,
+        key_mass,
+        row_evidence,
+        row_evidence_paged,
+        row_evidence_varlen,
+    )
     from .dispatch_log import recording
     from .errors import KernelError
     from .evidence import RowEvidence, merge
@@ -50,4 +58,6 @@ else:
         "plans_shapes",
         "recording",
         "row_evidence",
+        "row_evidence_paged",
+        "row_evidence_varlen",
     ]

@@ -10,6 +10,7 @@ from torch import Tensor
 from ..evidence import RowEvidence, best
 from ..reference import key_index
 from ..rules import Rules
+from ..sequences import Sequences
 from .evidence_attention import evidence_attention
 from .kernel_args import KernelArgs
 from .key_mass import key_mass
@@ -18,8 +19,10 @@ from .span_mass import span_mass
 
 
 @torch.no_grad()
-def run_kernels(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
-    """Evidence of every row and, with v, the attention output.
+def run_kernels(
+    q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, sequences: Sequences | None = None
+) -> tuple[Tensor | None, RowEvidence]:
+    """Evidence of every row and, with v, the attention output; of ``sequences`` without v and k_positions.
 
     A tile walks all keys between the first and the last that one of its rows sees: rows that see nearly the same keys
     should stand next to each other. With v, topk takes a second walk over the keys.
@@ -32,7 +35,7 @@ def run_kernels(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[T
         out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
         return out, RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, device=q.device)
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        problem = KernelArgs.of(q, k, rules)
+        problem = KernelArgs.of(q, k, rules, sequences)
         out = found = None
         if v is None or topk:
             found = row_evidence(problem, topk=topk)

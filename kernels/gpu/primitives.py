@@ -73,6 +73,12 @@ def scores(
     """Raw q.k of the keys n .. n + BN, [BM, BN] float32; -inf where a row does not see the key."""
     o_n = n + tl.arange(0, BN)
     b_k = load_keys(p_k + tl.cast(n, tl.int64) * s_kn, o_n, o_d, begin, end, D, BD, MASKED)
+    return scores_of(b_q, b_k, o_n, b_first, b_last, PRECISION, MASKED)
+
+
+@triton.jit
+def scores_of(b_q, b_k, o_n, b_first, b_last, PRECISION: tl.constexpr, MASKED: tl.constexpr):
+    """As ``scores``, of keys that are here already."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
     if MASKED:
         b_s = tl.where((o_n[None, :] >= b_first[:, None]) & (o_n[None, :] < b_last[:, None]), b_s, float("-inf"))
@@ -90,6 +96,14 @@ def logit(b_s, mult, cap, UNIT: tl.constexpr, HAS_CAP: tl.constexpr):
         b_tanh = 1.0 - 2.0 / (tl.exp2(b_s * (mult * (2 * LOG2E))) + 1.0)
         return tl.where(b_s == float("-inf"), float("-inf"), b_tanh * (cap * UNIT))
     return b_s * (mult * UNIT)
+
+
+@triton.jit
+def least(mult):
+    """What the highest raw score of a row starts from: below every score whose logit is finite, and itself finite as a
+    logit in bits, so that it can be subtracted from that of a key at -inf and leaves it no weight.
+    """
+    return -3.4e38 / tl.maximum(mult * LOG2E, 1.0)
 
 
 @triton.jit

@@ -11,22 +11,32 @@ from torch import Tensor
 from .. import first_use, reference
 from ..evidence import RowEvidence
 from ..rules import Rules
+from ..sequences import Ragged, Sequences
 from . import launch
+from .evidence_attention import fitting
+from .row_evidence import layout
 
 FAILURES = (triton.TritonError, RuntimeError)
 KEYS = 64  # whose mass is compared
 
 
-def checked_evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
+def checked_evidence(
+    q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, sequences: Ragged | None = None
+) -> tuple[Tensor | None, RowEvidence]:
     """As ``launch.run_kernels``; raises KernelError where its first call of a kind fails or is wrong."""
 
     def compare(found: tuple[Tensor | None, RowEvidence]) -> tuple[bool, list[str]]:
-        parts = {"out": found[0], **vars(found[1])}
-        return first_use.compare(q, k, v, rules, {name: x for name, x in parts.items() if x is not None})
+        out, ev, one = found[0], found[1], (q, k, rules)
+        if sequences is not None:
+            i = sequences.telling()
+            one, ev = sequences.alone(i, q, k, rules), sequences.of_sequence(i, ev)
+        parts = {"out": out, **vars(ev)}
+        present = {name: x for name, x in parts.items() if x is not None}
+        return first_use.compare(one[0], one[1], v, one[2], present)
 
     return first_use.checked(
-        _kind(q, k, v, rules),
-        lambda: launch.run_kernels(q, k, v, rules),
+        _kind(q, k, v, rules, sequences or Sequences.of(q, k)),
+        lambda: launch.run_kernels(q, k, v, rules, sequences),
         compare,
         lambda what: _told(q, k, what),
         FAILURES,
@@ -57,7 +67,7 @@ def checked_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
         return True, list(first_use.off("mass of keys", found[-1:, :, some], wanted, most))
 
     return first_use.checked(
-        ("key_mass", *_kind(q, k, None, rules)),
+        ("key_mass", *_kind(q, k, None, rules, Sequences.of(q, k))),
         lambda: launch.run_key_mass(q, k, lse, rules),
         compare,
         lambda what: _told(q, k, what),
@@ -65,18 +75,20 @@ def checked_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
     )
 
 
-def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[object, ...]:
+def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, at: Sequences) -> tuple[object, ...]:
     """What makes another kernel of it, or another way through one."""
     group = q.shape[1] // k.shape[1]
     return (
         q.device,
         q.dtype,
         q.shape[-1],
-        None if v is None else v.shape[-1],
+        None if v is None else (v.shape[-1], fitting(q, k, v)),
         group,
-        min(group * q.shape[2], 128).bit_length(),
-        k.shape[2].bit_length(),
+        min(group * at.rows, 128).bit_length(),
+        at.keys.bit_length(),
+        (at.row_starts is None, at.key_starts is None, at.page),
         rules.topk,
+        v is None and layout(q, k, at, rules.topk).rescan,
         *(x is None for x in (rules.window, rules.key_starts, rules.softcap, rules.sinks, rules.k_positions)),
         rules.spans is None,
     )
