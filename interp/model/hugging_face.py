@@ -126,7 +126,7 @@ class HuggingFaceModel:
                 forward ends with the last layer's attention, unless somebody waits for the end of it.
 
         Returns:
-            Logits [A, vocabulary]; no other row's logits are computed.
+            Logits [A, vocabulary]; no other row's logits are computed. Nothing [0, 0] where the forward was ended.
         """
         last = self.n_layers - 1 if not len(rows) and may_stop(self.model, self.n_layers - 1) else None
         kept = rows if len(rows) else rows.new_zeros(1)  # a head may not take none
@@ -140,7 +140,7 @@ class HuggingFaceModel:
                 return_dict=True,
             )
         if out is None:
-            return torch.empty(0, self.n_logits, dtype=self.dtype, device=ids.device)
+            return torch.empty(0, 0, device=ids.device)
         logits: Tensor = out.logits
         return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
