@@ -2,6 +2,7 @@
 
 from . import schema
 from .exporting import export, qrhead_string, render
+from .gate import open_hdf5
 from .locks import Busy, beside, locked
 from .merging import merge, refresh
 from .netcdf import LIBVER, create_variable, set_attrs
@@ -11,9 +12,7 @@ from .results_file import (
     as_dataset,
     check_writable,
     checkpoints,
-    one_line,
     open,
-    open_hdf5,
     read_scores,
     read_steps,
     reading,
@@ -25,6 +24,7 @@ from .results_file import (
     write_file,
 )
 from .schema import COPY_PROFILE, PROVENANCE_COLUMNS, StoreError, Variable, datasets, text
+from .structure import one_line
 
 __all__ = [
     "COPY_PROFILE",

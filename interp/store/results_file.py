@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import operator
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -27,10 +26,11 @@ import numpy as np
 from ...errors import ArgumentError, ArgumentTypeError
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
-from . import schema
+from . import gate, schema
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
 from .schema import StoreError
+from .structure import one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -49,9 +49,10 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
     without xarray or h5netcdf.
     """
+    gate.start()
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
-    with reading(path) as file:
+    with _opened(path, all_groups=group is not None) as file:
         _check_group(file, group, str(path))
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]
@@ -106,9 +107,11 @@ def append(
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
         if target.exists():
+            gate.start()
+            if target.is_file():
+                shutil.copy(target, partial)
             with reading(target) as file:
                 _refuse_misfit(file, path, scores, step)
-            shutil.copy(target, partial)
         with _in_memory(partial, "r+" if target.exists() else "w") as file:
             if not target.exists():
                 create(file, scores)
@@ -298,7 +301,7 @@ def validate(path: str | PathLike[str]) -> list[str]:
     from .validation import problems
 
     try:
-        with reading(path) as file:
+        with _opened(path) as file:
             return list(problems(file))
     except StoreError as error:
         return [str(error)]
@@ -338,6 +341,18 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 @contextmanager
 def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
+    with _opened(path) as file:
+        for misfit in schema.misfits(file):
+            raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
+        yield file
+
+
+@contextmanager
+def _opened(path: str | PathLike[str], *, all_groups: bool = True) -> Iterator[h5py.File]:
+    """The same for a file whose variables need not be as the schema has them.
+
+    all_groups: False where only variables at the root are read.
+    """
     path = Path(path)
     if not path.exists():
         raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
@@ -345,41 +360,19 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
         raise StoreError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; give the .h5 file that was written")
     if path.stat().st_size == 0:
         raise StoreError(f"{path} is empty; delete it and run again")
-    try:
-        if not h5py.is_hdf5(path):
-            raise StoreError(f"{path} is not an HDF5 file")
-        file = open_hdf5(path)
-    except OSError as error:
-        raise StoreError(f"cannot open {path}: {one_line(error)}; restore it or write to another file") from error
+    if not h5py.is_hdf5(path):
+        raise StoreError(f"{path} is not an HDF5 file")
+    file = gate.open_hdf5(path, all_groups=all_groups)
     try:
         with file:
             _check_ours(file, path)
             yield file
     except StoreError:
         raise
-    except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever h5py, numpy and xarray make of damage
         remedy = f"`headscope validate {path}` says what is wrong"
-        raise StoreError(f"{path} is damaged or incomplete: {one_line(error)}; {remedy}") from error
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading, also where its file system has no locks.
-
-    A file of ours is only ever replaced as a whole, so a reader needs none; but HDF5's own tell that another program
-    writes into it. Raises StoreError for that and for locks that cannot be done without, OSError for anything else.
-    """
-    try:
-        return h5py.File(path, "r")
-    except BlockingIOError as error:
-        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
-    except OSError as error:
-        try:
-            return h5py.File(path, "r", locking=False)
-        except OSError as again:
-            if "unable to lock" not in str(again):
-                raise error from None
-            why = f"{one_line(again)}, and the variable HDF5_USE_FILE_LOCKING insists on them"
-            raise StoreError(f"cannot lock {path}: {why}; set HDF5_USE_FILE_LOCKING=FALSE") from again
+        told = one_line(error) or type(error).__name__
+        raise StoreError(f"{path} is damaged or incomplete: {told}; {remedy}") from error
 
 
 def _check_ours(file: h5py.File, path: Path) -> None:
@@ -507,10 +500,3 @@ def _n_kv_heads(file: h5py.File) -> int:
 def _list(steps: list[int]) -> str:
     shown = steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-3:]]
     return ", ".join(map(str, shown))
-
-
-def one_line(error: BaseException) -> str:
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if inside := re.search(r"\berrno = (\d+)", words):  # HDF5 wraps the reason in addresses and sizes
-        words = os.strerror(int(inside[1]))
-    return " ".join(words.strip("'\"").split())
