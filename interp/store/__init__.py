@@ -6,6 +6,7 @@ from .gate import open_hdf5
 from .locks import Busy, beside, locked
 from .merging import merge, refresh
 from .netcdf import LIBVER, create_variable, set_attrs
+from .provenance import read_provenance, swept
 from .rescue import Unsaved, rescue, save_elsewhere, unsaved_message
 from .results_file import (
     append,
@@ -48,6 +49,7 @@ __all__ = [
     "open",
     "open_hdf5",
     "qrhead_string",
+    "read_provenance",
     "read_scores",
     "read_steps",
     "reading",
@@ -59,6 +61,7 @@ __all__ = [
     "schema",
     "set_aside",
     "set_attrs",
+    "swept",
     "target_path",
     "text",
     "unsaved_message",

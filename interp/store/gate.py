@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from typing import BinaryIO
 
 import h5py
 
@@ -36,7 +37,10 @@ CPU_SECONDS = 10  # of the helper, for one file; waiting for a slow disk does no
 MEMORY = 2**30  # bytes, of the helper, beyond what it has when it starts
 _REMEMBERED = 4096
 
-_START = "import sys; sys.path[:] = sys.argv[1:]; from headscope.interp.store.gate import serve; serve()"
+_START = (
+    "import sys; sys.path[:] = sys.argv[1:]; "
+    "from headscope.interp.store.gate import serve; serve(sys.stdin.buffer, sys.stdout.buffer)"
+)
 _lock = threading.RLock()
 _helper: _Helper | None = None
 _examined: dict[tuple[int, ...], None] = {}
@@ -171,14 +175,13 @@ def _end() -> None:
 atexit.register(_end)
 
 
-def serve() -> None:
-    """Be the helper: examine the files that stdin names, until it ends."""
+def serve(questions: BinaryIO, answers: BinaryIO) -> None:
+    """Be the helper: examine the files that the questions name, until they end."""
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for those who ask, who may have something to save
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no filter is loaded from anywhere
     _limit_memory()
-    questions, answers = sys.stdin.buffer, sys.stdout.buffer
     answers.write(b"ready\n")
     answers.flush()
     for line in questions:

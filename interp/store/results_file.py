@@ -7,7 +7,6 @@ schema.py and, for people, in SCHEMA.md.
 
 from __future__ import annotations
 
-import json
 import operator
 import os
 import shutil
@@ -29,6 +28,7 @@ from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import gate, schema
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
+from .provenance import read_provenance
 from .schema import StoreError
 from .structure import one_line
 
@@ -265,7 +265,7 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
             probes=columns,
             probe_set_name=schema.text(file, "probe_set_name"),
             probe_set_hash=schema.text(file, "probe_set_hash"),
-            provenance=json.loads(file["provenance/json"].asstr()[i]),
+            provenance=read_provenance(file["provenance/json"].asstr()[i]),
         )
 
 
