@@ -23,8 +23,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ..machine import machine, one_line, write_results
+from ..smollm2 import say
 from .canary import Canaries
-from .cases import GOOD, Outcome, fresh, run_case
+from .cases import GOOD, fresh, run_case
 
 KINDS = {"results": "results_files", "probes": "probe_sets", "folders": "folders"}
 _SHOWN = 200  # findings that the results file keeps
@@ -59,11 +61,11 @@ def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None =
             for each in outcomes:
                 if each.kind not in GOOD or only is not None:
                     findings.append({"case": number, "base": base.name, "change": change, **vars(each)})
-                    say(findings[-1])
+                    say(in_words(findings[-1]))
             if keep is not None:
                 (shutil.copytree if path.is_dir() else shutil.copy)(path, keep)
             if done % 500 == 0:
-                print(f"{kind}: {done} files, {len(findings)} findings, {time.monotonic() - began:.0f} s", flush=True)
+                say(f"{kind}: {done} files, {len(findings)} findings, {time.monotonic() - began:.0f} s")
         os.chdir("/")
     table = {
         action: {kind: count for (of, kind), count in sorted(counts.items()) if of == action}
@@ -89,15 +91,15 @@ def warm_up(made_by: Any, base: Path, home: Path) -> None:
     made_by.prepare(path, folder)
 
 
-def say(finding: dict[str, Any]) -> None:
-    last = str(finding["detail"]).strip().splitlines()[-1:] or [""]
-    print(f"{finding['case']:>6} {finding['change']}, {finding['action']}: {finding['kind']} {last[0][:200]}", flush=True)
+def in_words(finding: dict[str, Any]) -> str:
+    last = [*str(finding["detail"]).strip().splitlines(), ""][-1 if finding["kind"] != "traceback" else -2]
+    return f"{finding['case']:>6} {finding['change']}, {finding['action']}: {finding['kind']} {last[:200]}"
 
 
 def show(kind: str, found: Any) -> None:
-    print(f"\n{kind}: {found['files']} files in {found['seconds']} s; findings: {found['findings']}")
+    say(f"\n{kind}: {found['files']} files in {found['seconds']} s; findings: {found['findings']}")
     for action, outcomes in found["outcomes"].items():
-        print(f"  {action:<12} " + ", ".join(f"{name} {count}" for name, count in outcomes.items()))
+        say(f"  {action:<12} " + ", ".join(f"{name} {count}" for name, count in outcomes.items()))
 
 
 def main() -> int:
@@ -112,8 +114,6 @@ def main() -> int:
     keep = None if options.keep is None else options.keep.resolve()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
-    from ..machine import machine, one_line, write_results
-
     bad = 0
     for kind in [options.kind] if options.kind else KINDS:
         found = fuzz(kind, options.files, options.seconds, options.seed, only=options.only, keep=keep)
@@ -121,7 +121,7 @@ def main() -> int:
         bad += found["findings"]
         if options.only is None:
             about = machine()
-            print(f"{one_line(about)}\n{write_results(f'fuzz-{kind}', found, about)}")
+            say(f"{one_line(about)}\n{write_results(f'fuzz-{kind}', found, about)}")
     return 1 if bad and options.only is None else 0
 
 

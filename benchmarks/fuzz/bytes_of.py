@@ -82,9 +82,7 @@ def lookup3(data: bytes) -> int:
     a = b = c = (0xDEADBEEF + len(data)) & mask
     rest = data
     while len(rest) > 12:
-        a, b, c = (
-            (x + int.from_bytes(rest[i : i + 4], "little")) & mask for x, i in ((a, 0), (b, 4), (c, 8))
-        )
+        a, b, c = ((x + int.from_bytes(rest[i : i + 4], "little")) & mask for x, i in ((a, 0), (b, 4), (c, 8)))
         for shift in (4, 6, 8, 16, 19, 4):
             a = (a - c & mask) ^ rotated(c, shift)
             c = (c + b) & mask

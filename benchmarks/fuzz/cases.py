@@ -199,10 +199,10 @@ class ForkedHelper:
     def ready(self) -> bool:
         return True
 
-    def ask(self, path: str, shown: str, all_groups: bool) -> str | None:
+    def ask(self, path: str, shown: str, all_groups: bool) -> tuple[str | None, bool]:
         os.write(self._questions, json.dumps([path, shown, all_groups]).encode() + b"\n")
-        (problem,) = json.loads(self._lines.readline())
-        return None if problem is None else str(problem)
+        problem, sound = json.loads(self._lines.readline())
+        return problem, sound
 
     def gone(self) -> bool:
         return self._code is not None

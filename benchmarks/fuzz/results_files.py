@@ -40,7 +40,7 @@ def made_scores(step: int, *, stages: bool = False, chance: bool = True) -> Head
         "family": np.full(_PROBES, "sentence"),
         "variant": np.array(["", "ünï ✓"])[order % 2],
         "needle_id": np.array([f"needle-{i % 2}" for i in order]),
-        **{name: 100 + order for name in ("seed", "length", "distance", "interference", "n_answer")},
+        **dict.fromkeys(("seed", "length", "distance", "interference", "n_answer"), 100 + order),
         "depth": order / _PROBES,
         "depth_nominal": order / _PROBES,
     }
@@ -64,7 +64,7 @@ def made_scores(step: int, *, stages: bool = False, chance: bool = True) -> Head
 
 
 def bases(folder: Path) -> list[Path]:
-    """Files to begin with: three checkpoints, of stages, of schema 1.0, in HDF5's oldest format, empty, and a profile."""
+    """Files to begin with: three checkpoints, the same of stages, of schema 1.0, and in HDF5's oldest format."""
     folder.mkdir()
     steps = (0, 1000, 2000)
     write(folder / "run.h5", [(step, step * 1e6, made_scores(step)) for step in steps])
@@ -229,7 +229,9 @@ def odd_numbers(file: h5py.File, rng: random.Random, canaries: Canaries) -> None
     for _ in range(rng.choice((1, 1, 3, 10))):
         item = file[rng.choice([path for path in _variables(file) if file[path].dtype.kind in "if"])]
         if item.dtype.kind == "i":
-            value: float = rng.choice((0, -1, 1, 2, 7, *(int(getattr(np.iinfo(item.dtype), end)) for end in ("min", "max"))))
+            value: float = rng.choice(
+                (0, -1, 1, 2, 7, *(int(getattr(np.iinfo(item.dtype), end)) for end in ("min", "max")))
+            )
         else:
             value = rng.choice((0.0, -0.0, -1.0, 2.0, 1e-45, 3e38, np.inf, -np.inf, np.nan))
         if rng.random() < 0.4 or not item.shape:
@@ -288,9 +290,24 @@ def _set_attribute(file: h5py.File, item: Any, name: str, rng: random.Random) ->
 
 def text_attribute(file: h5py.File, rng: random.Random, canaries: Canaries) -> None:
     """A root attribute with other words than it may have."""
-    odd = ("", " ", "retrieval", "retrieval retrieval", "wu_count", "probes", ". ..", "/", "a" * 60000, "1", "-1.0", "x.y")
+    odd = (
+        "",
+        " ",
+        "retrieval",
+        "retrieval retrieval",
+        "wu_count",
+        "probes",
+        ". ..",
+        "/",
+        "a" * 60000,
+        "1",
+        "-1.0",
+        "x.y",
+    )
     odd += ("99.0", "headscope-copy-profile", "provenance/json", "retrieval\x00x", "é", "nan", "1e400")
-    name = rng.choice(("estimators", "estimators", "schema_version", "schema_name", "n_kv_heads", "created_at", "model_id"))
+    name = rng.choice(
+        ("estimators", "estimators", "schema_version", "schema_name", "n_kv_heads", "created_at", "model_id")
+    )
     value: Any = rng.choice((*odd, 0, -3, 2**31, 1.5, np.nan, np.inf, np.arange(3)))
     file.attrs[name] = value
 
@@ -349,7 +366,20 @@ def elsewhere(file: h5py.File, rng: random.Random, canaries: Canaries) -> None:
 
 
 def names(file: h5py.File, rng: random.Random, canaries: Canaries) -> None:
-    odd = ("\x1b]0;title\x07", "\x9b31m", "a\nb", "\u202eevil", "\u200b", " ", "..", "x" * 300, "é", "<script>", "%n", "x" * 60000)
+    odd = (
+        "\x1b]0;title\x07",
+        "\x9b31m",
+        "a\nb",
+        "\u202eevil",
+        "\u200b",
+        " ",
+        "..",
+        "x" * 300,
+        "é",
+        "<script>",
+        "%n",
+        "x" * 60000,
+    )
     odd += ("retrieval ", "Retrieval", "checkpoint.", "{}", "\udcff")
     name, where = rng.choice(odd), rng.choice(("", "probes/", "provenance/"))
     with_scale = rng.random() < 0.5

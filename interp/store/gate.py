@@ -84,15 +84,14 @@ def _identity(path: str, shown: str) -> tuple[int, ...]:
 def _ask(path: str, shown: str, all_groups: bool) -> str | None:
     helper = _running()
     if helper is None or not helper.ready():
-        return examine(path, shown, all_groups=all_groups)
-    problem, answered = None, False
+        return examine(path, shown, all_groups=all_groups)[0]
+    problem, sound = None, False
     try:
-        problem = helper.ask(path, shown, all_groups)
-        answered = True
+        problem, sound = helper.ask(path, shown, all_groups)
     except (OSError, ValueError):
         problem = f"{shown} is not read: {_cause(helper.end())}; restore the file, or make it again"
     finally:
-        if problem is not None or not answered:  # interrupted, or bad input has left its marks on the library
+        if not sound:  # interrupted, or damage has left its marks on the library
             _end()
     return problem
 
@@ -128,12 +127,12 @@ class _Helper:
                 log.warning("no helper process could be started: damaged HDF5 files may crash this one")
         return self._ready
 
-    def ask(self, path: str, shown: str, all_groups: bool) -> str | None:
+    def ask(self, path: str, shown: str, all_groups: bool) -> tuple[str | None, bool]:
         """What `examine` says. Raises OSError or ValueError when no answer comes."""
         self._questions.write(json.dumps([path, shown, all_groups]).encode() + b"\n")
         self._questions.flush()
-        (problem,) = json.loads(self._answers.readline())
-        return None if problem is None else str(problem)
+        problem, sound = json.loads(self._answers.readline())
+        return problem, sound
 
     def gone(self) -> bool:
         """Whether another should be started. Where one did not get ready, none will."""
@@ -189,7 +188,7 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
         if resource is not None:
             most = resource.getrlimit(resource.RLIMIT_CPU)[1]
             resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_SECONDS, most))
-        answers.write(json.dumps([examine(path, shown, all_groups=all_groups)]).encode() + b"\n")
+        answers.write(json.dumps(examine(path, shown, all_groups=all_groups)).encode() + b"\n")
         answers.flush()
 
 

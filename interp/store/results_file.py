@@ -28,6 +28,7 @@ from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import gate, schema
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
+from .partial import partial_file
 from .provenance import read_provenance
 from .schema import StoreError
 from .structure import one_line
@@ -54,6 +55,7 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     need("h5netcdf", "open()")
     with _opened(path, all_groups=group is not None) as file:
         _check_group(file, group, str(path))
+        _refuse_misfits(file, path, group or "")
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]
         how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
@@ -224,12 +226,9 @@ def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
     Its name, its folder and, where it is to be appended to, its lock are tried; the file itself is not touched.
     """
     target = target_path(path)
-    tried = beside(target, f".{{}}.{os.getpid()}.tmp")
     try:
-        try:
+        with partial_file(target) as tried:
             tried.write_bytes(b"tried")
-        finally:
-            tried.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {one_line(error)}; choose another place") from error
     # A lock file that is not there is held by nobody, and need not be made for trying.
@@ -310,13 +309,10 @@ def validate(path: str | PathLike[str]) -> list[str]:
 def write_file(path: str | PathLike[str], content: bytes) -> None:
     """Write a whole file or nothing. Raises StoreError when it cannot be written."""
     target = target_path(path)
-    partial = beside(target, f".{{}}.{os.getpid()}.tmp")
     try:
-        try:
+        with partial_file(target) as partial:
             partial.write_bytes(content)
             replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {one_line(error)}") from error
 
@@ -342,9 +338,13 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
     with _opened(path) as file:
-        for misfit in schema.misfits(file):
-            raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
+        _refuse_misfits(file, path)
         yield file
+
+
+def _refuse_misfits(file: h5py.File, path: str | PathLike[str], group: str | None = None) -> None:
+    for misfit in schema.misfits(file, group):
+        raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
 
 
 @contextmanager

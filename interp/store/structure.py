@@ -24,7 +24,7 @@ FREE = 2**28  # bytes
 TIMES = 256
 MOST_OBJECTS = 20_000
 MOST_ATTRIBUTES = 1_000  # of one object
-LARGEST_ATTRIBUTE = 2**24  # bytes; the provenance of a copy profile is one
+LONGEST_TEXT = 2**20  # bytes, of one text or attribute; the provenance of a copy profile is one
 DEEPEST = 8
 LONGEST_NAME = 255  # characters
 
@@ -56,19 +56,24 @@ class _Found:
             raise StoreError(f"{path} {told} are read")
 
 
-def examine(path: str, shown: str, *, all_groups: bool = True) -> str | None:
-    """Why a file is not to be read, in one line; None for one that can be.
+def examine(path: str, shown: str, *, all_groups: bool = True) -> tuple[str | None, bool]:
+    """Why a file is not to be read, in one line, or None for one that can be; and whether the library is as before.
 
     shown: what the line calls the file. all_groups: False where only variables at the root will be read.
     """
+    sound = True
     try:
         with open_unexamined(path, shown) as file:
             reason = _reason(file, os.path.getsize(path), all_groups)
     except StoreError as error:
-        return str(error)
+        return str(error), sound
     except Exception as error:  # whatever the library makes of damage
-        reason = f"it is damaged or incomplete ({one_line(error) or type(error).__name__})"
-    return reason and f"{shown} is not read: {reason}; restore the file, or make it again"
+        sound = False
+        told = one_line(error) or type(error).__name__
+        reason = (
+            "it takes too much memory" if isinstance(error, MemoryError) else f"it is damaged or incomplete ({told})"
+        )
+    return reason and f"{shown} is not read: {reason}; restore the file, or make it again", sound
 
 
 def _reason(file: h5py.File, size: int, all_groups: bool) -> str | None:
@@ -76,8 +81,6 @@ def _reason(file: h5py.File, size: int, all_groups: bool) -> str | None:
         _examine(file, size, all_groups)
     except StoreError as error:
         return str(error)
-    except MemoryError:
-        return "it takes too much memory"
     return None
 
 
@@ -214,8 +217,8 @@ def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found
         name = _name(attribute.name, f"an attribute of {path}")
         where = f"{name} of {path}"
         kind, size = attribute.get_type(), attribute.get_storage_size()
-        if size > min(LARGEST_ATTRIBUTE, found.size):
-            raise StoreError(f"the attribute {where} declares {_bytes(size)}")
+        if size > min(LONGEST_TEXT, found.size):
+            raise StoreError(f"the attribute {where} declares {_bytes(size)}, of which at most 1 MB is read")
         if name == "DIMENSION_LIST":
             if not (_is_references(kind) and attribute.shape == (len(shape),) and shape):
                 raise StoreError(f"the attribute {where} is no list of dimension scales")
@@ -285,6 +288,8 @@ def _texts(path: str, dataset: h5d.DatasetID, found: _Found) -> None:
         dataset.read(here, part, values)
         lengths = [len(text) for text in values.flat]
         longest, total = max(longest, *lengths), total + sum(lengths)
+        if longest > LONGEST_TEXT:
+            raise StoreError(f"{path} holds a text of {_bytes(longest)}, of which at most 1 MB is read")
         if total > FREE + TIMES * found.size:
             break
     found.declare(path, max(total, 4 * longest * prod(shape)))  # as numpy holds them: all as long as the longest
