@@ -24,7 +24,7 @@ from typing import BinaryIO
 import h5py
 
 from .schema import StoreError
-from .structure import examine, open_unexamined
+from .structure import Use, examine, open_unexamined
 
 try:
     import resource
@@ -43,24 +43,21 @@ _START = (
 )
 _lock = threading.RLock()
 _helper: _Helper | None = None
-_examined: dict[tuple[int, ...], None] = {}
+_examined: dict[tuple[tuple[int, ...], Use], None] = {}
 
 
-def open_hdf5(path: str | os.PathLike[str], *, all_groups: bool = True) -> h5py.File:
-    """Open an HDF5 file for reading, after it has been examined. Raises StoreError where it is not to be read.
-
-    all_groups: False where only variables at the root are read; the rest is not examined then.
-    """
+def open_hdf5(path: str | os.PathLike[str], use: Use = "h5py") -> h5py.File:
+    """Open an HDF5 file for reading, after it has been examined for that use. Raises StoreError."""
     shown, place = str(path), os.path.abspath(path)
     before = _identity(place, shown)
     with _lock:
-        if (*before, all_groups) not in _examined and (*before, True) not in _examined:
-            if problem := _ask(place, shown, all_groups):
+        if (before, use) not in _examined:
+            if problem := _ask(place, shown, use):
                 raise StoreError(problem)
             if _identity(place, shown) == before:
                 if len(_examined) >= _REMEMBERED:
                     del _examined[next(iter(_examined))]
-                _examined[(*before, all_groups)] = None
+                _examined[before, use] = None
     return open_unexamined(place, shown)
 
 
@@ -81,13 +78,13 @@ def _identity(path: str, shown: str) -> tuple[int, ...]:
     return told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
 
-def _ask(path: str, shown: str, all_groups: bool) -> str | None:
+def _ask(path: str, shown: str, use: Use) -> str | None:
     helper = _running()
     if helper is None or not helper.ready():
-        return examine(path, shown, all_groups=all_groups)[0]
+        return examine(path, shown, use)[0]
     problem, sound = None, False
     try:
-        problem, sound = helper.ask(path, shown, all_groups)
+        problem, sound = helper.ask(path, shown, use)
     except (OSError, ValueError):
         problem = f"{shown} is not read: {_cause(helper.end())}; restore the file, or make it again"
     finally:
@@ -127,9 +124,9 @@ class _Helper:
                 log.warning("no helper process could be started: damaged HDF5 files may crash this one")
         return self._ready
 
-    def ask(self, path: str, shown: str, all_groups: bool) -> tuple[str | None, bool]:
+    def ask(self, path: str, shown: str, use: Use) -> tuple[str | None, bool]:
         """What `examine` says. Raises OSError or ValueError when no answer comes."""
-        self._questions.write(json.dumps([path, shown, all_groups]).encode() + b"\n")
+        self._questions.write(json.dumps([path, shown, use]).encode() + b"\n")
         self._questions.flush()
         problem, sound = json.loads(self._answers.readline())
         return problem, sound
@@ -184,11 +181,10 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     answers.write(b"ready\n")
     answers.flush()
     for line in questions:
-        path, shown, all_groups = json.loads(line)
         if resource is not None:
             most = resource.getrlimit(resource.RLIMIT_CPU)[1]
             resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_SECONDS, most))
-        answers.write(json.dumps(examine(path, shown, all_groups=all_groups)).encode() + b"\n")
+        answers.write(json.dumps(examine(*json.loads(line))).encode() + b"\n")
         answers.flush()
 
 

@@ -31,7 +31,7 @@ from .netcdf import LIBVER, create, row, write_row
 from .partial import partial_file
 from .provenance import read_provenance
 from .schema import StoreError
-from .structure import one_line
+from .structure import Use, one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -53,7 +53,7 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     gate.start()
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
-    with _opened(path, all_groups=group is not None) as file:
+    with _opened(path, "root" if group is None else "xarray") as file:
         _check_group(file, group, str(path))
         _refuse_misfits(file, path, group or "")
         found: xr.Dataset
@@ -348,11 +348,8 @@ def _refuse_misfits(file: h5py.File, path: str | PathLike[str], group: str | Non
 
 
 @contextmanager
-def _opened(path: str | PathLike[str], *, all_groups: bool = True) -> Iterator[h5py.File]:
-    """The same for a file whose variables need not be as the schema has them.
-
-    all_groups: False where only variables at the root are read.
-    """
+def _opened(path: str | PathLike[str], use: Use = "h5py") -> Iterator[h5py.File]:
+    """The same for a file whose variables need not be as the schema has them."""
     path = Path(path)
     if not path.exists():
         raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
@@ -362,7 +359,7 @@ def _opened(path: str | PathLike[str], *, all_groups: bool = True) -> Iterator[h
         raise StoreError(f"{path} is empty; delete it and run again")
     if not h5py.is_hdf5(path):
         raise StoreError(f"{path} is not an HDF5 file")
-    file = gate.open_hdf5(path, all_groups=all_groups)
+    file = gate.open_hdf5(path, use)
     try:
         with file:
             _check_ours(file, path)
@@ -396,11 +393,13 @@ def _check_ours(file: h5py.File, path: Path) -> None:
 
 def target_path(path: str | PathLike[str]) -> Path:
     """Where to write: links are followed, so that the file behind a link grows and the link stays."""
-    target = Path(path).resolve()
     try:
+        target = Path(path).resolve()
         target.stat()
     except FileNotFoundError:
         pass
+    except RuntimeError as error:
+        raise StoreError(f"cannot write {path}: it is a link to itself; choose another name") from error
     except OSError as error:  # a name that is too long, a file system that is gone, a file where a folder should be
         raise StoreError(f"cannot write {path}: {one_line(error)}; choose another name or place") from error
     if target.is_dir():

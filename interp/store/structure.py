@@ -12,10 +12,11 @@ import os
 import re
 from dataclasses import dataclass, field
 from math import prod
+from typing import Literal
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5o, h5r, h5s, h5t, h5z
+from h5py import h5a, h5d, h5g, h5o, h5p, h5r, h5s, h5t, h5z
 
 from .schema import StoreError
 
@@ -24,7 +25,7 @@ FREE = 2**28  # bytes
 TIMES = 256
 MOST_OBJECTS = 20_000
 MOST_ATTRIBUTES = 1_000  # of one object
-LONGEST_TEXT = 2**20  # bytes, of one text or attribute; the provenance of a copy profile is one
+LONGEST_TEXT = 2**20  # letters of a text, bytes of an attribute; the provenance of a copy profile is one
 DEEPEST = 8
 LONGEST_NAME = 255  # characters
 
@@ -33,6 +34,9 @@ _EXTERNAL_FILES = 1 << 7  # the message "external file list" in an object's head
 _BLOCK = 4096  # texts that are read at a time
 
 Axes = tuple[int, ...]
+Use = Literal["h5py", "xarray", "root"]
+"""What a file is examined for: reading with h5py; with xarray, which also goes from a dimension scale to all that refer
+to it; with xarray, the variables at the root alone."""
 
 
 @dataclass
@@ -40,10 +44,11 @@ class _Found:
     """What the walk has come by. Addresses are those of objects in the file."""
 
     size: int
-    all_groups: bool
+    use: Use
     texts: list[tuple[str, h5d.DatasetID]] = field(default_factory=list)
     scales: dict[int, str] = field(default_factory=dict)  # address -> path
     lists: list[tuple[str, Axes, h5a.AttrID]] = field(default_factory=list)  # DIMENSION_LIST of a path
+    users: list[tuple[str, h5a.AttrID]] = field(default_factory=list)  # REFERENCE_LIST of a path
     seen: dict[int, str] = field(default_factory=dict)  # address -> path
     declared: int = 0
 
@@ -56,15 +61,15 @@ class _Found:
             raise StoreError(f"{path} {told} are read")
 
 
-def examine(path: str, shown: str, *, all_groups: bool = True) -> tuple[str | None, bool]:
+def examine(path: str, shown: str, use: Use = "h5py") -> tuple[str | None, bool]:
     """Why a file is not to be read, in one line, or None for one that can be; and whether the library is as before.
 
-    shown: what the line calls the file. all_groups: False where only variables at the root will be read.
+    shown: what the line calls the file.
     """
     sound = True
     try:
         with open_unexamined(path, shown) as file:
-            reason = _reason(file, os.path.getsize(path), all_groups)
+            reason = _reason(file, os.path.getsize(path), use)
     except StoreError as error:
         return str(error), sound
     except Exception as error:  # whatever the library makes of damage
@@ -76,9 +81,9 @@ def examine(path: str, shown: str, *, all_groups: bool = True) -> tuple[str | No
     return reason and f"{shown} is not read: {reason}; restore the file, or make it again", sound
 
 
-def _reason(file: h5py.File, size: int, all_groups: bool) -> str | None:
+def _reason(file: h5py.File, size: int, use: Use) -> str | None:
     try:
-        _examine(file, size, all_groups)
+        _examine(file, size, use)
     except StoreError as error:
         return str(error)
     return None
@@ -105,14 +110,18 @@ def open_unexamined(path: str | os.PathLike[str], shown: str) -> h5py.File:
             raise StoreError(f"cannot lock {shown}: {why}; set HDF5_USE_FILE_LOCKING=FALSE") from again
 
 
-def _examine(file: h5py.File, size: int, all_groups: bool) -> None:
+def _examine(file: h5py.File, size: int, use: Use) -> None:
     _, persist, _ = file.id.get_create_plist().get_file_space_strategy()
     if persist:  # the library would follow its lists of free space while it writes
         raise StoreError("it keeps lists of free space, which no file of the schema does")
-    found = _Found(size, all_groups)
+    found = _Found(size, use)
     _attributes(file.id, "the file", (), found)
-    _group(h5g.open(file.id, b"/"), "", 0, found)
+    root = h5g.open(file.id, b"/")
+    found.seen[h5o.get_info(root).addr] = "/"
+    _group(root, "", 0, found)
     _dimension_lists(file, found)
+    if use != "h5py":
+        _users_of_scales(file, found)
     for path, dataset in found.texts:
         _texts(path, dataset, found)
 
@@ -129,7 +138,7 @@ def _group(group: h5g.GroupID, path: str, depth: int, found: _Found) -> None:
             raise StoreError(f"{inner} is a link to another place, and only what is in the file itself is read")
         info = h5o.get_info(group, raw)
         if info.addr in found.seen:
-            raise StoreError(f"{inner} and {found.seen[info.addr] or '/'} are one object under two names")
+            raise StoreError(f"{inner} and {found.seen[info.addr]} are one object under two names")
         found.seen[info.addr] = inner
         if len(found.seen) > MOST_OBJECTS:
             raise StoreError(f"it holds more than {MOST_OBJECTS:,} variables and groups")
@@ -140,7 +149,7 @@ def _group(group: h5g.GroupID, path: str, depth: int, found: _Found) -> None:
         item = h5o.open(group, raw)
         if isinstance(item, h5g.GroupID):
             _attributes(item, inner, (), found)
-            if found.all_groups:
+            if found.use != "root":
                 _group(item, inner, depth + 1, found)
         elif isinstance(item, h5d.DatasetID):
             shape = _dataset(item, inner, found)
@@ -150,9 +159,7 @@ def _group(group: h5g.GroupID, path: str, depth: int, found: _Found) -> None:
 
 def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
     created = dataset.get_create_plist()
-    layout = created.get_layout()
-    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED) or created.get_external_count():
-        raise StoreError(f"{path} has its values in another file, and only what is in the file itself is read")
+    layout = _layout(created, path)
     for number in range(created.get_nfilters()):
         code, _, _, name = created.get_filter(number)
         if code not in FILTERS:
@@ -176,6 +183,14 @@ def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
     if text and prod(shape):
         found.texts.append((path, dataset))
     return shape
+
+
+def _layout(created: h5p.PropDCID, path: str) -> int:
+    """How its values are stored; StoreError where that is not in the file itself."""
+    layout: int = created.get_layout()
+    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED) or created.get_external_count():
+        raise StoreError(f"{path} has its values in another file, and only what is in the file itself is read")
+    return layout
 
 
 def _chunks(dataset: h5d.DatasetID, path: str, found: _Found) -> None:
@@ -216,9 +231,11 @@ def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found
         attribute = h5a.open(item, index=number)
         name = _name(attribute.name, f"an attribute of {path}")
         where = f"{name} of {path}"
-        kind, size = attribute.get_type(), attribute.get_storage_size()
+        kind, space = attribute.get_type(), attribute.get_space()
+        empty = space.get_simple_extent_type() == h5s.NULL
+        size = 0 if empty else kind.get_size() * prod(space.get_simple_extent_dims())
         if size > min(LONGEST_TEXT, found.size):
-            raise StoreError(f"the attribute {where} declares {_bytes(size)}, of which at most 1 MB is read")
+            raise StoreError(f"the attribute {where} declares {_bytes(size)}; at most {_bytes(LONGEST_TEXT)} are read")
         if name == "DIMENSION_LIST":
             if not (_is_references(kind) and attribute.shape == (len(shape),) and shape):
                 raise StoreError(f"the attribute {where} is no list of dimension scales")
@@ -226,13 +243,14 @@ def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found
         elif name == "REFERENCE_LIST":
             if not (_is_back_references(kind) and len(attribute.shape) == 1):
                 raise StoreError(f"the attribute {where} is no list of the users of a dimension scale")
+            found.users.append((path, attribute))
         elif name in ("CLASS", "NAME"):
             if kind.get_class() != h5t.STRING or _is_text(kind) or prod(attribute.shape) != 1:
                 raise StoreError(f"the attribute {where} is no text of a fixed length, as HDF5 has it there")
             is_scale |= name == "CLASS" and _text(attribute) == "DIMENSION_SCALE"
         elif not _is_plain(kind):
             raise StoreError(f"the attribute {where} is of references, sequences or another type that none of ours has")
-        elif _is_text(kind) and attribute.get_space().get_simple_extent_type() != h5s.NULL:
+        elif _is_text(kind) and not empty:
             _text(attribute)  # whether it can be read
     if is_scale and len(shape) != 1:
         raise StoreError(f"{path} is a dimension scale of {len(shape)} axes, and a scale has one")
@@ -273,6 +291,19 @@ def _dimension_lists(file: h5py.File, found: _Found) -> None:
                     raise StoreError(f"axis {axis} of {path} has a dimension scale that is none")
 
 
+def _users_of_scales(file: h5py.File, found: _Found) -> None:
+    """What a scale says it is used by is there: of variables in groups that were not walked through, the storage."""
+    for path, attribute in found.users:
+        values = np.empty(attribute.shape, attribute.dtype)
+        attribute.read(values)
+        for reference in values["dataset"]:
+            user = h5r.dereference(reference, file.id) if reference else None
+            if not isinstance(user, h5d.DatasetID):
+                raise StoreError(f"the dimension scale {path} is used by a variable that is not there")
+            if h5o.get_info(user).addr not in found.seen:
+                _layout(user.get_create_plist(), f"a variable with the dimension scale {path}")
+
+
 def _texts(path: str, dataset: h5d.DatasetID, found: _Found) -> None:
     """Read all texts, some at a time: they lie apart, and one may be long, or be there many times."""
     shape, dtype = dataset.shape, dataset.dtype
@@ -286,10 +317,13 @@ def _texts(path: str, dataset: h5d.DatasetID, found: _Found) -> None:
             part.select_hyperslab((first, *[0] * (len(shape) - 1)), values.shape)
         here = h5s.ALL if part is h5s.ALL else h5s.create_simple(values.shape)
         dataset.read(here, part, values)
-        lengths = [len(text) for text in values.flat]
+        try:
+            lengths = [len(text.decode()) for text in values.flat]
+        except UnicodeDecodeError:
+            raise StoreError(f"{path} holds a text that is not UTF-8") from None
         longest, total = max(longest, *lengths), total + sum(lengths)
         if longest > LONGEST_TEXT:
-            raise StoreError(f"{path} holds a text of {_bytes(longest)}, of which at most 1 MB is read")
+            raise StoreError(f"{path} holds a text of {longest:,} letters; at most {LONGEST_TEXT:,} are read")
         if total > FREE + TIMES * found.size:
             break
     found.declare(path, max(total, 4 * longest * prod(shape)))  # as numpy holds them: all as long as the longest
