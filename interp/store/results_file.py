@@ -55,7 +55,6 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     need("h5netcdf", "open()")
     with _opened(path, "root" if group is None else "xarray") as file:
         _check_group(file, group, str(path))
-        _refuse_misfits(file, path, group or "")
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]
         how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
@@ -338,13 +337,9 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
     with _opened(path) as file:
-        _refuse_misfits(file, path)
+        for misfit in schema.misfits(file):
+            raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
         yield file
-
-
-def _refuse_misfits(file: h5py.File, path: str | PathLike[str], group: str | None = None) -> None:
-    for misfit in schema.misfits(file, group):
-        raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
 
 
 @contextmanager

@@ -150,10 +150,10 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
     return found
 
 
-def misfits(file: h5py.File, group: str | None = None) -> Iterator[str]:
+def misfits(file: h5py.File) -> Iterator[str]:
     """Variables that cannot be read as the schema has them: of another kind, or of sizes that do not go together.
 
-    group: look into this one alone ("": the root). What is missing is not told: who needs it finds that out.
+    What is missing is not told here: who needs it finds that out.
     """
     axes = {path.rpartition("/")[2]: path for path in ("checkpoint", "layer", "head", "probes/probe")}
     lengths = {}
@@ -170,7 +170,7 @@ def misfits(file: h5py.File, group: str | None = None) -> Iterator[str]:
     estimators = estimators_of(file) if "estimators" in file.attrs else ()
     taken = {"S": ("S", "texts"), "i": ("iub", "integers"), "f": ("fiub", "numbers")}
     for variable in layout(estimators, columns, stages=True):
-        item = file.get(variable.path) if group in (None, variable.group) else None
+        item = file.get(variable.path)
         if not isinstance(item, h5py.Dataset):
             continue
         kinds, words = taken["S" if variable.dtype == STRING else variable.dtype[0]]

@@ -46,7 +46,8 @@ class _Found:
     size: int
     use: Use
     texts: list[tuple[str, h5d.DatasetID]] = field(default_factory=list)
-    scales: dict[int, str] = field(default_factory=dict)  # address -> path
+    scales: dict[str, int] = field(default_factory=dict)  # path -> length
+    widths: dict[str, int] = field(default_factory=dict)  # path -> bytes of a value in memory
     lists: list[tuple[str, Axes, h5a.AttrID]] = field(default_factory=list)  # DIMENSION_LIST of a path
     users: list[tuple[str, h5a.AttrID]] = field(default_factory=list)  # REFERENCE_LIST of a path
     seen: dict[int, str] = field(default_factory=dict)  # address -> path
@@ -154,7 +155,7 @@ def _group(group: h5g.GroupID, path: str, depth: int, found: _Found) -> None:
         elif isinstance(item, h5d.DatasetID):
             shape = _dataset(item, inner, found)
             if _attributes(item, inner, shape, found):
-                found.scales[info.addr] = inner
+                found.scales[inner] = shape[0]
 
 
 def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
@@ -174,6 +175,7 @@ def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
         raise StoreError(f"{path} is of references, sequences or another type that the schema does not have")
     text = _is_text(kind)
     width = 64 if text else kind.get_size()  # of a str, without its letters
+    found.widths[path] = width
     found.declare(path, prod(shape) * width)
     if layout == h5d.CHUNKED:
         found.declare(path, prod(created.get_chunk()) * kind.get_size())
@@ -215,7 +217,8 @@ def _is_plain(kind: h5t.TypeID, depth: int = 4) -> bool:
         return _is_plain(kind.get_super(), depth - 1)
     if _is_text(kind):
         return depth == 4  # within other types it is a pointer
-    kind.dtype  # noqa: B018 - raises for what numpy does not know
+    if number != h5t.STRING:
+        kind.dtype  # noqa: B018 - raises for what numpy does not know
     return True
 
 
@@ -226,14 +229,13 @@ def _is_text(kind: h5t.TypeID) -> bool:
 
 def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found: _Found) -> bool:
     """Check them all; whether they make a dimension scale of the item. shape: of the item."""
-    is_scale = False
-    for number in range(h5a.get_num_attrs(item)):
-        attribute = h5a.open(item, index=number)
-        name = _name(attribute.name, f"an attribute of {path}")
+    is_scale, names = False, []
+    h5a.iterate(item, names.append)
+    for raw in names:
+        name = _name(raw, f"an attribute of {path}")
         where = f"{name} of {path}"
-        kind, space = attribute.get_type(), attribute.get_space()
-        empty = space.get_simple_extent_type() == h5s.NULL
-        size = 0 if empty else kind.get_size() * prod(space.get_simple_extent_dims())
+        attribute = h5a.open(item, raw)
+        kind, size = attribute.get_type(), h5a.get_info(item, raw).data_size
         if size > min(LONGEST_TEXT, found.size):
             raise StoreError(f"the attribute {where} declares {_bytes(size)}; at most {_bytes(LONGEST_TEXT)} are read")
         if name == "DIMENSION_LIST":
@@ -250,7 +252,7 @@ def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found
             is_scale |= name == "CLASS" and _text(attribute) == "DIMENSION_SCALE"
         elif not _is_plain(kind):
             raise StoreError(f"the attribute {where} is of references, sequences or another type that none of ours has")
-        elif _is_text(kind) and not empty:
+        elif size and _is_text(kind):
             _text(attribute)  # whether it can be read
     if is_scale and len(shape) != 1:
         raise StoreError(f"{path} is a dimension scale of {len(shape)} axes, and a scale has one")
@@ -279,16 +281,20 @@ def _text(attribute: h5a.AttrID) -> str:
 
 def _dimension_lists(file: h5py.File, found: _Found) -> None:
     """Every scale on every axis is one of the file's scales, and none has scales itself."""
+    scales = {f"/{path}".encode(): length for path, length in found.scales.items()}
     for path, shape, attribute in found.lists:
-        if path in found.scales.values():
+        if path in found.scales:
             raise StoreError(f"{path} is a dimension scale with dimension scales of its own")
         values = np.empty(attribute.shape, attribute.dtype)
         attribute.read(values)
+        padded = list(shape)  # xarray fills up variables that are shorter than their scales
         for axis in range(len(shape)):
             for reference in np.atleast_1d(values[axis]) if values[axis] is not None else ():
-                target = h5r.dereference(reference, file.id) if reference else None
-                if target is None or h5o.get_info(target).addr not in found.scales:
+                name = h5r.get_name(reference, file.id) if reference else None
+                if name not in scales:
                     raise StoreError(f"axis {axis} of {path} has a dimension scale that is none")
+                padded[axis] = max(padded[axis], scales[name])
+        found.declare(path, (prod(padded) - prod(shape)) * found.widths[path])
 
 
 def _users_of_scales(file: h5py.File, found: _Found) -> None:
