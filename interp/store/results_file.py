@@ -27,7 +27,7 @@ from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import gate, schema
 from .locks import Busy, beside, has_flock, locked
-from .netcdf import LIBVER, create, row, write_row
+from .netcdf import LIBVER, create, extend, row, write_row
 from .partial import partial_file
 from .provenance import read_provenance
 from .schema import StoreError
@@ -42,10 +42,11 @@ LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
     """The scores of a file as an xarray.Dataset with dims (checkpoint, layer, head).
 
-    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_heads_above_chance` (not in files of
-    schema 1.0), the paper's plain count `n_retrieval_heads`, and `tokens_seen` [checkpoint]. They are in memory: the
-    file may grow or go afterwards. `group="probes"` gives the detail with the further dim `probe`, `group="provenance"`
-    where each checkpoint came from; both read lazily and keep the file open.
+    Variables: `retrieval` and every other estimator, each with its `_stderr`, NaN at checkpoints that were not measured
+    with it; `n_heads_above_chance` (not in files of schema 1.0), the paper's plain count `n_retrieval_heads`, and
+    `tokens_seen` [checkpoint]. They are in memory: the file may grow or go afterwards. `group="probes"` gives the
+    detail with the further dim `probe`, `group="provenance"` where each checkpoint came from; both read lazily and keep
+    the file open.
 
     Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
     without xarray or h5netcdf.
@@ -101,9 +102,10 @@ def append(
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
 
     Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and
-    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape,
-    probe set or estimators are others, and when the file cannot be read or written. A file of schema 1.0 stays one:
-    what chance is, it does not tell.
+    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape or
+    probe set are others, and when the file cannot be read or written. An estimator that the file does not have is NaN
+    at its older checkpoints, one that the scores do not have at this one. A file of schema 1.0 stays one: what chance
+    is, it does not tell.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
@@ -114,9 +116,15 @@ def append(
             with reading(target) as file:
                 _refuse_misfit(file, path, scores, step)
         with _in_memory(partial, "r+" if target.exists() else "w") as file:
-            if not target.exists():
-                create(file, scores)
-            write_row(file, row(_with_chance_of(file, scores), step, tokens))
+            _add(file, scores, step, tokens)
+
+
+def _add(file: h5py.File, scores: HeadScores, step: int, tokens: float) -> None:
+    """One more checkpoint, the first of an empty file or one that fits into it."""
+    if not len(file):
+        create(file, scores)
+    extend(file, [name for name in scores.estimators if name not in schema.estimators_of(file)])
+    write_row(file, row(_with_chance_of(file, scores), step, tokens))
 
 
 def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
@@ -129,11 +137,9 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
         empty = True
         with _in_memory(partial, "w") as file:
             for step, tokens_seen, scores in rows:
-                if empty:
-                    create(file, scores)
-                else:
+                if not empty:
                     _refuse_misfit(file, path, scores, _step(step))
-                write_row(file, row(_with_chance_of(file, scores), _step(step), _tokens(tokens_seen)))
+                _add(file, scores, _step(step), _tokens(tokens_seen))
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -239,7 +245,8 @@ def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
     """The scores of one checkpoint (by default the last), exactly as they were appended.
 
-    Raises StoreError when the file cannot be read or does not hold that checkpoint.
+    They have every estimator of the file; one that was not measured at this checkpoint is NaN. Raises StoreError
+    when the file cannot be read or does not hold that checkpoint.
     """
     with reading(path) as file:
         steps = checkpoints_of(file)
@@ -444,9 +451,9 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
     if here != there:
         sizes = "{} layers, {} heads, {} kv heads"
         differences.append(f"the model has {sizes.format(*here)}, not {sizes.format(*there)}")
-    if set(scores.estimators) != set(schema.estimators_of(file)):
-        known = ", ".join(schema.estimators_of(file))
-        differences.append(f"the estimators are {', '.join(scores.estimators)}, not {known}")
+    new = {*scores.estimators} - {*schema.estimators_of(file)}
+    if taken := sorted(name for name in new if any(v.path in file for v in schema.estimator_variables(name))):
+        differences.append(f"{', '.join(taken)} names an estimator here and something else in the file")
     differences += _other_probes(file, scores)
     if differences:
         remedy = "write them to another file"
