@@ -111,6 +111,7 @@ class _Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::"},  # no filter is loaded from anywhere
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._questions, self._answers = self._process.stdin, self._process.stdout
@@ -176,7 +177,6 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for those who ask, who may have something to save
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no filter is loaded from anywhere
     _limit_memory()
     answers.write(b"ready\n")
     answers.flush()

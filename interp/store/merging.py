@@ -163,7 +163,7 @@ def _failed(folder: Path) -> dict[int, str]:
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
             found[int(note["step"])] = str(note["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return found
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ...errors import ArgumentError, ArgumentTypeError
+from ...errors import ArgumentError, ArgumentTypeError, HeadscopeError
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import gate, schema
@@ -190,9 +190,15 @@ def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     order = {"track_order": True} if mode == "w" else {}
     # Nobody else knows of the file, so it needs no lock of HDF5's.
     with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
-        yield file
-        file.flush()
-        image = file.id.get_file_image()
+        try:
+            yield file
+            file.flush()
+            image = file.id.get_file_image()
+        except (HeadscopeError, OSError):
+            raise
+        except Exception as error:  # what the file there holds is not to be added to
+            told = one_line(error) or type(error).__name__
+            raise StoreError(f"the file that is there takes no more: {told}; write to another file") from error
     path.write_bytes(image)
 
 
@@ -444,6 +450,10 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
         remedy = "write it to another file, and `headscope merge` puts the two in order; or, if training went back to "
         remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
         raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
+
+    for name, item in schema.datasets(file).items():
+        if schema.dims(item)[:1] == ("checkpoint",) and item.maxshape[0] is not None:
+            raise StoreError(f"{name} in {path} cannot grow along checkpoint; write to another file")
 
     there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))
     here = (scores.n_layers, scores.n_heads, scores.n_kv_heads)

@@ -345,6 +345,18 @@ def test_variables_of_other_kinds_and_sizes_are_told(run: Path, tmp_path: Path, 
         assert words in str(told.value) and "validate" in str(told.value)
 
 
+def test_what_cannot_grow_is_told_before_anything_is_written(run: Path) -> None:
+    with h5py.File(run, "r+") as file:
+        values, scales = file["probes/nll"][...], [dim[0] for dim in file["probes/nll"].dims]
+        instead("probes/nll", data=values)(file)
+        for dim, scale in zip(file["probes/nll"].dims, scales, strict=True):
+            dim.attach_scale(scale)
+    before = run.read_bytes()
+    with pytest.raises(StoreError, match="probes/nll in .* cannot grow along checkpoint; write to another file"):
+        append(run, make_scores(5000), 5000)
+    assert run.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "told",
     ["[]", "3", "null", "{", "[" * 10**5, '{"sweep": 3}', '{"sweep": {"run": 3}}', '{"sweep": {"stage": "a"}}', '{"x": "\\ud800"}'],
@@ -366,18 +378,28 @@ def test_a_sample_of_hostile_files(tmp_path: Path, canaries: canary.Canaries, mo
     monkeypatch.setattr(gate, "_Helper", cases.ForkedHelper)
     gate._end()
     bases = results_files.bases(tmp_path / "bases")
+    paths = [tmp_path / f"{number}.h5" for number in range(140)]
+
+    def make() -> str:
+        for number, path in enumerate(paths):
+            rng = random.Random(number)
+            base = rng.choice(bases)
+            if number % 7 < 5:
+                results_files.damage(path, base, rng)
+            else:
+                results_files.alter(path, base, rng, canaries)
+        return "made"
+
+    assert cases.in_child(make) == "made"
     outcomes: Counter[str] = Counter()
     canaries.touched()
-    for number in range(100):
-        rng = random.Random(number)
-        path = tmp_path / f"{number}.h5"
-        change = cases.in_child(lambda rng=rng, path=path: results_files.make(path, rng.choice(bases), rng, canaries))
+    for path in paths:
         try:
             read_scores(path)
             outcomes["read"] += 1
         except StoreError as error:
             outcomes["refused"] += 1
-            assert str(error).isprintable(), change
+            assert str(error).isprintable()
     gate._end()
     assert canaries.touched() == []
     assert min(outcomes["read"], outcomes["refused"]) > 20, outcomes
