@@ -229,7 +229,8 @@ def _is_text(kind: h5t.TypeID) -> bool:
 
 def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found: _Found) -> bool:
     """Check them all; whether they make a dimension scale of the item. shape: of the item."""
-    is_scale, names = False, []
+    is_scale = False
+    names: list[bytes] = []
     h5a.iterate(item, names.append)
     for raw in names:
         name = _name(raw, f"an attribute of {path}")
@@ -287,7 +288,7 @@ def _dimension_lists(file: h5py.File, found: _Found) -> None:
             raise StoreError(f"{path} is a dimension scale with dimension scales of its own")
         values = np.empty(attribute.shape, attribute.dtype)
         attribute.read(values)
-        padded = list(shape)  # xarray fills up variables that are shorter than their scales
+        padded: list[int] = list(shape)  # xarray fills up variables that are shorter than their scales
         for axis in range(len(shape)):
             for reference in np.atleast_1d(values[axis]) if values[axis] is not None else ():
                 name = h5r.get_name(reference, file.id) if reference else None
