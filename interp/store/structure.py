@@ -182,7 +182,7 @@ def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
         _chunks(dataset, path, found)
     elif layout == h5d.CONTIGUOUS and (dataset.get_offset() or 0) + dataset.get_storage_size() > found.size:
         raise StoreError(f"{path} goes on beyond the end of the file")
-    if text and prod(shape):
+    if text and all(shape):
         found.texts.append((path, dataset))
     return shape
 

@@ -133,31 +133,59 @@ def references(n: int) -> np.ndarray:
 
 
 SPOILED: list[tuple[str, Spoil, str]] = [
-    ("list of scales is text", attribute("retrieval", "DIMENSION_LIST", "x <script>"), "DIMENSION_LIST of retrieval is no"),
+    (
+        "list of scales is text",
+        attribute("retrieval", "DIMENSION_LIST", "x <script>"),
+        "DIMENSION_LIST of retrieval is no",
+    ),
     ("list of numbers", attribute("retrieval", "DIMENSION_LIST", np.arange(3)), "DIMENSION_LIST of retrieval is no"),
-    ("list too short", attribute("retrieval", "DIMENSION_LIST", references(2), dtype=h5py.vlen_dtype(REF)), "is no list"),
-    ("empty references", attribute("retrieval", "DIMENSION_LIST", references(3), dtype=h5py.vlen_dtype(REF)), "axis 0 of"),
+    (
+        "list too short",
+        attribute("retrieval", "DIMENSION_LIST", references(2), dtype=h5py.vlen_dtype(REF)),
+        "is no list",
+    ),
+    (
+        "empty references",
+        attribute("retrieval", "DIMENSION_LIST", references(3), dtype=h5py.vlen_dtype(REF)),
+        "axis 0 of",
+    ),
     ("a scale that is none", scale_that_is_none, "axis 2 of retrieval has a dimension scale that is none"),
     ("a scale with scales", scale_of_itself, "layer is a dimension scale with dimension scales of its own"),
     ("users of a scale", attribute("layer", "REFERENCE_LIST", np.arange(4)), "REFERENCE_LIST of layer is no list"),
     ("class of another kind", attribute("layer", "CLASS", "DIMENSION_SCALE"), "CLASS of layer is no text of a fixed"),
-    ("attribute of references", attribute("/", "more", references(2), dtype=h5py.vlen_dtype(REF)), "more of the file is"),
+    (
+        "attribute of references",
+        attribute("/", "more", references(2), dtype=h5py.vlen_dtype(REF)),
+        "more of the file is",
+    ),
     ("large attribute", attribute("wu_count", "more", np.zeros(60_000, "S20")), "more of wu_count declares 1.2 MB"),
     ("many attributes", many_attributes, "wu_count has more than 1,000 attributes"),
-    ("soft link", put("provenance/dtype", h5py.SoftLink("/provenance/device")), "provenance/dtype is a link to another"),
+    (
+        "soft link",
+        put("provenance/dtype", h5py.SoftLink("/provenance/device")),
+        "provenance/dtype is a link to another",
+    ),
     ("link to nothing", put("more", h5py.SoftLink("/nowhere")), "more is a link to another place"),
     ("link to a file", put("more", h5py.ExternalLink("other.h5", "/x")), "more is a link to another place"),
     ("circle", put("probes/again", lambda file: file["/"]), "probes/again and / are one object under two names"),
     ("two names", put("more", lambda file: file["retrieval"]), "retrieval and more are one object under two names"),
     ("deep groups", deep, "groups lie within each other more than 8 deep"),
-    ("huge, in chunks", instead("probes/nll", shape=(2, 2**31), dtype="f4", chunks=(1, 4096)), "probes/nll declares 17.2 GB"),
+    (
+        "huge, in chunks",
+        instead("probes/nll", shape=(2, 2**31), dtype="f4", chunks=(1, 4096)),
+        "probes/nll declares 17.2 GB",
+    ),
     ("huge, in one piece", instead("retrieval", shape=(2**40,), dtype="f4"), "retrieval declares 4.4 TB in a file of"),
     ("huge chunk", instead("more", shape=(1,), maxshape=(None,), dtype="f8", chunks=(2**28,)), "more declares 2.1 GB"),
     ("references", instead("probes/seed", shape=(6,), dtype=REF), "probes/seed is of references, sequences or another"),
     ("sequences", instead("more", shape=(6,), dtype=h5py.vlen_dtype("f4")), "more is of references, sequences"),
     ("within others", instead("more", shape=(6,), dtype=[("a", REF), ("b", "f4")]), "more is of references, sequences"),
     ("no value", put("more", h5py.Empty("f4")), "more has no value at all"),
-    ("lzf", instead("more", shape=(9,), dtype="f4", compression="lzf"), "more is compressed with lzf, which other readers"),
+    (
+        "lzf",
+        instead("more", shape=(9,), dtype="f4", compression="lzf"),
+        "more is compressed with lzf, which other readers",
+    ),
     ("unknown filter", of_unknown_filter, "more is compressed with 32015, which other readers"),
     ("escapes in a name", put("\x1b]0;title\x07\x9b31m", 1), r"has the name '\x1b]0;title\x07\x9b31m', which is not"),
     ("turned name", put("probes/\u202eevil", 1), r"has the name '\u202eevil', which is not plain text"),
@@ -165,7 +193,7 @@ SPOILED: list[tuple[str, Spoil, str]] = [
     ("long text", long_text, "probes/family holds a text of 1,100,000 letters; at most"),
     ("one long text of many", one_long_text_of_many, "texts declares 4.0 GB in a file of"),
     ("no UTF-8", no_text, "provenance/device holds a text that is not UTF-8"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("spoil", "words"), [each[1:] for each in SPOILED], ids=[each[0] for each in SPOILED])
@@ -214,14 +242,18 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
 OUTSIDE: dict[str, Callable[[h5py.File, canary.Canaries], object]] = {
     "external link": lambda file, c: put("provenance/dtype", h5py.ExternalLink(str(c.hdf5), "/text"))(file),
     "external link to a group": lambda file, c: put("more", h5py.ExternalLink(str(c.hdf5), "/"))(file),
-    "relative link": lambda file, c: put("more", h5py.ExternalLink(os.path.relpath(c.hdf5, Path(file.filename).parent), "/"))(file),
-    "external storage": lambda file, c: instead("probes/variant", shape=(6,), dtype="S64", external=[(str(c.text), 0, 384)])(file),
+    "relative link": lambda file, c: put(
+        "more", h5py.ExternalLink(os.path.relpath(c.hdf5, Path(file.filename).parent), "/")
+    )(file),
+    "external storage": lambda file, c: instead(
+        "probes/variant", shape=(6,), dtype="S64", external=[(str(c.text), 0, 384)]
+    )(file),
     "external storage without end": lambda file, c: instead(
         "probes/depth", shape=(6,), dtype="f8", external=[(str(c.text), 0, h5py.h5f.UNLIMITED)]
     )(file),
     "virtual": lambda file, c: virtual(file, "provenance/model_id", c, (2,)),
     "virtual without end": lambda file, c: virtual(file, "checkpoint", c, (2,), maxshape=(None,)),
-}  # fmt: skip
+}
 
 
 def virtual(file: h5py.File, path: str, canaries: canary.Canaries, shape: tuple[int, ...], **options: object) -> None:
@@ -240,9 +272,15 @@ def test_no_file_outside_is_opened(run: Path, tmp_path: Path, canaries: canary.C
     canaries.touched()
     assert validate(run) != []
     readers: list[Callable[[Path], object]] = [
-        hs.open, read_scores, read_trajectory, evolve, hs.CopyProfile.load, lambda path: merge([path], tmp_path / "m.h5"),
-        lambda path: append(path, make_scores(5000), 5000), lambda path: set_aside(path, 0),
-    ]  # fmt: skip
+        hs.open,
+        read_scores,
+        read_trajectory,
+        evolve,
+        hs.CopyProfile.load,
+        lambda path: merge([path], tmp_path / "m.h5"),
+        lambda path: append(path, make_scores(5000), 5000),
+        lambda path: set_aside(path, 0),
+    ]
     for read in readers:
         try:
             found = read(run)
@@ -359,8 +397,18 @@ def test_what_cannot_grow_is_told_before_anything_is_written(run: Path) -> None:
 
 @pytest.mark.parametrize(
     "told",
-    ["[]", "3", "null", "{", "[" * 10**5, '{"sweep": 3}', '{"sweep": {"run": 3}}', '{"sweep": {"stage": "a"}}', '{"x": "\\ud800"}'],
-)  # fmt: skip
+    [
+        "[]",
+        "3",
+        "null",
+        "{",
+        "[" * 10**5,
+        '{"sweep": 3}',
+        '{"sweep": {"run": 3}}',
+        '{"sweep": {"stage": "a"}}',
+        '{"x": "\\ud800"}',
+    ],
+)
 def test_odd_provenance_is_told(run: Path, tmp_path: Path, told: str) -> None:
     with h5py.File(run, "r+") as file:
         file["provenance/json"][1] = told
