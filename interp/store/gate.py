@@ -33,7 +33,8 @@ except ImportError:  # Windows, where nothing limits the helper
 
 log = logging.getLogger(__name__)
 
-CPU_SECONDS = 10  # of the helper, for one file; waiting for a slow disk does not count
+CPU_SECONDS = 10  # of the helper, for one file, and more for a large one; waiting for a slow disk does not count
+BYTES_PER_SECOND = 10_000_000
 MEMORY = 2**30  # bytes, of the helper, beyond what it has when it starts
 _REMEMBERED = 4096
 
@@ -46,12 +47,12 @@ _helper: _Helper | None = None
 _examined: dict[tuple[tuple[int, ...], Use], None] = {}
 
 
-def open_hdf5(path: str | os.PathLike[str], use: Use = "h5py") -> h5py.File:
+def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
     """Open an HDF5 file for reading, after it has been examined for that use. Raises StoreError."""
     shown, place = str(path), os.path.abspath(path)
     before = _identity(place, shown)
     with _lock:
-        if (before, use) not in _examined:
+        if not any((before, other) in _examined for other in (use, "values" if use == "structure" else use)):
             if problem := _ask(place, shown, use):
                 raise StoreError(problem)
             if _identity(place, shown) == before:
@@ -96,7 +97,7 @@ def _ask(path: str, shown: str, use: Use) -> str | None:
 def _cause(end: int) -> str:
     """What the end of a helper says about the file. end: its exit code, or minus the signal that ended it."""
     if resource is not None and end == -signal.SIGXCPU:
-        return f"the HDF5 library computes for more than {CPU_SECONDS} s without coming to an end"
+        return f"the HDF5 library computes for more than {CPU_SECONDS} s (and 1 s for 10 MB) without coming to an end"
     how = signal.Signals(-end).name if end < 0 else f"exit code {end}"
     return f"it is damaged so that the HDF5 library crashes ({how})"
 
@@ -181,10 +182,12 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     answers.write(b"ready\n")
     answers.flush()
     for line in questions:
+        path, shown, use = json.loads(line)
         if resource is not None:
+            seconds = CPU_SECONDS + os.stat(path).st_size // BYTES_PER_SECOND
             most = resource.getrlimit(resource.RLIMIT_CPU)[1]
-            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_SECONDS, most))
-        answers.write(json.dumps(examine(*json.loads(line))).encode() + b"\n")
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + seconds, most))
+        answers.write(json.dumps(examine(path, shown, use)).encode() + b"\n")
         answers.flush()
 
 

@@ -113,7 +113,7 @@ def append(
             gate.start()
             if target.is_file():
                 shutil.copy(target, partial)
-            with reading(target) as file:
+            with reading(target, "structure") as file:
                 _refuse_misfit(file, path, scores, step)
         with _in_memory(partial, "r+" if target.exists() else "w") as file:
             _add(file, scores, step, tokens)
@@ -155,7 +155,7 @@ def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
     """
     step = _step(checkpoint)
     with _in_one_step(path) as (target, partial):
-        with reading(target) as file:
+        with reading(target, "structure") as file:
             steps = checkpoints_of(file)
         kept = [held for held in steps if held < step]
         if len(kept) == len(steps):
@@ -287,7 +287,7 @@ def runs_alone(path: str | PathLike[str]) -> bool | None:
     """
     if not target_path(path).exists():
         return None
-    with reading(path) as file:
+    with reading(path, "structure") as file:
         told = file["provenance/sharing"].asstr()[:]
         return told[0] == "alone" if len(told) else None
 
@@ -302,7 +302,7 @@ def read_steps(path: str | PathLike[str]) -> dict[int, float | None]:
 
     Raises StoreError when the file cannot be read.
     """
-    with reading(path) as file:
+    with reading(path, "structure") as file:
         told = (None if np.isnan(tokens) else float(tokens) for tokens in file["tokens_seen"][:])
         return dict(zip(checkpoints_of(file), told, strict=True))
 
@@ -347,16 +347,16 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 
 
 @contextmanager
-def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
+def reading(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
-    with _opened(path) as file:
+    with _opened(path, use) as file:
         for misfit in schema.misfits(file):
             raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
         yield file
 
 
 @contextmanager
-def _opened(path: str | PathLike[str], use: Use = "h5py") -> Iterator[h5py.File]:
+def _opened(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
     """The same for a file whose variables need not be as the schema has them."""
     path = Path(path)
     if not path.exists():

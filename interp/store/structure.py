@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from dataclasses import dataclass, field
 from math import prod
 from typing import Literal
@@ -34,9 +35,9 @@ _EXTERNAL_FILES = 1 << 7  # the message "external file list" in an object's head
 _BLOCK = 4096  # texts that are read at a time
 
 Axes = tuple[int, ...]
-Use = Literal["h5py", "xarray", "root"]
-"""What a file is examined for: reading with h5py; with xarray, which also goes from a dimension scale to all that refer
-to it; with xarray, the variables at the root alone."""
+Use = Literal["structure", "values", "xarray", "root"]
+"""What a file is examined for: adding to it or reading its small variables; reading every value with h5py; the same
+with xarray, which also goes from a dimension scale to all that refer to it; with xarray, the root alone."""
 
 
 @dataclass
@@ -45,6 +46,7 @@ class _Found:
 
     size: int
     use: Use
+    pointer: int  # bytes in the file of a text that lies apart: its length, its place
     texts: list[tuple[str, h5d.DatasetID]] = field(default_factory=list)
     scales: dict[str, int] = field(default_factory=dict)  # path -> length
     widths: dict[str, int] = field(default_factory=dict)  # path -> bytes of a value in memory
@@ -62,7 +64,7 @@ class _Found:
             raise StoreError(f"{path} {told} are read")
 
 
-def examine(path: str, shown: str, use: Use = "h5py") -> tuple[str | None, bool]:
+def examine(path: str, shown: str, use: Use = "values") -> tuple[str | None, bool]:
     """Why a file is not to be read, in one line, or None for one that can be; and whether the library is as before.
 
     shown: what the line calls the file.
@@ -112,16 +114,17 @@ def open_unexamined(path: str | os.PathLike[str], shown: str) -> h5py.File:
 
 
 def _examine(file: h5py.File, size: int, use: Use) -> None:
-    _, persist, _ = file.id.get_create_plist().get_file_space_strategy()
+    created = file.id.get_create_plist()
+    _, persist, _ = created.get_file_space_strategy()
     if persist:  # the library would follow its lists of free space while it writes
         raise StoreError("it keeps lists of free space, which no file of the schema does")
-    found = _Found(size, use)
+    found = _Found(size, use, 8 + created.get_sizes()[0])
     _attributes(file.id, "the file", (), found)
     root = h5g.open(file.id, b"/")
     found.seen[h5o.get_info(root).addr] = "/"
     _group(root, "", 0, found)
     _dimension_lists(file, found)
-    if use != "h5py":
+    if use in ("xarray", "root"):
         _users_of_scales(file, found)
     for path, dataset in found.texts:
         _texts(path, dataset, found)
@@ -178,8 +181,11 @@ def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
     found.widths[path] = width
     found.declare(path, prod(shape) * width)
     if layout == h5d.CHUNKED:
-        found.declare(path, prod(created.get_chunk()) * kind.get_size())
-        _chunks(dataset, path, found)
+        size = prod(created.get_chunk()) * (found.pointer if text else kind.get_size())
+        found.declare(path, size)
+        # A checkpoint more does not touch what lies in chunks of one checkpoint: most of a file.
+        whole = found.use != "structure" or created.get_chunk()[0] > 1 or len(shape) < 4
+        _chunks(dataset, created, size, path, found, whole)
     elif layout == h5d.CONTIGUOUS and (dataset.get_offset() or 0) + dataset.get_storage_size() > found.size:
         raise StoreError(f"{path} goes on beyond the end of the file")
     if text and all(shape):
@@ -195,15 +201,38 @@ def _layout(created: h5p.PropDCID, path: str) -> int:
     return layout
 
 
-def _chunks(dataset: h5d.DatasetID, path: str, found: _Found) -> None:
-    def look(chunk: h5d.StoreInfo) -> None:
-        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > found.size:
-            beyond.append(chunk)
+def _chunks(dataset: h5d.DatasetID, created: h5p.PropDCID, size: int, path: str, found: _Found, whole: bool) -> None:
+    """Every chunk lies in the file and, where it is looked at whole, gives `size` bytes.
 
-    beyond: list[h5d.StoreInfo] = []
-    dataset.chunk_iter(look)
-    if beyond:
-        raise StoreError(f"{path} goes on beyond the end of the file")
+    Where one gives less, the HDF5 library hands out whatever its memory held before.
+    """
+    chunks: list[h5d.StoreInfo] = []
+    dataset.chunk_iter(chunks.append)
+    filters = [created.get_filter(number)[0] for number in range(created.get_nfilters())]
+    for chunk in chunks:
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > found.size:
+            raise StoreError(f"{path} goes on beyond the end of the file")
+        applied = [code for number, code in enumerate(filters) if not chunk.filter_mask >> number & 1]
+        if whole or h5z.FILTER_DEFLATE not in applied:
+            _check_length(dataset, chunk, applied, size, path)
+
+
+def _check_length(dataset: h5d.DatasetID, chunk: h5d.StoreInfo, applied: list[int], size: int, path: str) -> None:
+    length, content = chunk.size, None
+    for code in reversed(applied):
+        if code == h5z.FILTER_FLETCHER32:
+            length -= 4
+            content = content and content[:-4]
+        elif code == h5z.FILTER_DEFLATE:
+            if content is None:
+                content = dataset.read_direct_chunk(chunk.chunk_offset)[1][:length]
+            try:
+                content = zlib.decompressobj().decompress(content, size + 5)
+            except zlib.error:
+                return  # which the library notices as well
+            length = len(content)
+    if length != size:
+        raise StoreError(f"{path} has a part that gives other than the {size:,} bytes that it should")
 
 
 def _is_plain(kind: h5t.TypeID, depth: int = 4) -> bool:

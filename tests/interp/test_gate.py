@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -110,6 +111,23 @@ def one_long_text_of_many(file: h5py.File) -> None:
     file.create_dataset("texts", (2_000,), h5py.string_dtype())[0] = "x" * 500_000
 
 
+def short_chunk(file: h5py.File) -> None:
+    file["probes/retrieval"].id.write_direct_chunk((0, 0, 0, 0), with_checksum(zlib.compress(b"short")))
+
+
+def short_chunk_of_no_filter(file: h5py.File) -> None:
+    file["probes/retrieval"].id.write_direct_chunk((0, 0, 0, 0), b"short", 0b111)
+
+
+def with_checksum(data: bytes) -> bytes:
+    """Fletcher32 as HDF5 has it: of big-endian words of 16 bits, an odd byte last."""
+    first = second = 0
+    for at in range(0, len(data), 2):
+        first = (first + int.from_bytes(data[at : at + 2].ljust(2, b"\0"), "big")) % 65535
+        second = (second + first) % 65535
+    return data + (second << 16 | first).to_bytes(4, "little")
+
+
 def no_text(file: h5py.File) -> None:
     file["provenance/device"][0] = b"\xff\xfe"
 
@@ -192,6 +210,7 @@ SPOILED: list[tuple[str, Spoil, str]] = [
     ("long name", put("x" * 300, 1), "which is not plain text of 1 to 255 letters"),
     ("long text", long_text, "probes/family holds a text of 1,100,000 letters; at most"),
     ("one long text of many", one_long_text_of_many, "texts declares 4.0 GB in a file of"),
+    ("short chunk, plain", short_chunk_of_no_filter, "probes/retrieval has a part that gives other than the 288"),
     ("no UTF-8", no_text, "provenance/device holds a text that is not UTF-8"),
 ]
 
@@ -206,6 +225,16 @@ def test_what_is_not_read_is_told_in_one_line(run: Path, spoil: Spoil, words: st
     with pytest.raises(StoreError, match="is not read"):
         append(run, make_scores(5000), 5000)
     assert run.read_bytes() == before
+
+
+def test_a_chunk_that_gives_too_little_is_not_filled_up_from_memory(run: Path) -> None:
+    """HDF5 hands out what lay there before. Adding a checkpoint does not read it, and leaves it as it is."""
+    with h5py.File(run, "r+") as file:
+        short_chunk(file)
+    append(run, make_scores(5000), 5000)
+    for read in (read_scores, evolve, lambda path: hs.open(path, group="probes")):
+        with pytest.raises(StoreError, match="probes/retrieval has a part that gives other than the 288 bytes"):
+            read(run)
 
 
 def test_what_others_add_is_read_past(run: Path) -> None:
@@ -340,11 +369,11 @@ def test_a_file_is_examined_once_while_it_is_the_same(run: Path, monkeypatch: py
     for _ in range(3):
         assert_reads(run)
         hs.open(run)
-    assert [arguments[2] for arguments in asked] == ["h5py", "root"]
+    assert [arguments[2] for arguments in asked] == ["values", "root"]
     append(run, make_scores(5000), 5000)
     hs.open(run)
     assert_reads(run)
-    assert [arguments[2] for arguments in asked[2:]] == ["root", "h5py"]
+    assert [arguments[2] for arguments in asked[2:]] == ["root", "values"]
 
 
 def test_a_child_has_a_helper_of_its_own(run: Path) -> None:
@@ -381,6 +410,13 @@ def test_variables_of_other_kinds_and_sizes_are_told(run: Path, tmp_path: Path, 
         with pytest.raises(StoreError) as told:
             read(run)
         assert words in str(told.value) and "validate" in str(told.value)
+
+
+def test_infinite_scores_are_told(run: Path) -> None:
+    with h5py.File(run, "r+") as file:
+        file["probes/retrieval"][0, 0, 0, 0] = -np.inf
+    with pytest.raises(StoreError, match="probes/retrieval holds infinite values"):
+        evolve(run)
 
 
 def test_what_cannot_grow_is_told_before_anything_is_written(run: Path) -> None:
