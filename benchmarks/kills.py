@@ -268,19 +268,26 @@ def _read_on(outputs: Path, stop: Any, results: Any) -> None:
 
 
 @contextmanager
-def cluster(workers: Path) -> Iterator[str]:
+def cluster() -> Iterator[str]:
     """A Ray cluster with two CPU slots, of processes that this one starts and ends."""
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
     temporary = tempfile.mkdtemp(prefix="ray-")
     # Also for the sweeps, which are children of this process too.
-    os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # a process that has imported Ray cannot turn this on
+    os.environ |= {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         "RAY_worker_niceness": "0",  # at Ray's 15, workers stand still while anybody else computes
     }
-    options = ["--num-cpus=2", "--include-dashboard=false", f"--object-store-memory={10**8}", f"--temp-dir={temporary}"]
+    options = [
+        "--num-cpus=2",
+        "--node-ip-address=127.0.0.1",
+        "--include-dashboard=false",
+        f"--object-store-memory={10**8}",
+        f"--temp-dir={temporary}",
+    ]
     head = subprocess.Popen(
         [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", *options],
         env=environment,
@@ -335,7 +342,7 @@ def main() -> None:
             workers = made.outputs.with_name("workers")
             workers.mkdir()
             tallies.append(Tally("ray"))
-            with cluster(workers) as address:
+            with cluster() as address:
                 kill_sweeps(made, tallies[-1], arguments.ray, random.Random(arguments.seed), address, workers)
     for line in table(tallies):
         say(line)

@@ -1,4 +1,4 @@
-"""Work for tests of sweeps on Ray that kills its process or tells of it; workers import it from the tests' folder."""
+"""Work for tests of sweeps on Ray: it kills its process, never ends, or tells of it. Workers import this file."""
 
 from __future__ import annotations
 
@@ -29,6 +29,18 @@ class Deadly:
         if checkpoint.step == AT and len(list(self.folder.glob(f"{AT}-*"))) <= self.times:
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome
+
+
+class Endless:
+    """The usual work, but step AT takes for ever."""
+
+    def __init__(self, setup: Setup) -> None:
+        self.work = Worker(setup)
+
+    def __call__(self, checkpoint: Checkpoint, progress: Any = None) -> Outcome:
+        while checkpoint.step == AT:
+            time.sleep(1)
+        return self.work(checkpoint)
 
 
 class Fatal:

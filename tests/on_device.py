@@ -15,9 +15,14 @@ real_only = pytest.mark.skipif(TOY, reason="nothing a CPU could try")
 if TOY:
     import interpreter_shim  # noqa: F401
 
-    from headscope.kernels.gpu import configs
 
-    configs.INTERPRETED = configs.Tile(64, 64, 4, 1)
+@pytest.fixture
+def toy_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles that take few steps of the interpreter."""
+    if TOY:
+        from headscope.kernels.gpu import configs
+
+        monkeypatch.setattr(configs, "INTERPRETED", configs.Tile(64, 64, 4, 1))
 
 
 def size(real: int, toy: int) -> int:

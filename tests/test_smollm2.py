@@ -1,4 +1,7 @@
-"""The real small model, end to end: known leading heads, agreement with eager attention, and a file that opens."""
+"""The real small model, end to end: loading, probes, leading heads, agreement with eager attention, a file that opens.
+
+All tests that load it are in this file, because loading takes ten seconds.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import headscope as hs
 import oracle
@@ -21,12 +25,47 @@ LEADING = {"L18H6", "L17H3", "L18H7", "L17H4", "L20H6", "L23H2"}  # on every nee
 
 @pytest.fixture(scope="module")
 def probes(smollm2: LoadedModel) -> hs.probes.ProbeSet:
-    return hs.probes.build("grid", smollm2.tokenizer, lengths=[256, 512], depths=3, needles=2, kind="number")
+    return hs.probes.build("grid", smollm2.tokenizer, lengths=[256, 384], depths=3, needles=2, kind="number")
 
 
 @pytest.fixture(scope="module")
 def grafted(smollm2: LoadedModel, probes: hs.probes.ProbeSet) -> hs.HeadScores:
     return hs.score_heads(smollm2, probes)
+
+
+def test_it_loads_without_a_word_and_knows_paris(
+    request: pytest.FixtureRequest, smollm2_gguf: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Stands first in this file: what loading prints shows only once."""
+    import gguf
+
+    reader = gguf.GGUFReader
+    loaded = request.getfixturevalue("smollm2")
+    assert capfd.readouterr() == ("", "")
+    assert gguf.GGUFReader is reader
+    assert loaded.model_id == smollm2_gguf.stem and loaded.fingerprint.startswith("gguf:")
+    assert (loaded.model.config.num_hidden_layers, loaded.model.config.num_attention_heads) == (30, 9)
+    ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
+    with torch.no_grad():
+        assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
+
+
+def test_its_number_probe_is_exactly_as_documented(smollm2: LoadedModel) -> None:
+    """Exact lengths, digits one by one, no BOS, every family canonical."""
+    tokenizer, build = smollm2.tokenizer, hs.probes.build
+    for name in ("smoke", "heads", "grid_nested"):
+        build(name, tokenizer).verify(tokenizer)
+    for kind in ("sentence", "number", "uuid", "biography"):
+        probes = build("grid", tokenizer, depths=2, needles=2, kind=kind)  # type: ignore[arg-type]
+        probes.verify(tokenizer)
+        assert {probe.length for probe in probes} == {1024, 2048, 4096}
+        assert {probe.alignment for probe in probes} == {"exact"}
+    number = build("grid", tokenizer, kind="number")[0]
+    assert number.n_answer == 8  # a space and seven digits
+    assert number.token_class == ("format", *["novel"] * 7)
+    chat = build("grid", tokenizer, lengths=[1024], chat=True)
+    chat.verify(tokenizer)
+    assert tokenizer.decode(chat[0].input_ids).startswith("<|im_start|>system")
 
 
 def test_the_known_heads_lead(grafted: hs.HeadScores) -> None:
@@ -55,11 +94,11 @@ def test_evidence_equals_materialised_attention(smollm2: LoadedModel, probes: hs
 
 def test_grafted_is_close_to_exact(smollm2: LoadedModel, probes: hs.probes.ProbeSet, grafted: hs.HeadScores) -> None:
     assert grafted.probes["grafted"].all()
-    exact = hs.score_heads(smollm2, probes, sharing="exact")
-    a, b = grafted.retrieval.ravel(), exact.retrieval.ravel()
+    exact = hs.score_heads(smollm2, probes[::2], sharing="exact")
+    a, b = grafted.per_probe["retrieval"][::2].mean(0).ravel(), exact.retrieval.ravel()
     assert np.corrcoef(a, b)[0, 1] >= 0.99
     best = np.argsort(-b)[:8]
-    assert np.abs(a - b)[best].max() < 0.1  # 12 probes; the benchmark's bound of .05 is for 60 and more
+    assert np.abs(a - b)[best].max() < 0.1  # 6 probes; the benchmark's bound of .05 is for 60 and more
     assert len(set(best) & set(np.argsort(-a)[:8])) >= 7
 
 

@@ -369,21 +369,6 @@ def test_gguf_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     refused("reading GGUF needs gguf; pip install gguf", path)
 
 
-@pytest.mark.slow
-def test_real_gguf(smollm2_gguf: Path, capfd: pytest.CaptureFixture[str]):
-    import gguf
-
-    reader = gguf.GGUFReader
-    loaded = load_model(smollm2_gguf, device="cpu")
-    assert capfd.readouterr() == ("", "")
-    assert gguf.GGUFReader is reader
-    assert loaded.model_id == "SmolLM2-135M-Instruct.Q4_1" and loaded.fingerprint.startswith("gguf:")
-    assert (loaded.model.config.num_hidden_layers, loaded.model.config.num_attention_heads) == (30, 9)
-    ids = loaded.tokenizer("The capital of France is", return_tensors="pt").input_ids
-    with torch.no_grad():
-        assert loaded.tokenizer.decode(loaded.model(ids).logits[0, -1].argmax()) == " Paris"
-
-
 def test_a_gguf_file_that_was_cut_short(tmp_path: Path):
     import gguf
 

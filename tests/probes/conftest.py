@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from headscope.interp.model.loading import LoadedModel
 from headscope.probes import haystack, words
 from headscope.probes.families import keyvalue, needle
 
@@ -128,12 +125,6 @@ def words_only() -> PreTrainedTokenizerFast:
     wrapped = wrap(with_bos(tokenizer))
     wrapped.unk_token = "[UNK]"
     return wrapped
-
-
-@pytest.fixture(scope="session")
-def smollm2_tokenizer(smollm2: LoadedModel) -> Any:
-    """The real thing: SmolLM2's tokenizer out of the GGUF file. That takes ten seconds, so it is made only once."""
-    return smollm2.tokenizer
 
 
 TINY = ("gpt2_like", "llama3_like", "without_bos", "sentencepiece_like", "words_only")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
-
 from headscope.probes import build, show
 from headscope.probes.tokens import squash
 
@@ -37,21 +35,3 @@ def test_induction_can_be_shown_too(gpt2_like: Any) -> None:
     probe = build("smoke", gpt2_like)[-1]
     assert probe.family == "induction"
     assert probe.answer_text.split()[0] in show(probe, gpt2_like).plain
-
-
-@pytest.mark.slow
-def test_smollm2_number_probe_is_exactly_as_documented(smollm2_tokenizer: Any) -> None:
-    """The real tokenizer: exact lengths, digits one by one, no BOS, every family canonical."""
-    for name in ("smoke", "heads", "grid_nested"):
-        build(name, smollm2_tokenizer).verify(smollm2_tokenizer)
-    for kind in ("sentence", "number", "uuid", "biography"):
-        probes = build("grid", smollm2_tokenizer, depths=3, needles=3, kind=kind)  # type: ignore[arg-type]
-        probes.verify(smollm2_tokenizer)
-        assert {probe.length for probe in probes} == {1024, 2048, 4096}
-        assert {probe.alignment for probe in probes} == {"exact"}
-    number = build("grid", smollm2_tokenizer, kind="number")[0]
-    assert number.n_answer == 8  # a space and seven digits
-    assert number.token_class == ("format", *["novel"] * 7)
-    chat = build("grid", smollm2_tokenizer, lengths=[1024], chat=True)
-    chat.verify(smollm2_tokenizer)
-    assert smollm2_tokenizer.decode(chat[0].input_ids).startswith("<|im_start|>system")

@@ -1,9 +1,11 @@
-"""The same sweep on a real Ray cluster of several workers, one of which is killed while it works."""
+"""The same sweep on a real Ray cluster of several workers: it, or one of them, is killed while it works."""
 
 from __future__ import annotations
 
 import functools
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,31 +13,39 @@ from typing import Any
 import pytest
 
 import headscope as hs
-from deadly import AT, Deadly, Fatal, Hopeless
+from benchmark_modules import benchmark
+from deadly import AT, Deadly, Endless, Fatal, Hopeless
 from headscope.interp.sweep.checkpoints import find_checkpoints
 from headscope.interp.sweep.ray_workers import ATTEMPTS
 from headscope.interp.sweep.run import Options, SweepResult, run_sweep
 from headscope.interp.sweep.same import differences
 from headscope.interp.sweep.shards import ProbeSource, SweepError
-from headscope.interp.sweep.worker import MakeWork
+from headscope.interp.sweep.worker import MakeWork, Worker
 from tiny_run import make_run, small_probes
 
 ray = pytest.importorskip("ray", reason="the extra headscope[ray] is not installed")
+kills = benchmark("kills")
 pytestmark = pytest.mark.long
 PROBES = small_probes()
 STEPS = (10, 20, 30, 40)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """Two slots, whatever the machine has; workers find the tests' helpers."""
-    patch = pytest.MonkeyPatch()
-    patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
-    patch.setenv("RAY_worker_niceness", "0")  # or the workers stand still while anybody else computes
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR", object_store_memory=10**8)
+def head() -> Iterator[str]:
+    """The address of a cluster with two slots, whatever the machine has; workers find the tests' helpers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]))
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        with kills.cluster() as address:
+            yield address
+
+
+@pytest.fixture(scope="module")
+def cluster(head: str) -> Iterator[None]:
+    """This process is connected to it."""
+    ray.init(address=head, log_to_driver=False, logging_level="ERROR")
     yield
     ray.shutdown()
-    patch.undo()
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +53,24 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run"), STEPS)
 
 
-def sweep(checkpoints: Path, output: Path, make_work: MakeWork) -> SweepResult:
+def sweep(checkpoints: Path, output: Path, make_work: MakeWork, address: str = "local") -> SweepResult:
     source = ProbeSource(lambda _: PROBES)
-    return run_sweep(find_checkpoints(checkpoints), source, output, Options(), ray="local", make_work=make_work)
+    return run_sweep(find_checkpoints(checkpoints), source, output, Options(), ray=address, make_work=make_work)
+
+
+def test_a_killed_sweep_goes_on(head: str, checkpoints: Path, tmp_path: Path):
+    """Stands before the tests that connect this process: it is forked here."""
+    output = tmp_path / "ray.h5"
+    child = kills._fork(lambda: sweep(checkpoints, output, Endless, head))
+    while len(list(tmp_path.glob("ray.h5.shards/step-*.h5"))) < 3:
+        assert kills._wait(child, 0) is None, "the sweep ended by itself"
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    kills._wait(child)
+    result = sweep(checkpoints, output, Worker, head)
+    assert (result.done, result.skipped, result.failed) == ((AT,), tuple(step for step in STEPS if step != AT), {})
+    hs.sweep(checkpoints, PROBES, tmp_path / "local.h5")
+    assert differences(output, tmp_path / "local.h5") == []
 
 
 def test_a_killed_worker_costs_nothing_but_time(cluster: None, checkpoints: Path, tmp_path: Path):

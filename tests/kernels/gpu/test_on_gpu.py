@@ -13,9 +13,9 @@ from torch import Tensor
 
 from headscope.kernels import RowEvidence, evidence_attention, merge, row_evidence
 from naive_attention import naive_map, naive_span_mass, naive_topk
-from on_device import DEVICE, TOY, needs_gpu, real_only, size
+from on_device import DEVICE, TOY, needs_gpu, real_only, size, toy_tiles  # noqa: F401
 
-pytestmark = [pytest.mark.gpu, needs_gpu]
+pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.usefixtures("toy_tiles")]
 
 # A product of two bfloat16 or float16 numbers is exact in float32; what is left is the order of adding D of them, where
 # tensor cores drop bits of the smaller ones: a few units of float32, of the sum of magnitudes. float32 inputs go as

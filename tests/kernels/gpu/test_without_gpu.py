@@ -33,18 +33,11 @@ def run(*cases: str, **environment: str) -> None:
 
 
 def test_interpreted() -> None:
-    run("interpreter_cases.py", TRITON_INTERPRET="1")
+    """With the GPU tests as toys, so that a machine with a GPU does not find mistakes in the tests themselves."""
+    toys = ("test_on_gpu.py", "../../interp/test_engine_on_gpu.py")
+    run("interpreter_cases.py", *toys, TRITON_INTERPRET="1", HEADSCOPE_GPU_TESTS="toy")
 
 
 def test_compiled() -> None:
-    run("aot_cases.py", TRITON_INTERPRET="0")
-
-
-def test_the_host_side() -> None:
-    run("host_cases.py", TRITON_INTERPRET="0")
-
-
-def test_the_gpu_tests_as_toys() -> None:
-    """Small and interpreted, so that a machine with a GPU does not find mistakes in the tests themselves."""
-    cases = ("test_on_gpu.py", "../../interp/test_engine_on_gpu.py")
-    run(*cases, TRITON_INTERPRET="1", HEADSCOPE_GPU_TESTS="toy")
+    """And the host side, of kernels that are not interpreted."""
+    run("aot_cases.py", "host_cases.py", TRITON_INTERPRET="0")
