@@ -19,6 +19,7 @@ from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import ArgumentError
+from ..printable import printable
 from ..probes import Codec, Probe, ProbeSet
 from . import store
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
@@ -341,7 +342,7 @@ class HeadMonitor(TrainerCallback):
     def _say(self, level: int, words: str) -> None:
         if words not in self._said:
             self._said.add(words)
-            log.log(level, "%s", words)
+            log.log(level, "%s", printable(words))
 
 
 def _rank() -> int:

@@ -39,8 +39,6 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 class UnknownEstimatorError(HeadscopeError, ValueError, KeyError):
     """Scores were asked for an estimator that this run did not compute."""
 
-    __str__ = Exception.__str__  # KeyError would print the repr of the message
-
 
 @dataclass(frozen=True)
 class HeadScore:

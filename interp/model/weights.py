@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import HeadscopeError
+from ...printable import printable
 from . import formats
 
 _CAUSAL = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
@@ -208,4 +209,4 @@ def _digest(label: bytes, data: memoryview, first: int, last: int) -> bytes:
 def first_line(error: BaseException) -> str:
     text = str(error).strip().splitlines()
     line = text[0].strip() if text else ""
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
+    return f"{type(error).__name__}: {printable(line[:200])}" if line else type(error).__name__

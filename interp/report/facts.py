@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...printable import NAME, printable
 from .. import checkpoint_names
 from ..lengths import human_length
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def model_name(scores: HeadScores) -> str:
     """A hub id as it is; of a local path only its end, in files that an older version wrote."""
-    return checkpoint_names.model_name(scores.model_id)
+    return printable(checkpoint_names.model_name(scores.model_id), NAME)
 
 
 def sharing(scores: HeadScores) -> str:
@@ -41,7 +42,7 @@ def facts(scores: HeadScores) -> list[str]:
         span += f" to {human_length(int(lengths.max()))}"
     needles = len(np.unique(scores.probes["needle_id"]))
     return [
-        f"probe set {scores.probe_set_name}",
+        f"probe set {printable(scores.probe_set_name, NAME)}",
         f"{len(lengths)} probe{'s' if len(lengths) != 1 else ''}",
         f"{needles} needle{'s' if needles != 1 else ''}",
         f"{span} tokens",

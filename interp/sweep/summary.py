@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...printable import NAME, printable
 from ..levels import in_words
 from ..results import RETRIEVAL_THRESHOLD
 from ..store import reading
@@ -60,7 +61,7 @@ def summary_table(path: str | PathLike[str]) -> Table:
             head, score = f"L{layer}H{number}", f"{maps[row][layer, number]:.2f}"
         above = "-" if told[row] < 0 else str(told[row])
         exact = f"{(matched[row] == 1).mean():.0%}"
-        place = (f"{own[row]:,}",) if stages is None else (stages[row], f"{own[row]:,}")
+        place = (f"{own[row]:,}",) if stages is None else (printable(stages[row], NAME), f"{own[row]:,}")
         made.add_row(*place, seen, above, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
     return made
 
