@@ -60,6 +60,17 @@ class ProbeEvidence:
         """A score [n_layers, n_heads] with NaN where the layer cannot see the needle: unobservable is not zero."""
         return np.where(self.visible, score, np.nan).astype(np.float32)
 
+    def nothing(self) -> ProbeEvidence:
+        """The same without any evidence, where the model computed no numbers: nothing is visible, all else is NaN."""
+        return ProbeEvidence(
+            np.full_like(self.argmax_key, -1),
+            np.full_like(self.p_max, np.nan),
+            {name: np.full_like(values, np.nan) for name, values in self.mass.items()},
+            np.zeros_like(self.visible),
+            np.full_like(self.logprob, np.nan),
+            np.zeros_like(self.correct),
+        )
+
     def hits(self, probe: Probe) -> np.ndarray:
         """Bool [n_layers, n_heads, n_answer]: the top key lies in a needle and holds the token that comes next."""
         key = self.argmax_key

@@ -259,9 +259,9 @@ class HeadMonitor(TrainerCallback):
             "retrieval_heads_plain": float(len(scores.retrieval_heads(plain=True))),
             "counting_level": float(np.nanmax(level)) if not np.isnan(level).all() else np.nan,
             "leading": float(np.mean([head.score for head in best])) if best else np.nan,
-            "nll": float(scores.nll.mean()),
+            "nll": float(np.nanmean(scores.nll)) if scores.computed.any() else np.nan,
             "nll_novel": float(np.nanmean(scores.nll_novel)) if not np.isnan(scores.nll_novel).all() else np.nan,
-            "exact_match": float(scores.exact_match.mean()),
+            "exact_match": scores.share_of_matches,
             **scores.provenance["monitor"],
         }
         if self._initial is not None and self._initial.any():

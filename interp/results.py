@@ -131,6 +131,16 @@ class HeadScores:
         return len(self.nll)
 
     @property
+    def computed(self) -> np.ndarray:
+        """bool [n_probes]: where the model computed numbers. Elsewhere (it overflowed) all is NaN, and no exact match."""
+        return ~np.isnan(self.nll)
+
+    @property
+    def share_of_matches(self) -> float:
+        """Exact matches in the probes that the model computed numbers for; NaN where there are none."""
+        return float(self.exact_match[self.computed].mean()) if self.computed.any() else float("nan")
+
+    @property
     def estimators(self) -> tuple[str, ...]:
         """Names that `scores[name]` takes; "retrieval" is always among them."""
         return tuple(self.per_probe)

@@ -15,7 +15,18 @@ from headscope.cli.errors import user_message
 from headscope.errors import ArgumentError, HeadscopeError, StoreError, UnknownEstimatorError
 from headscope.printable import printable
 
-EVIL = ("\x1b]0;owned\x07", "\x9b31m", "\x00", "\x7f", "\u202eevil", "\u2066x\u2069", "\u200b", "\ufeff", "\u2028", "\r")
+EVIL = (
+    "\x1b]0;owned\x07",
+    "\x9b31m",
+    "\x00",
+    "\x7f",
+    "\u202eevil",
+    "\u2066x\u2069",
+    "\u200b",
+    "\ufeff",
+    "\u2028",
+    "\r",
+)
 EVIL += ("\U000e0041", "\ud800", "\u115f", "\u3164", "\x85", "\u061c")
 
 
@@ -35,7 +46,9 @@ def test_every_character_that_is_obeyed_or_unseen_is_an_escape(evil: str) -> Non
     assert not obeyed(user_message(OSError(2, "No such file", f"a{evil}b.h5")) or "")
 
 
-@pytest.mark.parametrize("text", ["plain", "naïve café", "検索 ヘッド\u3000一", "Кирилл", "עברית", "هدف", "न्‍"[:2], "🙂", "a\\x1b"])
+@pytest.mark.parametrize(
+    "text", ["plain", "naïve café", "検索 ヘッド\u3000一", "Кирилл", "עברית", "هدف", "न्‍"[:2], "🙂", "a\\x1b"]
+)
 def test_what_people_write_stays_as_it_is(text: str) -> None:
     assert printable(text) == text
 

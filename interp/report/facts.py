@@ -48,7 +48,7 @@ def facts(scores: HeadScores) -> list[str]:
         f"{span} tokens",
         f"{scores.n_layers} layers x {scores.n_heads} heads ({scores.n_kv_heads} KV)",
         f"sharing: {sharing(scores)}",
-        f"exact match {np.mean(scores.exact_match):.0%}",
+        f"exact match {scores.share_of_matches:.0%}",
     ]
 
 

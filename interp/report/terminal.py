@@ -98,7 +98,8 @@ def answer_table(scores: HeadScores, by: str, labels: list[str], group: np.ndarr
 
     group: [n_probes], the index into `labels` of the group of every probe; `by` says what the groups are.
     """
-    columns = {"NLL": scores.nll, "NLL needle only": scores.nll_novel, "exact match": scores.exact_match}
+    matched = np.where(scores.computed, scores.exact_match, np.nan)
+    columns = {"NLL": scores.nll, "NLL needle only": scores.nll_novel, "exact match": matched}
     table = plain_table()
     for name in (by, *columns, "probes"):
         table.add_column(name, justify="right", min_width=6)
