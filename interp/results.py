@@ -132,7 +132,7 @@ class HeadScores:
 
     @property
     def computed(self) -> np.ndarray:
-        """bool [n_probes]: where the model computed numbers. Elsewhere (it overflowed) all is NaN, and no exact match."""
+        """bool [n_probes]: where the model computed numbers. Elsewhere (it overflowed) all is NaN, and no match."""
         return ~np.isnan(self.nll)
 
     @property

@@ -118,7 +118,7 @@ def _members(path: Path) -> dict[str, NDArray[Any]]:
         if _too_large(sizes, size := path.stat().st_size):
             raise ProbeFileError(
                 f"{path} is not read: its {size:,} bytes expand to {sum(sizes.values()):,}, of which at most "
-                f"{FREE + TIMES * size:,} are read ({MANIFEST_FREE + TIMES * size:,} of its manifest); build the set again"
+                f"{FREE + TIMES * size:,} are read ({MANIFEST_FREE + TIMES * size:,} of its manifest); build it again"
             )
         return {name: _array(archive.read(f"{name}.npy"), name, dtype) for name, dtype in MEMBERS.items()}
 

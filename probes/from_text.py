@@ -51,7 +51,7 @@ def from_text(
         if not isinstance(given, str):
             raise ProbeError(f"{name} is {given!r}; give a string.")
         if any("\ud800" <= c <= "\udfff" for c in given):
-            raise ProbeError(f"{name} holds half of a surrogate pair, which no tokenizer reads; read the text as UTF-8.")
+            raise ProbeError(f"{name} holds half of a surrogate pair, which is no text; read it as UTF-8.")
     if not isinstance(depth, Real):
         raise DepthOutOfRange(f"{id}: depth is {depth!r}; give a number from 0 (start of the context) to 1 (end).")
     codec = Codec(tokenizer)
