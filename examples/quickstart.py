@@ -13,7 +13,6 @@ from pathlib import Path
 from rich import print
 
 import headscope as hs
-from headscope.interp.report.figures.scores import save_figures
 from headscope.interp.report.terminal import summary
 
 
@@ -34,7 +33,7 @@ def main(name: str) -> None:
     Path("run.h5").unlink(missing_ok=True)
     scores.save("run.h5")
     print(hs.open("run.h5"))
-    for path in save_figures(scores, "figures", formats=["png"]):
+    for path in hs.plot.save_figures(scores, "figures", formats=["png"]):
         print(path)
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 __all__ = [
     "CopyProfile",
+    "Estimator",
     "HeadMonitor",
     "HeadScore",
     "HeadScores",
@@ -22,6 +23,7 @@ __all__ = [
     "analysis",
     "copy_profile",
     "errors",
+    "estimator",
     "export",
     "kernels",
     "load_model",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from . import errors, kernels, plot, probes
     from .interp import analysis
     from .interp.copying import CopyProfile, copy_profile
+    from .interp.estimators import Estimator, estimator
     from .interp.model import load_model
     from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
@@ -60,10 +63,12 @@ else:
     }
     _HOMES = {
         "CopyProfile": ".interp.copying",
+        "Estimator": ".interp.estimators",
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
         "copy_profile": ".interp.copying.run",
+        "estimator": ".interp.estimators",
         "export": ".interp.store",
         "load_model": ".interp.model",
         "merge": ".interp.store",

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ from ..probes import Codec, Probe, ProbeSet
 from . import store
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
 from .engine import check_probes
-from .estimators import chance
+from .estimators import chance, choose, spans_of
 from .levels import counting_level
 from .model import check_kind, preserve_training_state, unwrapped
 from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
@@ -79,6 +79,7 @@ class HeadMonitor(TrainerCallback):
         path: the results file (SCHEMA.md), created or continued.
         every: steps between measurements in a Trainer.
         model: for `measure` in your own loop.
+        estimators: as in `score_heads`. What the file has and this run leaves out is NaN from here on.
         planned: how many measurements the whole run will have, over which the false-alarm rate is spread. Default: what
             the Trainer's max_steps say, 100 in a loop of your own.
         on_regression: "warn", or "stop" to end the training as well.
@@ -101,13 +102,15 @@ class HeadMonitor(TrainerCallback):
         *,
         every: int = 500,
         model: nn.Module | None = None,
+        estimators: Iterable[str | Callable[..., Any]] | None = None,
         planned: int | None = None,
         on_regression: str = "warn",
         rate: float = RATE,
         margin: float = MARGIN,
     ):
         probes = ProbeSet.of(probes)
-        check_probes(probes)
+        self._estimators = choose(estimators)
+        check_probes(probes, spans=spans_of(self._estimators))
         if not isinstance(every, (int, np.integer)) or every < 1:
             raise ArgumentError(f"every must be a number of steps from 1 up, got {every!r}")
         if on_regression not in ("warn", "stop"):
@@ -216,7 +219,13 @@ class HeadMonitor(TrainerCallback):
         began = perf_counter()
         accelerator = getattr(self._trainer, "accelerator", None)
         with preserve_training_state(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
-            scores = score_heads(model, self.probes, alone=self._alone, tokenizer=self._codec)
+            scores = score_heads(
+                model,
+                self.probes,
+                alone=self._alone,
+                estimators=self._estimators.values(),
+                tokenizer=self._codec,
+            )
         self._alone = scores.provenance["sharing"] == "alone"
         seconds = perf_counter() - began
         first = self._spent == 0

@@ -32,7 +32,7 @@ CHANCE_COLUMNS = ("chance", "chance_sd")  # files of schema 1.0 do not have them
 
 # Names with a meaning of their own in the frames, the datasets and the file: not for an estimator or a probe column.
 RESERVED = {"checkpoint", "layer", "head", "kv_head", "probe", "tokens_seen", "exact_match", "n_retrieval_heads"}
-RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "counting_level"}
+RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "counting_level", "probes", "provenance", "stage", "step_in_stage"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -60,8 +60,8 @@ class HeadScore:
 class HeadScores:
     """Scores of every attention head of one model on one probe set.
 
-    per_probe: estimator -> float32 [n_probes, n_layers, n_heads]; NaN where the head could not see the needle.
-        "retrieval" is always there.
+    per_probe: estimator -> float32 [n_probes, n_layers, n_heads]; NaN where the head could not see the needle,
+        and everywhere for one of a file that this checkpoint was not measured with. "retrieval" is always there.
     nll, nll_novel, nll_echo, nll_first: float32 [n_probes], mean nats over those answer tokens; NaN where none is.
     exact_match: bool [n_probes].
     probes: columns that describe the probes, each [n_probes]: id, family, variant, needle_id (str); seed, length,

@@ -52,7 +52,7 @@ def score_heads(
         generate: also let the model answer greedily and give Wu et al.'s gated count as "wu_count_generated"
             (NaN for answers that fail the gate). Needs a tokenizer.
         estimators: names of built-in ones and own functions (probe, evidence) -> [n_layers, n_heads], made an
-            `interp.estimators.Estimator` to ask for spans of their own. Default: the six of the file. "retrieval" is
+            `hs.Estimator` to ask for spans of their own or for top keys. Default: the six of the file. "retrieval" is
             always computed, because counts, ranking and file rest on it.
         tokenizer: checked against the probes' tokenizer when given. A `Codec` of it has its vocabulary hashed once for
             all calls.
@@ -102,7 +102,8 @@ def score_heads(
         raise ArgumentError(f"generate=True is not possible with {adapted.name}: {reason}")
     attention = adapted.attention()
     with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
-        engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans)
+        topk = max(each.topk for each in chosen.values())
+        engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans, topk=topk)
         found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
         scored = {i: score_probe(probes[i], evidence, chosen) for i, evidence in found}
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in chosen}
@@ -132,6 +133,7 @@ def score_heads(
             "sharing": "alone" if alone else sharing,
             "alone_because": reason,
             "check_sharing": checked,
+            "estimators": list(per_probe),
             "device": str(adapted.device),
             "dtype": str(adapted.dtype).removeprefix("torch."),
             "attn_implementation": attention,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -62,6 +63,17 @@ class RowEvidence:
     def p_max(self) -> Tensor:
         """[B, Hq, R] attention probability of ``argmax_key``; 0 when the row sees no key."""
         return exp_difference(self.max_logit, self.lse)
+
+    @property
+    def topk_p(self) -> Tensor | None:
+        """[B, Hq, R, K] attention probability of each ``topk_key``; 0 where there is none."""
+        return None if self.topk_logit is None else exp_difference(self.topk_logit, self.lse[..., None])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> RowEvidence:
+        """The same change to every tensor, such as a choice of rows."""
+        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed: dict[str, Any] = {name: x if x is None else change(x) for name, x in tensors.items()}
+        return RowEvidence(**changed)
 
 
 def merge(a: RowEvidence, b: RowEvidence) -> RowEvidence:

@@ -119,11 +119,14 @@ def test_checkpoints_are_appended_and_never_overwritten(scored, model, tmp_path)
     message = fail("score", model, *GRID, "--seed", 1, "--checkpoint", 100, "-o", file)
     assert "another probe set" in message or "on the probe set" in message
     assert file.read_bytes() == before
-    succeed("score", model, *GRID, "--checkpoint", 100, "--tokens-seen", "8.4e9", "-o", file)
+    few = ["--estimators", "needle_mass, wu_count"]
+    succeed("score", model, *GRID, *few, "--checkpoint", 100, "--tokens-seen", "8.4e9", "-o", file)
     scores = hs.open(file)
     assert scores.checkpoint.values.tolist() == [0, 100]
     assert scores.tokens_seen.values[1] == 8.4e9
-    np.testing.assert_array_equal(scores.retrieval[0], scores.retrieval[1])
+    for name in ("retrieval", "needle_mass", "wu_count"):
+        np.testing.assert_array_equal(scores[name][0], scores[name][1])
+    assert np.isnan(scores.sink_mass[1]).all() and not np.isnan(scores.sink_mass[0]).any()
     assert "holds 2 checkpoints" in fail("score", model, *GRID, "--force", "-o", file)
 
 
@@ -344,6 +347,11 @@ def test_probes_of_another_tokenizer_are_refused(model, tmp_path):
         (["score", "x", "-o", "r.h5", "--kind", "poem"], ["--kind", "poem", "sentence"]),
         (["score", "x", "-o", "r.h5", "--sharing", "some"], ["--sharing", "grafted"]),
         (["score", "x", "-o", "r.h5", "--checkpoint", "-1"], ["--checkpoint", "-1"]),
+        (
+            ["score", "x", "-o", "r.h5", "--estimators", "sinkmass"],
+            ["--estimators", "did you mean 'sink_mass'", "wu_c"],
+        ),
+        (["sweep", "x", "-o", "r.h5", "--estimators", "wu_count,"], ["--estimators", "''", "built in: retrieval"]),
         (
             ["score", "x", "-o", "r.h5", "--probes", "gird"],
             ["is called 'gird'", "did you mean grid?", "smoke"],

@@ -38,7 +38,7 @@ def module(page: str) -> Any:
 
 def test_an_estimator(tmp_path: Path) -> None:
     ours = module("estimator")
-    asked = ["retrieval", ours.longest_copy, ours.question_mass]
+    asked = ["retrieval", ours.longest_copy, ours.question_mass, ours.near_copy]
     scores = score_heads(build("mistral"), random_grid(), estimators=asked)
     longest, copied = scores.per_probe["longest_copy"], scores.per_probe["retrieval"]
     np.testing.assert_array_equal(np.isnan(longest), np.isnan(copied))
@@ -48,9 +48,12 @@ def test_an_estimator(tmp_path: Path) -> None:
     assert longest[seen].max() > 0
     mass = scores.per_probe["question_mass"]
     assert (mass >= 0).all() and (mass <= 1 + 1e-6).all() and mass.max() > 0.5
+    near = scores.per_probe["near_copy"]
+    np.testing.assert_array_equal(np.isnan(near), np.isnan(copied))
+    assert ((near[seen] > 0) >= (copied[seen] > 0)).all() and ((near[seen] > 0) & (copied[seen] == 0)).any()
     scores.save(tmp_path / "run.h5")
     stored = read_scores(tmp_path / "run.h5")
-    for name in ("longest_copy", "question_mass"):
+    for name in ("longest_copy", "question_mass", "near_copy"):
         np.testing.assert_array_equal(stored.per_probe[name], scores.per_probe[name])
 
 

@@ -20,13 +20,14 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..machine import machine, one_line, write_results
 from ..smollm2 import say
 from .canary import Canaries
-from .cases import GOOD, fresh, run_case
+from .cases import GOOD, fresh, in_child, run_case
 
 KINDS = {"results": "results_files", "probes": "probe_sets", "folders": "folders"}
 _SHOWN = 200  # findings that the results file keeps
@@ -53,7 +54,9 @@ def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None =
             base = rng.choice(bases)
             path = folder / base.name
             os.chdir(folder)
-            change = made_by.make(path, base, rng, canaries)
+            change = in_child(partial(made_by.make, path, base, rng, canaries))
+            if not os.path.lexists(path):
+                continue
             outcomes = run_case(path, made_by.ACTIONS, canaries)
             done += 1
             changes[change] += 1
@@ -64,7 +67,7 @@ def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None =
                     say(in_words(findings[-1]))
             if keep is not None:
                 (shutil.copytree if path.is_dir() else shutil.copy)(path, keep)
-            if done % 500 == 0:
+            if done % 100 == 0:
                 say(f"{kind}: {done} files, {len(findings)} findings, {time.monotonic() - began:.0f} s")
         os.chdir("/")
     table = {

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
 from difflib import get_close_matches
 from enum import StrEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from ..errors import ArgumentError
 from ..interp.checkpoint_names import LARGEST_STEP
 from ..interp.lengths import LengthError, parse_length
 from ..probes import list_kinds
@@ -40,39 +44,6 @@ class Sharing(StrEnum):
 ProbesOption = Annotated[
     str, typer.Option("--probes", metavar="SET|FILE.npz", help="A set by name (headscope probes list) or a saved one.")
 ]
-Lengths = Annotated[
-    str | None, typer.Option(metavar="1k,2k,4k", help="Context lengths in tokens; 1k is 1024.", rich_help_panel=BUILD)
-]
-Depths = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N|0,0.5,1",
-        help="How many evenly spaced needle depths, or which (0 is the start).",
-        rich_help_panel=BUILD,
-    ),
-]
-Needles = Annotated[int | None, typer.Option(help="Needles a cell.", rich_help_panel=BUILD)]
-Seed = Annotated[int, typer.Option(help="Same seed, same probes, everywhere.", rich_help_panel=BUILD)]
-Kinds = Annotated[Kind | None, typer.Option(help="What the needle says.", rich_help_panel=BUILD)]
-Haystack = Annotated[
-    str | None,
-    typer.Option(metavar="DIR|noise", help="Folder of your own texts, or noise sentences.", rich_help_panel=BUILD),
-]
-Chat = Annotated[
-    bool, typer.Option("--chat", help="Wrap probes in the tokenizer's chat template.", rich_help_panel=BUILD)
-]
-System = Annotated[
-    str | None, typer.Option("--system", metavar="TEXT", help="With --chat, a system prompt.", rich_help_panel=BUILD)
-]
-TemplateArgs = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--template-arg",
-        metavar="NAME=VALUE",
-        help="With --chat, a variable for the template, such as reasoning_effort=low; the value as JSON or text.",
-        rich_help_panel=BUILD,
-    ),
-]
 TokenizerOption = Annotated[
     str | None,
     typer.Option(metavar="PATH|ID", help="Tokenizer, when it does not lie beside the model.", rich_help_panel=LOAD),
@@ -98,12 +69,125 @@ Generate = Annotated[
     bool,
     typer.Option("--generate", help="Also let the model answer, for Wu et al.'s gated count.", rich_help_panel=RUN),
 ]
+Estimators = Annotated[
+    str | None,
+    typer.Option(
+        "--estimators",
+        metavar="NAME,...",
+        help="Which scores to compute, such as needle_mass; retrieval always is.",
+        rich_help_panel=RUN,
+    ),
+]
 Figures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Also draw the figures, as PNG and SVG, into this folder.")
 ]
 RemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code that comes with the model.", rich_help_panel=LOAD)
 ]
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """What is asked of a probe set by name, as it was typed; the options of every command that builds one."""
+
+    lengths: Annotated[
+        str | None,
+        typer.Option(metavar="1k,2k,4k", help="Context lengths in tokens; 1k is 1024.", rich_help_panel=BUILD),
+    ] = None
+    depths: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|0,0.5,1",
+            help="How many evenly spaced needle depths, or which (0 is the start).",
+            rich_help_panel=BUILD,
+        ),
+    ] = None
+    needles: Annotated[int | None, typer.Option(help="Needles a cell.", rich_help_panel=BUILD)] = None
+    seed: Annotated[int, typer.Option(help="Same seed, same probes, everywhere.", rich_help_panel=BUILD)] = 0
+    kind: Annotated[Kind | None, typer.Option(help="What the needle says.", rich_help_panel=BUILD)] = None
+    haystack: Annotated[
+        str | None,
+        typer.Option(metavar="DIR|noise", help="Folder of your own texts, or noise sentences.", rich_help_panel=BUILD),
+    ] = None
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Wrap probes in the tokenizer's chat template.", rich_help_panel=BUILD)
+    ] = False
+    system: Annotated[
+        str | None,
+        typer.Option("--system", metavar="TEXT", help="With --chat, a system prompt.", rich_help_panel=BUILD),
+    ] = None
+    template_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template-arg",
+            metavar="NAME=VALUE",
+            help="With --chat, a variable for the template, such as reasoning_effort=low; the value as JSON or text.",
+            rich_help_panel=BUILD,
+        ),
+    ] = None
+
+    def source(self, name: str) -> Callable[[Any], ProbeSet]:
+        """What --probes and these mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
+        at_least("--needles", self.needles, 1)
+        given: dict[str, Any] = {
+            "lengths": read_lengths(self.lengths),
+            "depths": read_depths(self.depths),
+            "needles": self.needles,
+            "kind": self.kind.value if self.kind else None,
+            "haystack": self.haystack,
+            "chat": self.chat or None,
+            "system": self.system,
+            "template_args": read_template_args(self.template_arg),
+        }
+        given = {option: value for option, value in given.items() if value is not None}
+        if not self.chat and (self.system is not None or self.template_arg):
+            raise bad("--system" if self.system is not None else "--template-arg", "is for chat templates; add --chat")
+        if is_saved(name):
+            return _saved(Path(name), given)
+
+        from .. import probes
+
+        known = probes.list_sets()
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}? " if near else ""
+            sets = ", ".join(known)
+            raise UsageError(f"no probe set or file is called {name!r}; {hint}sets: {sets}; or give a saved .npz file")
+        if self.haystack not in (None, "stdlib", "noise") and not Path(self.haystack).exists():
+            raise bad("--haystack", f"{self.haystack} does not exist; give a folder of texts, a text file, or noise")
+        return lambda tokenizer: probes.build(name, tokenizer, seed=self.seed, **given)
+
+    def recipe(self, name: str) -> dict[str, Any]:
+        """The same as JSON-able values: who asks for the same gets the same probes."""
+        found = {"set": name, **asdict(self), "kind": self.kind and self.kind.value}
+        chat = {"system": found.pop("system"), "template_args": found.pop("template_arg")}
+        return found | chat if self.system is not None or self.template_arg else found
+
+
+BY_DEFAULT = ProbeOptions()
+
+
+def spelled_out(command: Callable[..., None]) -> Callable[..., None]:
+    """A command whose `ProbeOptions` typer sees as options of their own, in the place of that parameter."""
+    of_command, of_probes = (get_type_hints(each, include_extras=True) for each in (command, ProbeOptions))
+    (packed,) = (name for name, kind in of_command.items() if kind is ProbeOptions)
+
+    @wraps(command)
+    def run(**given: Any) -> None:
+        asked = ProbeOptions(**{name: given.pop(name) for name in of_probes})
+        command(**given, **{packed: asked})
+
+    single = [
+        Parameter(field.name, Parameter.KEYWORD_ONLY, default=field.default, annotation=of_probes[field.name])
+        for field in fields(ProbeOptions)
+    ]
+    parameters: list[Parameter] = []
+    for name, parameter in signature(command).parameters.items():
+        plain = parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=of_command[name])
+        parameters += single if name == packed else [plain]
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
 def bad(option: str, message: str) -> typer.BadParameter:
@@ -146,6 +230,20 @@ def read_depths(text: str | None) -> int | list[float] | None:
     return depths
 
 
+def read_estimators(text: str | None) -> list[str] | None:
+    """ "needle_mass, wu_count" -> ["needle_mass", "wu_count"], checked."""
+    if text is None:
+        return None
+    from ..interp.estimators import choose
+
+    names = [name.strip() for name in text.split(",")]
+    try:
+        choose(names)
+    except ArgumentError as error:
+        raise bad("--estimators", str(error).removeprefix("estimators: ")) from error
+    return names
+
+
 def read_template_args(given: list[str] | None) -> dict[str, Any] | None:
     """["enable_thinking=false", "effort=low"] -> {"enable_thinking": False, "effort": "low"}."""
     read: dict[str, Any] = {}
@@ -161,48 +259,9 @@ def read_template_args(given: list[str] | None) -> dict[str, Any] | None:
     return read or None
 
 
-def probe_source(
-    name: str,
-    *,
-    lengths: str | None,
-    depths: str | None,
-    needles: int | None,
-    seed: int,
-    kind: Kind | None,
-    haystack: str | None,
-    chat: bool,
-    system: str | None,
-    template_args: list[str] | None,
-) -> Callable[[Any], ProbeSet]:
-    """What --probes and its options mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
-    at_least("--needles", needles, 1)
-    given: dict[str, Any] = {
-        "lengths": read_lengths(lengths),
-        "depths": read_depths(depths),
-        "needles": needles,
-        "kind": kind.value if kind else None,
-        "haystack": haystack,
-        "chat": chat or None,
-        "system": system,
-        "template_args": read_template_args(template_args),
-    }
-    given = {option: value for option, value in given.items() if value is not None}
-    if not chat and (system is not None or template_args):
-        raise bad("--system" if system is not None else "--template-arg", "is for chat templates; add --chat")
-    if Path(name).suffix == ".npz" or Path(name).is_file():
-        return _saved(Path(name), given)
-
-    from .. import probes
-
-    known = probes.list_sets()
-    if name not in known:
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        sets = ", ".join(known)
-        raise UsageError(f"no probe set or file is called {name!r}; {hint}sets: {sets}; or give a saved .npz file")
-    if haystack not in (None, "stdlib", "noise") and not Path(haystack).exists():
-        raise bad("--haystack", f"{haystack} does not exist; give a folder of texts, a text file, or noise")
-    return lambda tokenizer: probes.build(name, tokenizer, seed=seed, **given)
+def is_saved(name: str) -> bool:
+    """Whether --probes names a file and not a set."""
+    return Path(name).suffix == ".npz" or Path(name).is_file()
 
 
 def _saved(path: Path, given: dict[str, Any]) -> Callable[[Any], ProbeSet]:

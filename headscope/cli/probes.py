@@ -48,19 +48,12 @@ def list_sets() -> None:
 
 
 @app.command()
+@options.spelled_out
 def show(
     probes: Source,
     tokenizer: Tokenizer,
     index: Annotated[int, typer.Argument(metavar="INDEX", help="Which probe of the set.")] = 0,
-    lengths: options.Lengths = None,
-    depths: options.Depths = None,
-    needles: options.Needles = None,
-    seed: options.Seed = 0,
-    kind: options.Kinds = None,
-    haystack: options.Haystack = None,
-    chat: options.Chat = False,
-    system: options.System = None,
-    template_arg: options.TemplateArgs = None,
+    built: options.ProbeOptions = options.BY_DEFAULT,
     trust_remote_code: options.RemoteCode = False,
 ) -> None:
     """One probe as the model reads it: the needle highlighted, the long haystack left out."""
@@ -68,18 +61,7 @@ def show(
     from ..interp.model import load_tokenizer
     from ..probes import show as marked
 
-    source = options.probe_source(
-        probes,
-        lengths=lengths,
-        depths=depths,
-        needles=needles,
-        seed=seed,
-        kind=kind,
-        haystack=haystack,
-        chat=chat,
-        system=system,
-        template_args=template_arg,
-    )
+    source = built.source(probes)
     with working("building probes"):
         chosen = load_tokenizer(tokenizer, trust_remote_code=trust_remote_code)
         probe_set = source(chosen)
@@ -100,36 +82,18 @@ def bracketed(text: Text) -> str:
 
 
 @app.command()
+@options.spelled_out
 def build(
     probes: Annotated[str, typer.Argument(metavar="SET", help="A set by name.")],
     tokenizer: Tokenizer,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.npz", help="Where to save the set.")],
-    lengths: options.Lengths = None,
-    depths: options.Depths = None,
-    needles: options.Needles = None,
-    seed: options.Seed = 0,
-    kind: options.Kinds = None,
-    haystack: options.Haystack = None,
-    chat: options.Chat = False,
-    system: options.System = None,
-    template_arg: options.TemplateArgs = None,
+    built: options.ProbeOptions = options.BY_DEFAULT,
     trust_remote_code: options.RemoteCode = False,
 ) -> None:
     """Build a set for a tokenizer and save it, to score every checkpoint on the same probes."""
     from ..interp.model import load_tokenizer
 
-    source = options.probe_source(
-        probes,
-        lengths=lengths,
-        depths=depths,
-        needles=needles,
-        seed=seed,
-        kind=kind,
-        haystack=haystack,
-        chat=chat,
-        system=system,
-        template_args=template_arg,
-    )
+    source = built.source(probes)
     if output.is_dir():
         raise UsageError(f"-o: {output} is a folder; give a file in it, such as {output / 'probes.npz'}")
     if not output.resolve().parent.is_dir():

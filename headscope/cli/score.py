@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 RUN = options.RUN
 
 
+@options.spelled_out
 def score(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Local folder, hub id (org/name, org/name/folder) or .gguf file.")
@@ -34,21 +35,14 @@ def score(
     ],
     probes: options.ProbesOption = "heads",
     figures: options.Figures = None,
-    lengths: options.Lengths = None,
-    depths: options.Depths = None,
-    needles: options.Needles = None,
-    seed: options.Seed = 0,
-    kind: options.Kinds = None,
-    haystack: options.Haystack = None,
-    chat: options.Chat = False,
-    system: options.System = None,
-    template_arg: options.TemplateArgs = None,
+    built: options.ProbeOptions = options.BY_DEFAULT,
     sharing: options.SharingOption = options.Sharing.auto,
     check_sharing: Annotated[
         int,
         typer.Option(metavar="N", help="Run N probes exactly as well; report the difference.", rich_help_panel=RUN),
     ] = 0,
     generate: options.Generate = False,
+    estimators: options.Estimators = None,
     checkpoint: Annotated[
         int, typer.Option(metavar="STEP", help="Optimizer step these weights are from.", rich_help_panel=RUN)
     ] = 0,
@@ -78,26 +72,17 @@ def score(
     options.at_least("--check-sharing", check_sharing, 0)
     options.a_step("--checkpoint", checkpoint)
     options.at_least("--tokens-seen", tokens_seen, 0)
-    source = options.probe_source(
-        probes,
-        lengths=lengths,
-        depths=depths,
-        needles=needles,
-        seed=seed,
-        kind=kind,
-        haystack=haystack,
-        chat=chat,
-        system=system,
-        template_args=template_arg,
-    )
+    asked = options.read_estimators(estimators)
+    source = built.source(probes)
     check_output(output, checkpoint, force)
     if figures is not None and figures.exists() and not figures.is_dir():
         raise UsageError(f"--figures: {figures} is a file; give a folder")
 
     def fits(probe_set: ProbeSet) -> None:
         from ..interp.engine import check_probes
+        from ..interp.estimators import choose, spans_of
 
-        check_probes(probe_set, sharing.value)
+        check_probes(probe_set, sharing.value, spans_of(choose(asked)))
         if output.exists() and not force:
             check_same_probes(output, probe_set)
 
@@ -123,6 +108,7 @@ def score(
             sharing=sharing.value,
             check_sharing=check_sharing,
             generate=generate,
+            estimators=asked,
             alone=None if force else runs_alone(output),
             progress=progress,
         )

@@ -34,6 +34,7 @@ class WithRay(TyperCommand):
         return list(super().parse_args(ctx, args))
 
 
+@options.spelled_out
 def sweep(
     checkpoints: Annotated[
         list[str],
@@ -51,17 +52,10 @@ def sweep(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Columns checkpoint,step,tokens_seen,stage, where names do not tell."),
     ] = None,
-    lengths: options.Lengths = None,
-    depths: options.Depths = None,
-    needles: options.Needles = None,
-    seed: options.Seed = 0,
-    kind: options.Kinds = None,
-    haystack: options.Haystack = None,
-    chat: options.Chat = False,
-    system: options.System = None,
-    template_arg: options.TemplateArgs = None,
+    built: options.ProbeOptions = options.BY_DEFAULT,
     sharing: options.SharingOption = options.Sharing.auto,
     generate: options.Generate = False,
+    estimators: options.Estimators = None,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +74,7 @@ def sweep(
         bool,
         typer.Option(
             "--replace-changed",
-            help="Score checkpoints again whose weights have changed since.",
+            help="Score again what has other weights now, or lacks an estimator.",
             rich_help_panel=options.RUN,
         ),
     ] = False,
@@ -103,36 +97,21 @@ def sweep(
 
     Exit code 0: all checkpoints are in the file; 1: some failed, with their reasons; 2: nothing was begun.
     """
-    source = options.probe_source(
-        probes,
-        lengths=lengths,
-        depths=depths,
-        needles=needles,
-        seed=seed,
-        kind=kind,
-        haystack=haystack,
-        chat=chat,
-        system=system,
-        template_args=template_arg,
-    )
+    wanted = options.read_estimators(estimators)
+    source = built.source(probes)
     share = read_part(only)
     if ray is not None and not _ADDRESS.fullmatch(ray):
         raise options.bad("--ray", f"got {ray!r}; give nothing, auto, host:port or ray://host:port")
     from ..interp.sweep import Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
 
-    saved = Path(probes).suffix == ".npz" or Path(probes).is_file()
-    asked: dict[str, Any] = {"set": probes, "lengths": lengths, "depths": depths, "needles": needles, "seed": seed}
-    asked |= {"kind": kind and kind.value, "haystack": haystack, "chat": chat}
-    if system is not None or template_arg:
-        asked |= {"system": system, "template_args": template_arg}
     found = find_checkpoints(checkpoints, table)
     terminal.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
-    chosen = Options(sharing.value, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
+    chosen = Options(sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle)
     try:
         with reporting() as (progress, told):
             result = run_sweep(
                 found,
-                ProbeSource(source, None if saved else asked),
+                ProbeSource(source, None if options.is_saved(probes) else built.recipe(probes)),
                 output,
                 chosen,
                 replace_changed=replace_changed,

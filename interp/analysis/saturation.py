@@ -30,7 +30,7 @@ class Plateau:
 
     slope: per doubling of progress, in the measure's unit; `relative` means of its logarithm, so -0.1 is 9.5 % down.
     interval: 90 % of the slope; NaN where it cannot be had. margin: what counts as level, same unit.
-    n, n_clusters: checkpoints in the window and needles (0 for a plain curve). window: first and last progress.
+    n, n_clusters: checkpoints in the window and needles. window: first and last progress.
     """
 
     measure: str
@@ -80,24 +80,6 @@ def plateau(
     return _answer(value, _slope(progress, curve, apart, finest), margin, not score, progress, sums.shape[1])
 
 
-def plateau_of_curve(
-    progress: np.ndarray, values: np.ndarray, *, margin: float, window: int | None = None, name: str = "curve"
-) -> Plateau:
-    """The same for a plain curve [C] over progress [C], such as the number of heads or a benchmark's score.
-
-    Only the scatter of checkpoints about the line is known, not what other needles would give. NaNs are left out.
-    Raises ValueError when shapes differ, or as `plateau`.
-    """
-    progress, values = np.asarray(progress, np.float64), np.asarray(values, np.float64)
-    if progress.ndim != 1 or progress.shape != values.shape:
-        raise ArgumentError(f"progress and values must be of one length, got {progress.shape} and {values.shape}")
-    margin = _checked_margin(margin)
-    chosen = _window(progress, ~np.isnan(values), window)
-    progress, values = progress[chosen], values[chosen]
-    slope = _slope(progress, values, None, 0.0) if len(values) else None
-    return _answer(name, slope, margin, False, progress, None)
-
-
 def _checked_margin(margin: float) -> float:
     if not (np.isfinite(margin) and margin > 0):
         raise ArgumentError(f"margin must be a positive number, per doubling of progress, got {margin}")
@@ -123,7 +105,7 @@ class _Slope:
     high: float
 
 
-def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray | None, finest: float) -> _Slope | None:
+def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray, finest: float) -> _Slope | None:
     """Slope per doubling with its 90 % interval; None with fewer than 3 checkpoints.
 
     apart: [n, G], how far each needle lies from the curve. finest: the least step that the curve can make.
@@ -138,16 +120,14 @@ def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray | None, fi
     weight = x / (x**2).sum()
     slope = float(weight @ (curve - curve.mean()))
     scatter = curve - curve.mean() - slope * x
-    variance = line = float((scatter**2).sum() / (n - 2) / (x**2).sum())
-    df = float(n - 2)
-    if apart is not None:
-        g = apart.shape[1]
-        own = weight @ apart  # slopes of needles, about the mean slope
-        noise = apart - apart.mean(axis=0) - np.outer(x, own)
-        between = float((own**2).sum() / (g * max(g - 1, 1)))
-        shared = max(0.0, line - float((noise**2).sum() / ((g - 1) * (n - 2)) / g / (x**2).sum())) if g > 1 else line
-        variance = between + shared
-        df = max(1.0, min(n - 2, g - 1))  # Satterthwaite's would trust a shared part that is small by luck
+    line = float((scatter**2).sum() / (n - 2) / (x**2).sum())
+    g = apart.shape[1]
+    own = weight @ apart  # slopes of needles, about the mean slope
+    noise = apart - apart.mean(axis=0) - np.outer(x, own)
+    between = float((own**2).sum() / (g * max(g - 1, 1)))
+    shared = max(0.0, line - float((noise**2).sum() / ((g - 1) * (n - 2)) / g / (x**2).sum())) if g > 1 else line
+    variance = between + shared
+    df = max(1.0, min(n - 2, g - 1))  # Satterthwaite's would trust a shared part that is small by luck
     turn = finest * float(np.abs(np.cumsum(weight)).max())  # what one answer does that turns for good, at worst
     z = float(stats.norm.ppf((1 + _LEVEL) / 2))
     half = float(stats.t.ppf((1 + _LEVEL) / 2, df) * np.sqrt(variance + (z * turn / 2) ** 2) + z**2 * turn / 2)
@@ -155,7 +135,7 @@ def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray | None, fi
 
 
 def _answer(
-    name: str, found: _Slope | None, margin: float, relative: bool, progress: np.ndarray, n_clusters: int | None
+    name: str, found: _Slope | None, margin: float, relative: bool, progress: np.ndarray, n_clusters: int
 ) -> Plateau:
     n = len(progress)
     window = (float(progress[0]), float(progress[-1])) if n else (float("nan"), float("nan"))
@@ -164,20 +144,20 @@ def _answer(
     if found is not None:
         value = found.value
         edge = f"{margin:.0%}" if relative else f"{margin:g}"
-        if n_clusters is not None and n_clusters < MIN_NEEDLES:
+        if n_clusters < MIN_NEEDLES:
             why = f"{n_clusters} needles; {MIN_NEEDLES} are needed at the least"
         elif n >= MIN_WINDOW:
             interval = (found.low, found.high)
             written, *ends = (f"{np.expm1(v):+.1%}" if relative else f"{v:+.3g}" for v in (value, *interval))
-            why = f"{written} per doubling (90% interval {' to '.join(ends)}, margin {edge}, {n} checkpoints"
-            why += f", {n_clusters} needles)" if n_clusters is not None else ")"
+            why = f"{written} per doubling (90% interval {' to '.join(ends)}, margin {edge}, {n} checkpoints, "
+            why += f"{n_clusters} needles)"
             if -margin < found.low and found.high < margin:
                 verdict = "plateau"
             elif found.low > 0 or found.high < 0:
                 verdict = "still moving"
             else:
                 why = f"too noisy to tell at this margin: {why}"
-    return Plateau(name, verdict, value, interval, margin, relative, n, n_clusters or 0, window, f"{name}: {why}.")
+    return Plateau(name, verdict, value, interval, margin, relative, n, n_clusters, window, f"{name}: {why}.")
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,10 @@ class Trajectory:
 
 
 def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> Trajectory:
-    """All checkpoints of a results file (SCHEMA.md). Raises StoreError if it cannot be read or lacks it."""
+    """The checkpoints of a results file (SCHEMA.md) at which this estimator was measured: all of them for retrieval.
+
+    Raises StoreError if it cannot be read or lacks it.
+    """
     from ..store import StoreError, reading, schema
 
     with reading(path) as file:
@@ -160,21 +163,28 @@ def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> 
             raise StoreError(f"{path} has no estimator {estimator!r}; it has {', '.join(estimators)}")
         if not len(file["checkpoint"]):
             raise StoreError(f"{path} holds no checkpoint")
+        has = [estimator in names for names in schema.measured(file)]
+        kept = slice(None) if all(has) else np.flatnonzero(has)
+        if not any(has):
+            raise StoreError(f"{path} holds no checkpoint that was measured with {estimator!r}")
         detail = file["probes"]
         columns = {"id": detail["probe"].asstr()[:].astype(str)}
         for name, kind in schema.columns_of(file).items():
             columns[name] = detail[name].asstr()[:].astype(str) if kind == schema.STRING else detail[name][:]
         staged = "step_in_stage" in file
-        matched = detail["exact_match"][:].astype(np.float32)
+        matched = detail["exact_match"][kept].astype(np.float32)
         about = {name: schema.text(file, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
+        for name in (estimator, *NLL_CLASSES):
+            if np.isinf(detail[name][:]).any():
+                raise StoreError(f"{path} is damaged: probes/{name} holds infinite values; measure them again")
         return Trajectory(
-            steps=file["checkpoint"][:].astype(np.int64),
-            tokens=file["tokens_seen"][:].astype(np.float64),
-            scores=detail[estimator][:],
-            nll={name: detail[name][:] for name in NLL_CLASSES},
+            steps=file["checkpoint"][kept].astype(np.int64),
+            tokens=file["tokens_seen"][kept].astype(np.float64),
+            scores=detail[estimator][kept],
+            nll={name: detail[name][kept] for name in NLL_CLASSES},
             exact_match=np.where(matched < 0, np.nan, matched),
             probes=columns,
             about={"estimator": estimator, **about},
-            stages=file["stage"].asstr()[:].astype(str) if staged else np.empty(0, str),
-            own_steps=file["step_in_stage"][:].astype(np.int64) if staged else np.empty(0, np.int64),
+            stages=file["stage"].asstr()[kept].astype(str) if staged else np.empty(0, str),
+            own_steps=file["step_in_stage"][kept].astype(np.int64) if staged else np.empty(0, np.int64),
         )

@@ -18,7 +18,7 @@ from ...errors import HeadscopeError
 from ...probes import Probe
 from ..evidence import STANDARD, ProbeEvidence, Spans
 from ..model import Adapter, ModelError, PrefixCache, running
-from .passes import LayerEvidence, PrefixPass, WholePass
+from .passes import LayerEvidence, PrefixPass, WholePass, without_spans
 from .plan import Plan, Prefix, Suffix
 from .suffixes import SuffixPass
 
@@ -48,6 +48,7 @@ class Engine:
             runs out; no probe is ever dropped.
         progress: called with (rows done, rows in all, what is running).
         spans: name -> where in a probe attention mass is measured.
+        topk: how many of the keys attended to most are kept for each row.
     """
 
     model: Adapter
@@ -56,6 +57,7 @@ class Engine:
     suffix_rows: int = SUFFIX_ROWS
     progress: Progress | None = None
     spans: Mapping[str, Spans] = field(default_factory=lambda: STANDARD)
+    topk: int = 0
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
     not_finite: dict[str, str] = field(default_factory=dict, init=False)  # probe id -> what of it is not finite
@@ -180,14 +182,14 @@ class Engine:
 
     def run_suffixes(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> list[ProbeEvidence]:
         """Run a batch of suffixes beside the prefix in the cache."""
-        batch = SuffixPass(suffixes, self.probes, cache, self.model.device, self.spans)
+        batch = SuffixPass(suffixes, self.probes, cache, self.model.device, self.spans, self.topk)
         with running(batch):
             logits = self.model.forward(batch.ids, batch.positions, cache, batch.answers)
         return self._collect([self.probes[suffix.probe] for suffix in suffixes], batch.evidence, logits)
 
     def run_whole(self, probe: Probe) -> ProbeEvidence:
         """Run one probe as one sequence."""
-        this = WholePass(probe, self.model.device, self.spans)
+        this = WholePass(probe, self.model.device, self.spans, self.topk)
         with running(this):
             # The last answer token predicts nothing, but a length-dependent RoPE counts it.
             tokens = self._tensor(probe.input_ids)[None]
@@ -207,17 +209,31 @@ class Engine:
         shape = (self.model.n_layers, heads, len(answers))
         key, p_max = np.full(shape, -1, np.int32), np.full(shape, np.nan, np.float32)
         mass = np.full((len(self.spans), *shape), np.nan, np.float32)
+        top_key = np.full((*shape, self.topk), -1, np.int32)
+        top_p = np.full((*shape, self.topk), np.nan, np.float32)
         visible = np.zeros((*shape[:2], len(probes)), bool)
         for layer, found in layers.items():
             h = found.argmax_key.shape[0]
             key[layer, :h], p_max[layer, :h] = found.argmax_key.cpu().numpy(), found.p_max.float().cpu().numpy()
             mass[:, layer, :h], visible[layer, :h] = found.mass.float().cpu().numpy().transpose(2, 0, 1), found.visible
+            top_key[layer, :h], top_p[layer, :h] = found.topk_key.cpu().numpy(), found.topk_p.float().cpu().numpy()
         cuts = np.cumsum([p.n_answer for p in probes])[:-1]
-        parts = [np.split(x, cuts, axis=2) for x in (key, p_max)]
+        parts = [np.split(x, cuts, axis=2) for x in (key, p_max, top_key, top_p)]
+        absent = np.concatenate([without_spans(probe, self.spans) for probe in probes], axis=1)
+        mass = np.where(absent[:, None, None], np.float32(np.nan), mass)
         masses = [dict(zip(self.spans, part, strict=True)) for part in np.split(mass, cuts, axis=3)]
         rows = [np.split(x, cuts) for x in (logprobs, correct)]
         evidence = [
-            ProbeEvidence(parts[0][i], parts[1][i], masses[i], visible[:, :, i], rows[0][i], rows[1][i])
+            ProbeEvidence(
+                argmax_key=parts[0][i],
+                p_max=parts[1][i],
+                mass=masses[i],
+                visible=visible[:, :, i],
+                logprob=rows[0][i],
+                correct=rows[1][i],
+                topk_key=parts[2][i],
+                topk_p=parts[3][i],
+            )
             for i in range(len(probes))
         ]
         looked_at = {layer: found.argmax_key.shape[0] for layer, found in layers.items()}

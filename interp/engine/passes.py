@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ...kernels import attend, evidence_attention, implementation, row_evidence
+from ...kernels import RowEvidence, attend, evidence_attention, implementation, row_evidence
 from ...probes import Probe
 from ..evidence import STANDARD, Spans
 from ..model import PrefixCache, Scoring, Visibility
@@ -26,22 +26,33 @@ class LayerEvidence:
         p_max: float32 [Hq, A], probability at that key.
         mass: float32 [Hq, A, K], probability on the spans of each name, in the order of the run's spans.
         visible: bool [n_probes], whether any answer row of the probe can see any of its needle.
+        topk_key, topk_p: [Hq, A, k], the same as argmax_key and p_max of the k best keys; k may be 0.
     """
 
     argmax_key: Tensor
     p_max: Tensor
     mass: Tensor
     visible: np.ndarray
+    topk_key: Tensor
+    topk_p: Tensor
+
+    @classmethod
+    def of(cls, found: RowEvidence, visible: np.ndarray) -> LayerEvidence:
+        """From [1, Hq, A] rows whose span mass is summed by name."""
+        none = found.argmax_key.new_empty(*found.argmax_key[0].shape, 0)
+        key, p = (none if x is None else x[0] for x in (found.topk_key, found.topk_p))
+        return cls(found.argmax_key[0], found.p_max[0], found.span_mass[0], visible, key, p)
 
 
 def answer_spans(probe: Probe, spans: Mapping[str, Spans]) -> tuple[np.ndarray, np.ndarray]:
     """Spans whose mass is measured: int32 [n_answer, S, 2] in probe positions, and the number of each slot's name [S].
 
-    Raises ValueError when a name's spans are no integers, or of another shape than `Spans` says.
+    Empty slots count nothing. Raises ArgumentError when spans are no integers, or of another shape than `Spans` says.
     """
     slots = []
     for name, where in spans.items():
-        found = np.asarray(where(probe))
+        given = where(probe)
+        found = np.empty((0, 2), np.int32) if given is None else np.asarray(given)
         if found.dtype.kind not in "iu" or found.ndim not in (2, 3) or found.shape[-1] != 2:
             raise ArgumentError(
                 f"spans {name!r} of probe {probe.id!r} must be integers [S, 2] or [n_answer, S, 2], got {found.dtype} "
@@ -52,6 +63,13 @@ def answer_spans(probe: Probe, spans: Mapping[str, Spans]) -> tuple[np.ndarray, 
         slots.append(np.broadcast_to(found, (probe.n_answer, *found.shape[-2:])))
     numbers = np.repeat(np.arange(len(slots)), [each.shape[1] for each in slots])
     return np.concatenate(slots, axis=1).clip(0, probe.length).astype(np.int32), numbers
+
+
+def without_spans(probe: Probe, spans: Mapping[str, Spans]) -> np.ndarray:
+    """Bool [K, n_answer]: the names of which the probe has no span for an answer row, whose mass is no zero but NaN."""
+    places, numbers = answer_spans(probe, spans)
+    held = places[..., 1] > places[..., 0]
+    return np.stack([~held[:, numbers == number].any(axis=1) for number in range(len(spans))])
 
 
 def needle_visible(probe: Probe, sees: Visibility) -> bool:
@@ -91,8 +109,8 @@ class PrefixPass:
 class WholePass:
     """A whole probe in one forward, nothing shared: the safe path, and the measure of the others."""
 
-    def __init__(self, probe: Probe, device: torch.device, spans: Mapping[str, Spans] = STANDARD):
-        self.probe = probe
+    def __init__(self, probe: Probe, device: torch.device, spans: Mapping[str, Spans] = STANDARD, topk: int = 0):
+        self.probe, self.topk = probe, topk
         self.n_kinds = len(spans)
         places, kinds = answer_spans(probe, spans)
         self.rows = torch.from_numpy(probe.answer_rows.astype(np.int64)).to(device)
@@ -107,12 +125,11 @@ class WholePass:
             q_positions=rows,
             spans=self.spans.to(q.device),
             sinks=how.sinks,
+            topk=self.topk,
             **limits(rows, sees, how),
         )
-        visible = np.array([needle_visible(self.probe, sees)])
-        self.evidence[layer] = LayerEvidence(
-            found.argmax_key[0], found.p_max[0], by_kind(found.span_mass, self.kinds, self.n_kinds)[0], visible
-        )
+        found = replace(found, span_mass=by_kind(found.span_mass, self.kinds, self.n_kinds))
+        self.evidence[layer] = LayerEvidence.of(found, np.array([needle_visible(self.probe, sees)]))
         return causal(q, k, v, sees, how)
 
 

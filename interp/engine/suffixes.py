@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import numpy as np
@@ -78,6 +78,7 @@ class SuffixPass:
         cache: the prefix's keys and values.
         device: where the model takes its input.
         spans: whose mass is measured.
+        topk: how many of the best keys are kept.
     """
 
     def __init__(
@@ -87,10 +88,11 @@ class SuffixPass:
         cache: PrefixCache,
         device: torch.device,
         spans: Mapping[str, Spans] = STANDARD,
+        topk: int = 0,
     ):
         self.probes = [probes[suffix.probe] for suffix in suffixes]
         self.cache = cache
-        self.n_kinds = len(spans)
+        self.n_kinds, self.topk = len(spans), topk
         layout = lay_out(suffixes, self.probes, spans)
         in_order = layout.limits[layout.order].numpy()
         starts = np.flatnonzero(np.diff(in_order, prepend=0)).tolist()
@@ -111,7 +113,7 @@ class SuffixPass:
         if self.groups:
             n, heads, width, dim = q.shape
             rows = q.transpose(0, 1).reshape(1, heads, n * width, dim)
-            if implementation(rows, self.cache.values[layer]) == "triton":
+            if implementation(rows, self.cache.values[layer], topk=self.topk) == "triton":
                 prefix_out, prefix_lse, beside = self._prefix_at_once(at, layer, rows, sees, how)
             else:
                 prefix_out, prefix_lse = self._see_prefix(at, layer, rows, sees, how)
@@ -121,9 +123,7 @@ class SuffixPass:
             found = merge(found, beside)
         if sees not in self._visible:  # layers share a handful of rules
             self._visible[sees] = np.array([needle_visible(probe, sees) for probe in self.probes])
-        self.evidence[layer] = LayerEvidence(
-            found.argmax_key[0], found.p_max[0], found.span_mass[0], self._visible[sees]
-        )
+        self.evidence[layer] = LayerEvidence.of(found, self._visible[sees])
         return out
 
     def _see_itself(
@@ -148,11 +148,12 @@ class SuffixPass:
             k_positions=at.positions,
             spans=at.own_spans,
             sinks=how.sinks,
+            topk=self.topk,
             **limits(positions, sees, how),
         )
-        lse, key, logit = (_flat(x)[:, :, at.kept] for x in (found.lse, found.argmax_key, found.max_logit))
-        mass = by_kind(_flat(found.span_mass)[:, :, at.kept], at.own_kinds, self.n_kinds)
-        return RowEvidence(lse, torch.where(key < at.needle_end, key, key + at.shift), logit, mass)
+        found = found.map(lambda x: _flat(x)[:, :, at.kept])
+        mass = by_kind(found.span_mass, at.own_kinds, self.n_kinds)
+        return replace(_moved(found, at.needle_end, at.shift), span_mass=mass)
 
     def _prefix_evidence(
         self, at: SuffixBatch, layer: int, asked: Tensor, sees: Visibility, how: Scoring
@@ -165,9 +166,10 @@ class SuffixPass:
             q_positions=positions,
             key_limits=at.limits[at.answers],
             spans=at.prefix_spans,
+            topk=self.topk,
             **limits(positions, sees, how),
         )
-        return self._in_probes(at, found.lse, found.argmax_key, found.max_logit, found.span_mass)
+        return self._in_probes(at, found)
 
     def _prefix_at_once(
         self, at: SuffixBatch, layer: int, rows: Tensor, sees: Visibility, how: Scoring
@@ -182,16 +184,17 @@ class SuffixPass:
             q_positions=positions,
             key_limits=at.limits[at.by_limit],
             spans=at.row_spans,
+            topk=self.topk,
             **limits(positions, sees, how),
         )
         asked = at.place[at.answers]
-        parts = (x[:, :, asked] for x in (found.lse, found.argmax_key, found.max_logit, found.span_mass))
-        return out[:, :, at.place], found.lse[:, :, at.place], self._in_probes(at, *parts)
+        beside = self._in_probes(at, found.map(lambda x: x[:, :, asked]))
+        return out[:, :, at.place], found.lse[:, :, at.place], beside
 
-    def _in_probes(self, at: SuffixBatch, lse: Tensor, key: Tensor, logit: Tensor, mass: Tensor) -> RowEvidence:
+    def _in_probes(self, at: SuffixBatch, found: RowEvidence) -> RowEvidence:
         """Evidence of the answer rows over the prefix: its keys as positions in the probes, mass by kind."""
-        key = torch.where(key < at.graft_start, key, key + at.graft_len)
-        return RowEvidence(lse, key, logit, by_kind(mass, at.prefix_kinds, self.n_kinds))
+        mass = by_kind(found.span_mass, at.prefix_kinds, self.n_kinds)
+        return replace(_moved(found, at.graft_start, at.graft_len), span_mass=mass)
 
     def _see_prefix(
         self, at: SuffixBatch, layer: int, rows: Tensor, sees: Visibility, how: Scoring
@@ -221,6 +224,16 @@ class SuffixPass:
         )
         lse[:, :, at.order] = found.lse
         return out, lse
+
+
+def _moved(found: RowEvidence, edge: Tensor, by: Tensor) -> RowEvidence:
+    """Keys from `edge` on stand `by` further back; both [A]. The order of keys, and so of ties, stays."""
+    key, top = found.argmax_key, found.topk_key
+    return replace(
+        found,
+        argmax_key=torch.where(key < edge, key, key + by),
+        topk_key=None if top is None else torch.where(top < edge[:, None], top, top + by[:, None]),
+    )
 
 
 def _plain(sees: Visibility, how: Scoring) -> bool:

@@ -1,8 +1,8 @@
 """From evidence to scores: one estimator a file, each (probe, evidence) -> float32 [n_layers, n_heads]."""
 
-from .builtin import DEFAULT, ESTIMATORS, choose, spans_of
+from .base import Estimator, estimator
+from .builtin import DEFAULT, ESTIMATORS, as_asked, choose, spans_of
 from .chance import chance
-from .estimator import Estimator, estimator
 from .probe_scores import ProbeScores, score_probe
 from .retrieval import copyable
 from .wu import wu_count
@@ -12,6 +12,7 @@ __all__ = [
     "ESTIMATORS",
     "Estimator",
     "ProbeScores",
+    "as_asked",
     "chance",
     "choose",
     "copyable",

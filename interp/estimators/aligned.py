@@ -6,7 +6,7 @@ import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from .estimator import estimator
+from .base import estimator
 
 
 @estimator()

@@ -11,7 +11,7 @@ from typing import Any
 from ...errors import ArgumentError, ArgumentTypeError
 from ..evidence import STANDARD, Spans
 from ..results import CHANCE_COLUMNS, PROBE_COLUMNS, check_name
-from .estimator import Estimator
+from .base import Estimator
 
 # What is computed where nothing else is asked for, in the order of the file.
 DEFAULT = ("retrieval", "wu_count", "aligned_copy", "needle_mass", "source_mass", "sink_mass")
@@ -74,6 +74,11 @@ def _made(asked: Any) -> Estimator:
             f"estimators: {made.name!r} is the name of something else in a results file; choose another"
         )
     return made
+
+
+def as_asked(estimators: Mapping[str, Estimator]) -> list[str | Estimator]:
+    """What `choose` makes the same of again, also in another process: built-in ones by name."""
+    return [name if each is ESTIMATORS.get(name) else each for name, each in estimators.items()]
 
 
 def spans_of(estimators: Mapping[str, Estimator]) -> dict[str, Spans]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from .estimator import Estimator
+from .base import Estimator
 from .nll import nll_classes
 
 

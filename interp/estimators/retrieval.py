@@ -6,8 +6,8 @@ import numpy as np
 
 from ...probes import Probe, ProbeError
 from ..evidence import ProbeEvidence
+from .base import estimator
 from .chance import copyable_positions
-from .estimator import estimator
 
 
 @estimator()

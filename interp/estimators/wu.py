@@ -6,7 +6,7 @@ import numpy as np
 
 from ...probes import Probe
 from ..evidence import ProbeEvidence
-from .estimator import estimator
+from .base import estimator
 
 
 @estimator()
@@ -18,8 +18,13 @@ def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Returns:
         float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
     """
-    worth = np.zeros(probe.length, np.float64)
-    for start, end in probe.needle_spans:
-        worth[start:end] = 1 / (end - start)
-    counts = np.where(evidence.hits(probe), worth[np.maximum(evidence.argmax_key, 0)], 0)
+    counts = np.where(evidence.hits(probe), worth(probe)[evidence.argmax_key], 0)
     return evidence.hidden_as_nan(counts.sum(axis=-1))
+
+
+def worth(probe: Probe) -> np.ndarray:
+    """float64 [length]: what a hit at each position adds; 0 outside the needles."""
+    found = np.zeros(probe.length, np.float64)
+    for start, end in probe.needle_spans:
+        found[start:end] = 1 / (end - start)
+    return found

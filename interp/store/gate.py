@@ -24,7 +24,7 @@ from typing import BinaryIO
 import h5py
 
 from .schema import StoreError
-from .structure import examine, open_unexamined
+from .structure import Use, examine, open_unexamined
 
 try:
     import resource
@@ -33,7 +33,8 @@ except ImportError:  # Windows, where nothing limits the helper
 
 log = logging.getLogger(__name__)
 
-CPU_SECONDS = 10  # of the helper, for one file; waiting for a slow disk does not count
+CPU_SECONDS = 10  # of the helper, for one file, and more for a large one; waiting for a slow disk does not count
+BYTES_PER_SECOND = 10_000_000
 MEMORY = 2**30  # bytes, of the helper, beyond what it has when it starts
 _REMEMBERED = 4096
 
@@ -43,24 +44,21 @@ _START = (
 )
 _lock = threading.RLock()
 _helper: _Helper | None = None
-_examined: dict[tuple[int, ...], None] = {}
+_examined: dict[tuple[tuple[int, ...], Use], None] = {}
 
 
-def open_hdf5(path: str | os.PathLike[str], *, all_groups: bool = True) -> h5py.File:
-    """Open an HDF5 file for reading, after it has been examined. Raises StoreError where it is not to be read.
-
-    all_groups: False where only variables at the root are read; the rest is not examined then.
-    """
+def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
+    """Open an HDF5 file for reading, after it has been examined for that use. Raises StoreError."""
     shown, place = str(path), os.path.abspath(path)
     before = _identity(place, shown)
     with _lock:
-        if (*before, all_groups) not in _examined and (*before, True) not in _examined:
-            if problem := _ask(place, shown, all_groups):
+        if not any((before, other) in _examined for other in (use, "values" if use == "structure" else use)):
+            if problem := _ask(place, shown, use):
                 raise StoreError(problem)
             if _identity(place, shown) == before:
                 if len(_examined) >= _REMEMBERED:
                     del _examined[next(iter(_examined))]
-                _examined[(*before, all_groups)] = None
+                _examined[before, use] = None
     return open_unexamined(place, shown)
 
 
@@ -81,13 +79,13 @@ def _identity(path: str, shown: str) -> tuple[int, ...]:
     return told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
 
-def _ask(path: str, shown: str, all_groups: bool) -> str | None:
+def _ask(path: str, shown: str, use: Use) -> str | None:
     helper = _running()
     if helper is None or not helper.ready():
-        return examine(path, shown, all_groups=all_groups)[0]
+        return examine(path, shown, use)[0]
     problem, sound = None, False
     try:
-        problem, sound = helper.ask(path, shown, all_groups)
+        problem, sound = helper.ask(path, shown, use)
     except (OSError, ValueError):
         problem = f"{shown} is not read: {_cause(helper.end())}; restore the file, or make it again"
     finally:
@@ -99,7 +97,7 @@ def _ask(path: str, shown: str, all_groups: bool) -> str | None:
 def _cause(end: int) -> str:
     """What the end of a helper says about the file. end: its exit code, or minus the signal that ended it."""
     if resource is not None and end == -signal.SIGXCPU:
-        return f"the HDF5 library computes for more than {CPU_SECONDS} s without coming to an end"
+        return f"the HDF5 library computes for more than {CPU_SECONDS} s (and 1 s for 10 MB) without coming to an end"
     how = signal.Signals(-end).name if end < 0 else f"exit code {end}"
     return f"it is damaged so that the HDF5 library crashes ({how})"
 
@@ -114,6 +112,7 @@ class _Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::"},  # no filter is loaded from anywhere
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._questions, self._answers = self._process.stdin, self._process.stdout
@@ -127,9 +126,9 @@ class _Helper:
                 log.warning("no helper process could be started: damaged HDF5 files may crash this one")
         return self._ready
 
-    def ask(self, path: str, shown: str, all_groups: bool) -> tuple[str | None, bool]:
+    def ask(self, path: str, shown: str, use: Use) -> tuple[str | None, bool]:
         """What `examine` says. Raises OSError or ValueError when no answer comes."""
-        self._questions.write(json.dumps([path, shown, all_groups]).encode() + b"\n")
+        self._questions.write(json.dumps([path, shown, use]).encode() + b"\n")
         self._questions.flush()
         problem, sound = json.loads(self._answers.readline())
         return problem, sound
@@ -179,16 +178,16 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for those who ask, who may have something to save
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    os.environ["HDF5_PLUGIN_PRELOAD"] = "::"  # no filter is loaded from anywhere
     _limit_memory()
     answers.write(b"ready\n")
     answers.flush()
     for line in questions:
-        path, shown, all_groups = json.loads(line)
+        path, shown, use = json.loads(line)
         if resource is not None:
+            seconds = CPU_SECONDS + os.stat(path).st_size // BYTES_PER_SECOND
             most = resource.getrlimit(resource.RLIMIT_CPU)[1]
-            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + CPU_SECONDS, most))
-        answers.write(json.dumps(examine(path, shown, all_groups=all_groups)).encode() + b"\n")
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + seconds, most))
+        answers.write(json.dumps(examine(path, shown, use)).encode() + b"\n")
         answers.flush()
 
 

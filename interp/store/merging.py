@@ -34,15 +34,14 @@ class _Row:
 @dataclass(frozen=True)
 class _Contents:
     shape: Shape  # layers, heads, key-value heads
-    estimators: tuple[str, ...]
     probe_set: tuple[str, str]  # name, hash
     columns: str  # hash of the columns that describe the probes
     rows: tuple[_Row, ...]
 
     @property
-    def kind(self) -> tuple[Shape, tuple[str, ...], tuple[str, str], str]:
+    def kind(self) -> tuple[Shape, tuple[str, str], str]:
         """What all checkpoints of one file must have in common."""
-        return self.shape, self.estimators, self.probe_set, self.columns
+        return self.shape, self.probe_set, self.columns
 
 
 def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: str | PathLike[str]) -> dict[int, str]:
@@ -53,9 +52,9 @@ def merge(shards: str | PathLike[str] | Iterable[str | PathLike[str]], output: s
     Returns:
         step -> reason of the checkpoints that sweeps into these folders could not score.
 
-    Raises StoreError, and leaves `output` as it was, when a checkpoint is there twice, when steps of several runs or
-    stages would be mixed, when probe sets, models or estimators differ, when a file cannot be read, and when `output`
-    holds a checkpoint that no shard has.
+    Estimators may differ: what a checkpoint was not measured with is NaN. Raises StoreError, and leaves `output` as it
+    was, when a checkpoint is there twice, when steps of several runs or stages would be mixed, when probe sets or
+    models differ, when a file cannot be read, and when `output` holds a checkpoint that no shard has.
     """
     given = [Path(shards)] if isinstance(shards, (str, PathLike)) else [Path(path) for path in shards]
     target = target_path(output)
@@ -164,7 +163,7 @@ def _failed(folder: Path) -> dict[int, str]:
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
             found[int(note["step"])] = str(note["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return found
 
@@ -189,7 +188,6 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
         ]
         return _Contents(
             shape=(len(file["layer"]), len(file["head"]), int(file.attrs["n_kv_heads"].ravel()[0])),
-            estimators=tuple(sorted(schema.estimators_of(file))),
             probe_set=(schema.text(file, "probe_set_name"), schema.text(file, "probe_set_hash")),
             columns=columns.hexdigest(),
             rows=tuple(rows),
@@ -212,6 +210,4 @@ def _difference(a: _Contents, b: _Contents) -> str:
         words.append(f"its probe set is {here}, not {there}")
     elif a.columns != b.columns:
         words.append("its probes were shared in another way, though they are the same (column grafted)")
-    if a.estimators != b.estimators:
-        words.append(f"its estimators are {', '.join(b.estimators)}, not {', '.join(a.estimators)}")
     return "; ".join(words)

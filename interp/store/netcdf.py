@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,14 +15,18 @@ from .provenance import swept
 from .schema import (
     NAME,
     PROVENANCE_COLUMNS,
+    SCALES,
     STRING,
     VERSION,
     StoreError,
     Variable,
     column_type,
+    columns_of,
     datasets,
     dims,
     disk_type,
+    estimator_variables,
+    estimators_of,
     knows_chance,
     layout,
 )
@@ -64,19 +68,33 @@ def create(file: h5py.File, scores: HeadScores) -> None:
     columns.pop("id")
 
     sizes = {"checkpoint": 0, "probe": scores.n_probes, "layer": scores.n_layers, "head": scores.n_heads}
-    scales: dict[str, h5py.Dataset] = {}
     for variable in layout(scores.estimators, columns, stages="stage" in _swept(scores)):
         if variable.group and variable.group not in file:
             file.create_group(variable.group, track_order=True)
-        dataset = create_variable(file, variable, sizes)
-        if variable.dims == (variable.name,):
-            dataset.make_scale(variable.name)
-            scales[variable.name] = dataset
-        else:
-            for axis, name in enumerate(variable.dims):
-                dataset.dims[axis].attach_scale(scales[name])
+        dataset = _with_scales(file, variable, sizes)
         if variable.path in fixed:
             dataset[...] = _storable(variable.path, fixed[variable.path], dataset)
+
+
+def extend(file: h5py.File, estimators: Sequence[str]) -> None:
+    """Room for estimators that the file does not have yet: NaN at all checkpoints that are there."""
+    if not estimators:
+        return
+    sizes = {name: len(file[path]) for name, path in SCALES.items()}
+    for name in estimators:
+        for variable in estimator_variables(name, columns_of(file)):
+            _with_scales(file, variable, sizes)
+    set_attrs(file, {"estimators": " ".join([*estimators_of(file), *estimators])})
+
+
+def _with_scales(file: h5py.File, variable: Variable, sizes: Mapping[str, int]) -> h5py.Dataset:
+    dataset = create_variable(file, variable, sizes)
+    if variable.dims == (variable.name,):
+        dataset.make_scale(variable.name)
+    else:
+        for axis, name in enumerate(variable.dims):
+            dataset.dims[axis].attach_scale(file[SCALES[name]])
+    return dataset
 
 
 def create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int]) -> h5py.Dataset:

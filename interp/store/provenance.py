@@ -34,7 +34,7 @@ def read_provenance(told: str) -> dict[str, Any]:
     return found
 
 
-def swept(provenance: Mapping[str, Any]) -> Mapping[str, Any]:
+def swept(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """What a sweep says of the checkpoint: among others its stage, where there are several. Raises ArgumentError."""
     made = provenance.get("sweep") or {}
     wrong = "the entry `sweep` of provenance/json"

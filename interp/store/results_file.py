@@ -22,16 +22,16 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ...errors import ArgumentError, ArgumentTypeError
+from ...errors import ArgumentError, ArgumentTypeError, HeadscopeError
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import gate, schema
 from .locks import Busy, beside, has_flock, locked
-from .netcdf import LIBVER, create, row, write_row
+from .netcdf import LIBVER, create, extend, row, write_row
 from .partial import partial_file
 from .provenance import read_provenance
 from .schema import StoreError
-from .structure import one_line
+from .structure import Use, one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -42,10 +42,11 @@ LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
     """The scores of a file as an xarray.Dataset with dims (checkpoint, layer, head).
 
-    Variables: `retrieval` and every other estimator, each with its `_stderr`; `n_heads_above_chance` (not in files of
-    schema 1.0), the paper's plain count `n_retrieval_heads`, and `tokens_seen` [checkpoint]. They are in memory: the
-    file may grow or go afterwards. `group="probes"` gives the detail with the further dim `probe`, `group="provenance"`
-    where each checkpoint came from; both read lazily and keep the file open.
+    Variables: `retrieval` and every other estimator, each with its `_stderr`, NaN at checkpoints that were not measured
+    with it; `n_heads_above_chance` (not in files of schema 1.0), the paper's plain count `n_retrieval_heads`, and
+    `tokens_seen` [checkpoint]. They are in memory: the file may grow or go afterwards. `group="probes"` gives the
+    detail with the further dim `probe`, `group="provenance"` where each checkpoint came from; both read lazily and keep
+    the file open.
 
     Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
     without xarray or h5netcdf.
@@ -53,9 +54,8 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     gate.start()
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
-    with _opened(path, all_groups=group is not None) as file:
+    with _opened(path, "root" if group is None else "xarray") as file:
         _check_group(file, group, str(path))
-        _refuse_misfits(file, path, group or "")
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]
         how = {"engine": "h5netcdf", "driver_kwds": {"locking": False} if unlocked else None}  # as it is open already
@@ -102,9 +102,10 @@ def append(
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
 
     Waits while another process writes to the same file, up to `timeout` seconds (LOCK_TIMEOUT). Raises StoreError, and
-    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape,
-    probe set or estimators are others, and when the file cannot be read or written. A file of schema 1.0 stays one:
-    what chance is, it does not tell.
+    leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape or
+    probe set are others, and when the file cannot be read or written. An estimator that the file does not have is NaN
+    at its older checkpoints, one that the scores do not have at this one. A file of schema 1.0 stays one: what chance
+    is, it does not tell.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
@@ -112,12 +113,18 @@ def append(
             gate.start()
             if target.is_file():
                 shutil.copy(target, partial)
-            with reading(target) as file:
+            with reading(target, "structure") as file:
                 _refuse_misfit(file, path, scores, step)
         with _in_memory(partial, "r+" if target.exists() else "w") as file:
-            if not target.exists():
-                create(file, scores)
-            write_row(file, row(_with_chance_of(file, scores), step, tokens))
+            _add(file, scores, step, tokens)
+
+
+def _add(file: h5py.File, scores: HeadScores, step: int, tokens: float) -> None:
+    """One more checkpoint, the first of an empty file or one that fits into it."""
+    if not len(file):
+        create(file, scores)
+    extend(file, [name for name in scores.estimators if name not in schema.estimators_of(file)])
+    write_row(file, row(_with_chance_of(file, scores), step, tokens))
 
 
 def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
@@ -130,11 +137,9 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
         empty = True
         with _in_memory(partial, "w") as file:
             for step, tokens_seen, scores in rows:
-                if empty:
-                    create(file, scores)
-                else:
+                if not empty:
                     _refuse_misfit(file, path, scores, _step(step))
-                write_row(file, row(_with_chance_of(file, scores), _step(step), _tokens(tokens_seen)))
+                _add(file, scores, _step(step), _tokens(tokens_seen))
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -150,7 +155,7 @@ def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
     """
     step = _step(checkpoint)
     with _in_one_step(path) as (target, partial):
-        with reading(target) as file:
+        with reading(target, "structure") as file:
             steps = checkpoints_of(file)
         kept = [held for held in steps if held < step]
         if len(kept) == len(steps):
@@ -185,9 +190,15 @@ def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     order = {"track_order": True} if mode == "w" else {}
     # Nobody else knows of the file, so it needs no lock of HDF5's.
     with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
-        yield file
-        file.flush()
-        image = file.id.get_file_image()
+        try:
+            yield file
+            file.flush()
+            image = file.id.get_file_image()
+        except (HeadscopeError, OSError):
+            raise
+        except Exception as error:  # what the file there holds is not to be added to
+            told = one_line(error) or type(error).__name__
+            raise StoreError(f"the file that is there takes no more: {told}; write to another file") from error
     path.write_bytes(image)
 
 
@@ -240,7 +251,8 @@ def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
     """The scores of one checkpoint (by default the last), exactly as they were appended.
 
-    Raises StoreError when the file cannot be read or does not hold that checkpoint.
+    They have every estimator of the file; one that was not measured at this checkpoint is NaN. Raises StoreError
+    when the file cannot be read or does not hold that checkpoint.
     """
     with reading(path) as file:
         steps = checkpoints_of(file)
@@ -275,7 +287,7 @@ def runs_alone(path: str | PathLike[str]) -> bool | None:
     """
     if not target_path(path).exists():
         return None
-    with reading(path) as file:
+    with reading(path, "structure") as file:
         told = file["provenance/sharing"].asstr()[:]
         return told[0] == "alone" if len(told) else None
 
@@ -290,7 +302,7 @@ def read_steps(path: str | PathLike[str]) -> dict[int, float | None]:
 
     Raises StoreError when the file cannot be read.
     """
-    with reading(path) as file:
+    with reading(path, "structure") as file:
         told = (None if np.isnan(tokens) else float(tokens) for tokens in file["tokens_seen"][:])
         return dict(zip(checkpoints_of(file), told, strict=True))
 
@@ -335,24 +347,17 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 
 
 @contextmanager
-def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
+def reading(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
-    with _opened(path) as file:
-        _refuse_misfits(file, path)
+    with _opened(path, use) as file:
+        for misfit in schema.misfits(file):
+            raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
         yield file
 
 
-def _refuse_misfits(file: h5py.File, path: str | PathLike[str], group: str | None = None) -> None:
-    for misfit in schema.misfits(file, group):
-        raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
-
-
 @contextmanager
-def _opened(path: str | PathLike[str], *, all_groups: bool = True) -> Iterator[h5py.File]:
-    """The same for a file whose variables need not be as the schema has them.
-
-    all_groups: False where only variables at the root are read.
-    """
+def _opened(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
+    """The same for a file whose variables need not be as the schema has them."""
     path = Path(path)
     if not path.exists():
         raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
@@ -362,7 +367,7 @@ def _opened(path: str | PathLike[str], *, all_groups: bool = True) -> Iterator[h
         raise StoreError(f"{path} is empty; delete it and run again")
     if not h5py.is_hdf5(path):
         raise StoreError(f"{path} is not an HDF5 file")
-    file = gate.open_hdf5(path, all_groups=all_groups)
+    file = gate.open_hdf5(path, use)
     try:
         with file:
             _check_ours(file, path)
@@ -396,11 +401,13 @@ def _check_ours(file: h5py.File, path: Path) -> None:
 
 def target_path(path: str | PathLike[str]) -> Path:
     """Where to write: links are followed, so that the file behind a link grows and the link stays."""
-    target = Path(path).resolve()
     try:
+        target = Path(path).resolve()
         target.stat()
     except FileNotFoundError:
         pass
+    except RuntimeError as error:
+        raise StoreError(f"cannot write {path}: it is a link to itself; choose another name") from error
     except OSError as error:  # a name that is too long, a file system that is gone, a file where a folder should be
         raise StoreError(f"cannot write {path}: {one_line(error)}; choose another name or place") from error
     if target.is_dir():
@@ -444,15 +451,19 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
         remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
         raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
 
+    for name, item in schema.datasets(file).items():
+        if schema.dims(item)[:1] == ("checkpoint",) and item.maxshape[0] is not None:
+            raise StoreError(f"{name} in {path} cannot grow along checkpoint; write to another file")
+
     there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))
     here = (scores.n_layers, scores.n_heads, scores.n_kv_heads)
     differences = []
     if here != there:
         sizes = "{} layers, {} heads, {} kv heads"
         differences.append(f"the model has {sizes.format(*here)}, not {sizes.format(*there)}")
-    if set(scores.estimators) != set(schema.estimators_of(file)):
-        known = ", ".join(schema.estimators_of(file))
-        differences.append(f"the estimators are {', '.join(scores.estimators)}, not {known}")
+    new = {*scores.estimators} - {*schema.estimators_of(file)}
+    if taken := sorted(name for name in new if any(v.path in file for v in schema.estimator_variables(name))):
+        differences.append(f"{', '.join(taken)} names an estimator here and something else in the file")
     differences += _other_probes(file, scores)
     if differences:
         remedy = "write them to another file"

@@ -20,6 +20,7 @@ from ..results import (
     RETRIEVAL_THRESHOLD,
     TEXT_COLUMNS,
 )
+from .provenance import read_provenance
 
 NAME = "headscope"
 COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
@@ -27,6 +28,7 @@ VERSION = (1, 1)
 
 MAP = ("checkpoint", "layer", "head")
 DETAIL = ("checkpoint", "probe", "layer", "head")
+SCALES = {"checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe"}  # dimension -> path
 STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
 
 # Entries of HeadScores.provenance that get a column of their own; everything is in the column `json` as well.
@@ -41,6 +43,7 @@ ROOT_ATTRIBUTES = (
 LONG_NAMES = {
     "retrieval": "copy-paste retrieval score",
     "wu_count": "retrieval score counted as in Retrieval_Head",
+    "wu_count_top5": "the same count where any of the five top keys may hit",
     "wu_count_generated": "the same count on the model's own answers; NaN where an answer fails the gate",
     "aligned_copy": "share of answer tokens copied from exactly their source",
     "needle_mass": "attention probability on the needle",
@@ -107,11 +110,8 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
         Variable("", "tokens_seen", ("checkpoint",), "f8", {"long_name": "training tokens seen"} | one),
     ]
     found += STAGES if stages else []
-    for name in estimators:
-        beside = {"coordinates": "tokens_seen kv_head"}
-        error = {"ancillary_variables": f"{name}_stderr"}
-        found.append(Variable("", name, MAP, "f4", _score_attrs(name, "mean over probes") | error | beside))
-        found.append(Variable("", f"{name}_stderr", MAP, "f4", _stderr_attrs(name) | beside))
+    scored = [estimator_variables(name, columns) for name in estimators]
+    found += [variable for mean, stderr, _ in scored for variable in (mean, stderr)]
     counted = {
         "long_name": "number of retrieval heads",
         "comment": "heads whose retrieval is strictly above threshold; -1: not counted",
@@ -134,8 +134,7 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
         named = {"long_name": LONG_NAMES[name]} if name in CHANCE_COLUMNS else {}
         found.append(Variable("probes", name, ("probe",), dtype, named | ({} if dtype == STRING else one)))
     beside = {"coordinates": " ".join(columns)}
-    for name in estimators:
-        found.append(Variable("probes", name, DETAIL, "f4", _score_attrs(name, "one value a probe") | beside))
+    found += [detail for _, _, detail in scored]
     for name in NLL_CLASSES:
         attrs = {"long_name": LONG_NAMES[name]} | one | beside
         found.append(Variable("probes", name, ("checkpoint", "probe"), "f4", attrs))
@@ -150,14 +149,13 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
     return found
 
 
-def misfits(file: h5py.File, group: str | None = None) -> Iterator[str]:
+def misfits(file: h5py.File) -> Iterator[str]:
     """Variables that cannot be read as the schema has them: of another kind, or of sizes that do not go together.
 
-    group: look into this one alone ("": the root). What is missing is not told: who needs it finds that out.
+    What is missing is not told here: who needs it finds that out.
     """
-    axes = {path.rpartition("/")[2]: path for path in ("checkpoint", "layer", "head", "probes/probe")}
     lengths = {}
-    for name, path in axes.items():
+    for name, path in SCALES.items():
         item = file.get(path)
         if isinstance(item, h5py.Dataset):
             if item.ndim != 1:
@@ -170,7 +168,7 @@ def misfits(file: h5py.File, group: str | None = None) -> Iterator[str]:
     estimators = estimators_of(file) if "estimators" in file.attrs else ()
     taken = {"S": ("S", "texts"), "i": ("iub", "integers"), "f": ("fiub", "numbers")}
     for variable in layout(estimators, columns, stages=True):
-        item = file.get(variable.path) if group in (None, variable.group) else None
+        item = file.get(variable.path)
         if not isinstance(item, h5py.Dataset):
             continue
         kinds, words = taken["S" if variable.dtype == STRING else variable.dtype[0]]
@@ -181,7 +179,19 @@ def misfits(file: h5py.File, group: str | None = None) -> Iterator[str]:
         for name, size in zip(variable.dims, item.shape, strict=False):
             # netCDF lets variables be shorter than an unlimited dimension: what is missing is the fill value.
             if name in lengths and (size > lengths[name] or (size < lengths[name] and name != "checkpoint")):
-                yield f"{variable.path} has {size} entries along {axes[name]}, which has {lengths[name]}"
+                yield f"{variable.path} has {size} entries along {SCALES[name]}, which has {lengths[name]}"
+
+
+def estimator_variables(name: str, columns: Iterable[str] = ()) -> tuple[Variable, Variable, Variable]:
+    """What a file holds of one estimator beside these probe columns: mean, standard error, one value a probe."""
+    beside = {"coordinates": "tokens_seen kv_head"}
+    error = {"ancillary_variables": f"{name}_stderr"}
+    detail = _score_attrs(name, "one value a probe") | {"coordinates": " ".join(columns)}
+    return (
+        Variable("", name, MAP, "f4", _score_attrs(name, "mean over probes") | error | beside),
+        Variable("", f"{name}_stderr", MAP, "f4", _stderr_attrs(name) | beside),
+        Variable("probes", name, DETAIL, "f4", detail),
+    )
 
 
 def _score_attrs(name: str, comment: str) -> dict[str, Any]:
@@ -218,6 +228,22 @@ def text(file: h5py.File, name: str) -> str:
 
 def estimators_of(file: h5py.File) -> tuple[str, ...]:
     return tuple(text(file, "estimators").split())
+
+
+def measured(file: h5py.File) -> list[set[str]]:
+    """The estimators that each checkpoint was measured with: those that hold a number, and those its provenance tells.
+
+    It tells also those of which no head was observable or no answer passed the gate; all of theirs is NaN as well.
+    """
+    rows: list[set[str]] = [set() for _ in file["checkpoint"]]
+    for name in estimators_of(file):
+        for row, values in zip(rows, file[name][:], strict=True):
+            row |= {name} if not np.isnan(values).all() else set()
+    for row, made in zip(rows, file["provenance/json"].asstr()[:], strict=True):
+        told = read_provenance(made).get("estimators")
+        names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+        row |= {"retrieval", *names} & {*estimators_of(file)}
+    return rows
 
 
 def columns_of(file: h5py.File) -> dict[str, str]:

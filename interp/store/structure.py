@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from dataclasses import dataclass, field
 from math import prod
+from typing import Literal
 
 import h5py
 import numpy as np
-from h5py import h5a, h5d, h5g, h5o, h5r, h5s, h5t, h5z
+from h5py import h5a, h5d, h5g, h5o, h5p, h5r, h5s, h5t, h5z
 
 from ...printable import printable
 from .schema import StoreError
@@ -25,7 +27,7 @@ FREE = 2**28  # bytes
 TIMES = 256
 MOST_OBJECTS = 20_000
 MOST_ATTRIBUTES = 1_000  # of one object
-LONGEST_TEXT = 2**20  # bytes, of one text or attribute; the provenance of a copy profile is one
+LONGEST_TEXT = 2**20  # letters of a text, bytes of an attribute; the provenance of a copy profile is one
 DEEPEST = 8
 LONGEST_NAME = 255  # characters
 
@@ -34,6 +36,9 @@ _EXTERNAL_FILES = 1 << 7  # the message "external file list" in an object's head
 _BLOCK = 4096  # texts that are read at a time
 
 Axes = tuple[int, ...]
+Use = Literal["structure", "values", "xarray", "root"]
+"""What a file is examined for: adding to it or reading its small variables; reading every value with h5py; the same
+with xarray, which also goes from a dimension scale to all that refer to it; with xarray, the root alone."""
 
 
 @dataclass
@@ -41,10 +46,13 @@ class _Found:
     """What the walk has come by. Addresses are those of objects in the file."""
 
     size: int
-    all_groups: bool
+    use: Use
+    pointer: int  # bytes in the file of a text that lies apart: its length, its place
     texts: list[tuple[str, h5d.DatasetID]] = field(default_factory=list)
-    scales: dict[int, str] = field(default_factory=dict)  # address -> path
+    scales: dict[str, int] = field(default_factory=dict)  # path -> length
+    widths: dict[str, int] = field(default_factory=dict)  # path -> bytes of a value in memory
     lists: list[tuple[str, Axes, h5a.AttrID]] = field(default_factory=list)  # DIMENSION_LIST of a path
+    users: list[tuple[str, h5a.AttrID]] = field(default_factory=list)  # REFERENCE_LIST of a path
     seen: dict[int, str] = field(default_factory=dict)  # address -> path
     declared: int = 0
 
@@ -57,15 +65,15 @@ class _Found:
             raise StoreError(f"{path} {told} are read")
 
 
-def examine(path: str, shown: str, *, all_groups: bool = True) -> tuple[str | None, bool]:
+def examine(path: str, shown: str, use: Use = "values") -> tuple[str | None, bool]:
     """Why a file is not to be read, in one line, or None for one that can be; and whether the library is as before.
 
-    shown: what the line calls the file. all_groups: False where only variables at the root will be read.
+    shown: what the line calls the file.
     """
     sound = True
     try:
         with open_unexamined(path, shown) as file:
-            reason = _reason(file, os.path.getsize(path), all_groups)
+            reason = _reason(file, os.path.getsize(path), use)
     except StoreError as error:
         return str(error), sound
     except Exception as error:  # whatever the library makes of damage
@@ -77,9 +85,9 @@ def examine(path: str, shown: str, *, all_groups: bool = True) -> tuple[str | No
     return reason and f"{shown} is not read: {reason}; restore the file, or make it again", sound
 
 
-def _reason(file: h5py.File, size: int, all_groups: bool) -> str | None:
+def _reason(file: h5py.File, size: int, use: Use) -> str | None:
     try:
-        _examine(file, size, all_groups)
+        _examine(file, size, use)
     except StoreError as error:
         return str(error)
     return None
@@ -106,14 +114,19 @@ def open_unexamined(path: str | os.PathLike[str], shown: str) -> h5py.File:
             raise StoreError(f"cannot lock {shown}: {why}; set HDF5_USE_FILE_LOCKING=FALSE") from again
 
 
-def _examine(file: h5py.File, size: int, all_groups: bool) -> None:
-    _, persist, _ = file.id.get_create_plist().get_file_space_strategy()
+def _examine(file: h5py.File, size: int, use: Use) -> None:
+    created = file.id.get_create_plist()
+    _, persist, _ = created.get_file_space_strategy()
     if persist:  # the library would follow its lists of free space while it writes
         raise StoreError("it keeps lists of free space, which no file of the schema does")
-    found = _Found(size, all_groups)
+    found = _Found(size, use, 8 + created.get_sizes()[0])
     _attributes(file.id, "the file", (), found)
-    _group(h5g.open(file.id, b"/"), "", 0, found)
+    root = h5g.open(file.id, b"/")
+    found.seen[h5o.get_info(root).addr] = "/"
+    _group(root, "", 0, found)
     _dimension_lists(file, found)
+    if use in ("xarray", "root"):
+        _users_of_scales(file, found)
     for path, dataset in found.texts:
         _texts(path, dataset, found)
 
@@ -130,7 +143,7 @@ def _group(group: h5g.GroupID, path: str, depth: int, found: _Found) -> None:
             raise StoreError(f"{inner} is a link to another place, and only what is in the file itself is read")
         info = h5o.get_info(group, raw)
         if info.addr in found.seen:
-            raise StoreError(f"{inner} and {found.seen[info.addr] or '/'} are one object under two names")
+            raise StoreError(f"{inner} and {found.seen[info.addr]} are one object under two names")
         found.seen[info.addr] = inner
         if len(found.seen) > MOST_OBJECTS:
             raise StoreError(f"it holds more than {MOST_OBJECTS:,} variables and groups")
@@ -141,19 +154,17 @@ def _group(group: h5g.GroupID, path: str, depth: int, found: _Found) -> None:
         item = h5o.open(group, raw)
         if isinstance(item, h5g.GroupID):
             _attributes(item, inner, (), found)
-            if found.all_groups:
+            if found.use != "root":
                 _group(item, inner, depth + 1, found)
         elif isinstance(item, h5d.DatasetID):
             shape = _dataset(item, inner, found)
             if _attributes(item, inner, shape, found):
-                found.scales[info.addr] = inner
+                found.scales[inner] = shape[0]
 
 
 def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
     created = dataset.get_create_plist()
-    layout = created.get_layout()
-    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED) or created.get_external_count():
-        raise StoreError(f"{path} has its values in another file, and only what is in the file itself is read")
+    layout = _layout(created, path)
     for number in range(created.get_nfilters()):
         code, _, _, name = created.get_filter(number)
         if code not in FILTERS:
@@ -168,26 +179,61 @@ def _dataset(dataset: h5d.DatasetID, path: str, found: _Found) -> Axes:
         raise StoreError(f"{path} is of references, sequences or another type that the schema does not have")
     text = _is_text(kind)
     width = 64 if text else kind.get_size()  # of a str, without its letters
+    found.widths[path] = width
     found.declare(path, prod(shape) * width)
     if layout == h5d.CHUNKED:
-        found.declare(path, prod(created.get_chunk()) * kind.get_size())
-        _chunks(dataset, path, found)
+        size = prod(created.get_chunk()) * (found.pointer if text else kind.get_size())
+        found.declare(path, size)
+        # A checkpoint more does not touch what lies in chunks of one checkpoint: most of a file.
+        whole = found.use != "structure" or created.get_chunk()[0] > 1 or len(shape) < 4
+        _chunks(dataset, created, size, path, found, whole)
     elif layout == h5d.CONTIGUOUS and (dataset.get_offset() or 0) + dataset.get_storage_size() > found.size:
         raise StoreError(f"{path} goes on beyond the end of the file")
-    if text and prod(shape):
+    if text and all(shape):
         found.texts.append((path, dataset))
     return shape
 
 
-def _chunks(dataset: h5d.DatasetID, path: str, found: _Found) -> None:
-    def look(chunk: h5d.StoreInfo) -> None:
-        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > found.size:
-            beyond.append(chunk)
+def _layout(created: h5p.PropDCID, path: str) -> int:
+    """How its values are stored; StoreError where that is not in the file itself."""
+    layout: int = created.get_layout()
+    if layout not in (h5d.COMPACT, h5d.CONTIGUOUS, h5d.CHUNKED) or created.get_external_count():
+        raise StoreError(f"{path} has its values in another file, and only what is in the file itself is read")
+    return layout
 
-    beyond: list[h5d.StoreInfo] = []
-    dataset.chunk_iter(look)
-    if beyond:
-        raise StoreError(f"{path} goes on beyond the end of the file")
+
+def _chunks(dataset: h5d.DatasetID, created: h5p.PropDCID, size: int, path: str, found: _Found, whole: bool) -> None:
+    """Every chunk lies in the file and, where it is looked at whole, gives `size` bytes.
+
+    Where one gives less, the HDF5 library hands out whatever its memory held before.
+    """
+    chunks: list[h5d.StoreInfo] = []
+    dataset.chunk_iter(chunks.append)
+    filters = [created.get_filter(number)[0] for number in range(created.get_nfilters())]
+    for chunk in chunks:
+        if chunk.byte_offset is None or chunk.byte_offset + chunk.size > found.size:
+            raise StoreError(f"{path} goes on beyond the end of the file")
+        applied = [code for number, code in enumerate(filters) if not chunk.filter_mask >> number & 1]
+        if whole or h5z.FILTER_DEFLATE not in applied:
+            _check_length(dataset, chunk, applied, size, path)
+
+
+def _check_length(dataset: h5d.DatasetID, chunk: h5d.StoreInfo, applied: list[int], size: int, path: str) -> None:
+    length, content = chunk.size, None
+    for code in reversed(applied):
+        if code == h5z.FILTER_FLETCHER32:
+            length -= 4
+            content = content and content[:-4]
+        elif code == h5z.FILTER_DEFLATE:
+            if content is None:
+                content = dataset.read_direct_chunk(chunk.chunk_offset)[1][:length]
+            try:
+                content = zlib.decompressobj().decompress(content, size + 5)
+            except zlib.error:
+                return  # which the library notices as well
+            length = len(content)
+    if length != size:
+        raise StoreError(f"{path} has a part that gives other than the {size:,} bytes that it should")
 
 
 def _is_plain(kind: h5t.TypeID, depth: int = 4) -> bool:
@@ -201,7 +247,8 @@ def _is_plain(kind: h5t.TypeID, depth: int = 4) -> bool:
         return _is_plain(kind.get_super(), depth - 1)
     if _is_text(kind):
         return depth == 4  # within other types it is a pointer
-    kind.dtype  # noqa: B018 - raises for what numpy does not know
+    if number != h5t.STRING:
+        kind.dtype  # noqa: B018 - raises for what numpy does not know
     return True
 
 
@@ -213,13 +260,15 @@ def _is_text(kind: h5t.TypeID) -> bool:
 def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found: _Found) -> bool:
     """Check them all; whether they make a dimension scale of the item. shape: of the item."""
     is_scale = False
-    for number in range(h5a.get_num_attrs(item)):
-        attribute = h5a.open(item, index=number)
-        name = _name(attribute.name, f"an attribute of {path}")
+    names: list[bytes] = []
+    h5a.iterate(item, names.append)
+    for raw in names:
+        name = _name(raw, f"an attribute of {path}")
         where = f"{name} of {path}"
-        kind, size = attribute.get_type(), attribute.get_storage_size()
+        attribute = h5a.open(item, raw)
+        kind, size = attribute.get_type(), h5a.get_info(item, raw).data_size
         if size > min(LONGEST_TEXT, found.size):
-            raise StoreError(f"the attribute {where} declares {_bytes(size)}, of which at most 1 MB is read")
+            raise StoreError(f"the attribute {where} declares {_bytes(size)}; at most {_bytes(LONGEST_TEXT)} are read")
         if name == "DIMENSION_LIST":
             if not (_is_references(kind) and attribute.shape == (len(shape),) and shape):
                 raise StoreError(f"the attribute {where} is no list of dimension scales")
@@ -227,13 +276,14 @@ def _attributes(item: h5g.GroupID | h5d.DatasetID, path: str, shape: Axes, found
         elif name == "REFERENCE_LIST":
             if not (_is_back_references(kind) and len(attribute.shape) == 1):
                 raise StoreError(f"the attribute {where} is no list of the users of a dimension scale")
+            found.users.append((path, attribute))
         elif name in ("CLASS", "NAME"):
             if kind.get_class() != h5t.STRING or _is_text(kind) or prod(attribute.shape) != 1:
                 raise StoreError(f"the attribute {where} is no text of a fixed length, as HDF5 has it there")
             is_scale |= name == "CLASS" and _text(attribute) == "DIMENSION_SCALE"
         elif not _is_plain(kind):
             raise StoreError(f"the attribute {where} is of references, sequences or another type that none of ours has")
-        elif _is_text(kind) and attribute.get_space().get_simple_extent_type() != h5s.NULL:
+        elif size and _is_text(kind):
             _text(attribute)  # whether it can be read
     if is_scale and len(shape) != 1:
         raise StoreError(f"{path} is a dimension scale of {len(shape)} axes, and a scale has one")
@@ -262,16 +312,33 @@ def _text(attribute: h5a.AttrID) -> str:
 
 def _dimension_lists(file: h5py.File, found: _Found) -> None:
     """Every scale on every axis is one of the file's scales, and none has scales itself."""
+    scales = {f"/{path}".encode(): length for path, length in found.scales.items()}
     for path, shape, attribute in found.lists:
-        if path in found.scales.values():
+        if path in found.scales:
             raise StoreError(f"{path} is a dimension scale with dimension scales of its own")
         values = np.empty(attribute.shape, attribute.dtype)
         attribute.read(values)
+        padded: list[int] = list(shape)  # xarray fills up variables that are shorter than their scales
         for axis in range(len(shape)):
             for reference in np.atleast_1d(values[axis]) if values[axis] is not None else ():
-                target = h5r.dereference(reference, file.id) if reference else None
-                if target is None or h5o.get_info(target).addr not in found.scales:
+                name = h5r.get_name(reference, file.id) if reference else None
+                if name not in scales:
                     raise StoreError(f"axis {axis} of {path} has a dimension scale that is none")
+                padded[axis] = max(padded[axis], scales[name])
+        found.declare(path, (prod(padded) - prod(shape)) * found.widths[path])
+
+
+def _users_of_scales(file: h5py.File, found: _Found) -> None:
+    """What a scale says it is used by is there: of variables in groups that were not walked through, the storage."""
+    for path, attribute in found.users:
+        values = np.empty(attribute.shape, attribute.dtype)
+        attribute.read(values)
+        for reference in values["dataset"]:
+            user = h5r.dereference(reference, file.id) if reference else None
+            if not isinstance(user, h5d.DatasetID):
+                raise StoreError(f"the dimension scale {path} is used by a variable that is not there")
+            if h5o.get_info(user).addr not in found.seen:
+                _layout(user.get_create_plist(), f"a variable with the dimension scale {path}")
 
 
 def _texts(path: str, dataset: h5d.DatasetID, found: _Found) -> None:
@@ -287,10 +354,13 @@ def _texts(path: str, dataset: h5d.DatasetID, found: _Found) -> None:
             part.select_hyperslab((first, *[0] * (len(shape) - 1)), values.shape)
         here = h5s.ALL if part is h5s.ALL else h5s.create_simple(values.shape)
         dataset.read(here, part, values)
-        lengths = [len(text) for text in values.flat]
+        try:
+            lengths = [len(text.decode()) for text in values.flat]
+        except UnicodeDecodeError:
+            raise StoreError(f"{path} holds a text that is not UTF-8") from None
         longest, total = max(longest, *lengths), total + sum(lengths)
         if longest > LONGEST_TEXT:
-            raise StoreError(f"{path} holds a text of {_bytes(longest)}, of which at most 1 MB is read")
+            raise StoreError(f"{path} holds a text of {longest:,} letters; at most {LONGEST_TEXT:,} are read")
         if total > FREE + TIMES * found.size:
             break
     found.declare(path, max(total, 4 * longest * prod(shape)))  # as numpy holds them: all as long as the longest

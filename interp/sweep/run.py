@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...probes import Probe, ProbeSet
 from ..engine import check_probes
+from ..estimators import as_asked, choose, spans_of
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..store import StoreError, check_writable, one_line, refresh, target_path
 from .checkpoints import Checkpoint, find_checkpoints
@@ -55,6 +56,7 @@ def sweep(
     table: str | PathLike[str] | None = None,
     sharing: str = "auto",
     generate: bool = False,
+    estimators: Iterable[str | Callable[..., Any]] | None = None,
     tokenizer: Any = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -78,10 +80,11 @@ def sweep(
             frozen beside the shards.
         table: CSV with the columns checkpoint, step and, if known, tokens_seen, for what neither trainer_state.json nor
             names tell.
-        sharing, generate: as in `score_heads`. tokenizer, dtype, device, trust_remote_code, allow_pickle: as in
-            `load_model`; `tokenizer` is for all checkpoints, by default each one's own (the first one's where a
-            checkpoint has none).
-        replace_changed: score again what has other weights now than when it was scored; its old shard is set aside.
+        sharing, generate, estimators: as in `score_heads`.
+        tokenizer, dtype, device, trust_remote_code, allow_pickle: as in `load_model`; `tokenizer` is for all
+            checkpoints, by default each one's own (the first one's where a checkpoint has none).
+        replace_changed: score again what has other weights now than when it was scored, or lacks an estimator that is
+            asked for; its old shard is set aside. Without it such an estimator is NaN there, and a warning says so.
         only: (i, n) scores every n-th checkpoint from the i-th on (from 1), for job arrays; shards are written and
             `merge` makes the file.
         ray: True for a Ray cluster on this machine (or the one this process is connected to), or the address of one.
@@ -96,8 +99,9 @@ def sweep(
         StoreError: the output cannot be written. ProbeError, ValueError: the probes cannot be scored, or not with this
             `sharing`. ModelError: there is no tokenizer to build the probes with.
     """
+    asked = None if estimators is None else as_asked(choose(estimators))
     found = find_checkpoints(checkpoints, table)
-    options = Options(sharing, generate, tokenizer, dtype, device, trust_remote_code, allow_pickle)
+    options = Options(sharing, generate, asked, tokenizer, dtype, device, trust_remote_code, allow_pickle)
     address = None if ray is None or ray is False else LOCAL if ray is True else ray
     return run_sweep(
         found,
@@ -118,6 +122,7 @@ class Options:
 
     sharing: str = "auto"
     generate: bool = False
+    estimators: Sequence[str | Callable[..., Any]] | None = None
     tokenizer: Any = None
     dtype: str = "auto"
     device: str = "auto"
@@ -143,19 +148,20 @@ def run_sweep(
     target = target_path(output)
     if not mine:
         return SweepResult(target, (), (), {})
+    chosen = choose(options.estimators)
     shards = Shards(target)
     spare = _spare_tokenizer(mine, options.tokenizer)
     with shards.claim(only):
         if only is None:
             check_writable(target)
         asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
-        check_probes(asked, options.sharing)
+        check_probes(asked, options.sharing, spans_of(chosen))
         shards.adopt(asked)
         placing = place(found, shards, options.allow_pickle)
         shards.freeze(asked, source)
         sources = {checkpoint.source for checkpoint in mine}
         found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
-        todo, skipped, lost = _sort_out(found, placing, shards, options, replace_changed)
+        todo, skipped, lost = _sort_out(found, placing, shards, options, {*chosen}, replace_changed)
         setup = Setup(asked, **vars(options), spare=spare, threads=_threads(), alone=_decided(placing))
         keeper = _Keeper(shards, only is None, failed=lost)
         keeper.refresh()
@@ -221,7 +227,12 @@ def _threads() -> int:
 
 
 def _sort_out(
-    found: Sequence[Checkpoint], placing: Placing, shards: Shards, options: Options, replace_changed: bool
+    found: Sequence[Checkpoint],
+    placing: Placing,
+    shards: Shards,
+    options: Options,
+    estimators: set[str],
+    replace_changed: bool,
 ) -> tuple[list[Checkpoint], list[int], dict[int, str]]:
     """Checkpoints to score, steps that have their scores, and step -> reason of those that cannot be told any more."""
     todo: list[Checkpoint] = []
@@ -229,6 +240,7 @@ def _sort_out(
     skipped: list[int] = []
     lost: dict[int, str] = {}
     changed: list[Checkpoint] = []
+    without: list[Checkpoint] = []
     for checkpoint in found:
         shard = placing.shards.get(checkpoint.source)
         if shard is None:
@@ -243,21 +255,39 @@ def _sort_out(
             if not same:
                 changed.append(checkpoint)
                 continue
+            if not estimators <= shard.estimators:
+                without.append(checkpoint)
+                if replace_changed:
+                    continue
             skipped.append(checkpoint.step)
         kept.append((checkpoint, shard))
     if changed and not replace_changed:
-        names = ", ".join(f"{c.step} ({c.name})" for c in changed[:5]) + (", ..." if len(changed) > 5 else "")
         raise SweepError(
-            f"{shards.output} holds scores of other weights for checkpoint {names}; pass replace_changed=True to score "
-            "them again (the old scores are set aside), or choose another output"
+            f"{shards.output} holds scores of other weights for checkpoint {_listed(changed)}; pass "
+            "replace_changed=True to score them again (the old scores are set aside), or choose another output"
         )
     _warn_of_the_branch(changed, placing.left, shards.output)
+    if replace_changed:
+        changed += without
+    elif without:
+        missing = estimators - frozenset.intersection(*(placing.shards[c.source].estimators for c in without))
+        log.warning(
+            "%s keeps the scores of checkpoint %s as they are, without %s, which will be NaN there; "
+            "replace_changed=True (--replace-changed) scores them again",
+            shards.output,
+            _listed(without),
+            ", ".join(sorted(missing)),
+        )
     for checkpoint in changed:
         shards.set_aside(placing.shards[checkpoint.source].path)
     for checkpoint, shard in kept:
         if shard.moved_to(checkpoint):
             shards.retell(shard.path, checkpoint)
     return sorted(todo + changed, key=lambda c: c.step), skipped, lost
+
+
+def _listed(checkpoints: Sequence[Checkpoint]) -> str:
+    return ", ".join(f"{c.step} ({c.name})" for c in checkpoints[:5]) + (", ..." if len(checkpoints) > 5 else "")
 
 
 def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Checkpoint, Held]], output: Path) -> None:
@@ -276,7 +306,7 @@ def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Chec
 
 
 def _refuse_other_options(
-    output: Path, checkpoint: Checkpoint, made: dict[str, Any], estimators: Sequence[str], options: Options
+    output: Path, checkpoint: Checkpoint, made: dict[str, Any], estimators: frozenset[str], options: Options
 ) -> None:
     dtype = (made.get("sweep") or {}).get("dtype", options.dtype)
     for name, then, now in (

@@ -181,7 +181,7 @@ class Shards:
                     f"{self.output} holds scores on the probe set {other}, and this one is {_words(probes)}; use the "
                     "same probes and options, or another output"
                 )
-            row = Held(self.output, step, tokens, (), scores.provenance)
+            row = Held(self.output, step, tokens, frozenset(), scores.provenance)
             write(self.path(row.checkpoint), [(step, tokens, scores)])
 
     # Failures
@@ -255,12 +255,12 @@ def placed(scores: HeadScores, checkpoint: Checkpoint) -> HeadScores:
 
 @dataclass(frozen=True)
 class Held:
-    """What a shard says about itself, without its scores."""
+    """What a shard says about itself, without its scores; estimators: those it was measured with."""
 
     path: Path
     step: int
     tokens_seen: float | None
-    estimators: tuple[str, ...]
+    estimators: frozenset[str]
     provenance: dict[str, Any]
 
     @classmethod
@@ -272,7 +272,7 @@ class Held:
         ((step, tokens),) = steps.items()
         with reading(path) as file:
             provenance = read_provenance(file["provenance/json"].asstr()[0])
-            return cls(path, step, tokens, schema.estimators_of(file), provenance)
+            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance)
 
     @property
     def made(self) -> dict[str, Any]:
@@ -305,7 +305,7 @@ class Held:
 
     def same_checkpoint(self, step: int, provenance: dict[str, Any]) -> bool:
         """Whether a row of a results file is of the checkpoint that this shard is of, wherever each was placed."""
-        row = Held(self.path, step, None, (), provenance).checkpoint
+        row = Held(self.path, step, None, frozenset(), provenance).checkpoint
         return is_same(self.checkpoint, row)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -34,6 +34,7 @@ class Setup:
     probes: ProbeSet
     sharing: str
     generate: bool
+    estimators: Sequence[str | Callable[..., Any]] | None
     dtype: str
     device: str
     tokenizer: Any
@@ -94,6 +95,7 @@ class Worker:
                 setup.probes,
                 sharing=setup.sharing,
                 generate=setup.generate,
+                estimators=setup.estimators,
                 alone=self._alone,
                 progress=progress,
             )

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArgu
 
 import headscope as hs
 from builders import random_grid, random_probe
+from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.model.prefix_cache import PrefixCache
 from headscope.interp.model.training_state import preserve_training_state
 from headscope.interp.scoring import score_heads
@@ -312,6 +313,19 @@ def test_a_loop_of_your_own(tmp_path: Path) -> None:
     assert store.read_scores(tmp_path / "run.h5").provenance["dtype"] == "bfloat16"
 
 
+def test_a_file_is_continued_with_other_estimators(tmp_path: Path) -> None:
+    def needle_peak(probe: hs.probes.Probe, evidence: ProbeEvidence) -> np.ndarray:
+        return evidence.mass["needle"].max(axis=-1)
+
+    model, path = build("llama", num_hidden_layers=2), tmp_path / "run.h5"
+    assert hs.HeadMonitor(PROBES, path, model=model, estimators=["wu_count"]).measure(0) is not None
+    scores = hs.HeadMonitor(PROBES, path, model=model, estimators=[needle_peak]).measure(1)
+    assert scores is not None and scores.estimators == ("retrieval", "needle_peak")
+    run = hs.open(path)
+    assert np.isnan(run.needle_peak[0]).all() and np.isnan(run.wu_count[1]).all() and store.validate(path) == []
+    np.testing.assert_array_equal(run.needle_peak[1], scores["needle_peak"])
+
+
 def test_without_a_model_the_reason_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert hs.HeadMonitor(PROBES, tmp_path / "run.h5").measure(0) is None
     assert "HeadMonitor(model=...)" in caplog.text
@@ -376,6 +390,7 @@ def test_undisturbed_puts_back_what_is_drawn_and_set_inside() -> None:
         ({"margin": 1.5}, ValueError, "margin"),
         ({"path": "no/such/folder/run.h5"}, ValueError, "does not exist"),
         ({"path": "x" * 256}, ValueError, "File name too long"),
+        ({"estimators": ["needlemass"]}, ValueError, "did you mean 'needle_mass'"),
         ({"model": {}}, TypeError, "give a transformers causal LM"),
     ],
 )

@@ -16,7 +16,7 @@ from headscope import probes as hp
 from headscope.errors import HeadscopeError
 from headscope.interp.checkpoint_names import model_name
 from headscope.interp.copying import copy_profile
-from headscope.interp.estimators import ESTIMATORS
+from headscope.interp.estimators import DEFAULT
 from headscope.interp.model import load_model
 from headscope.interp.scoring import score_heads
 from headscope.probes import Probe, ProbeSet
@@ -29,7 +29,7 @@ GRID = random_grid()
 def test_what_comes_back_is_labelled() -> None:
     model = build("llama")
     scores = score_heads(model, GRID)
-    assert set(scores.per_probe) == set(ESTIMATORS)
+    assert set(scores.per_probe) == set(DEFAULT)
     assert scores.retrieval.shape == (4, 8) and scores.retrieval.dtype == np.float32
     assert scores.per_probe["retrieval"].shape == (len(GRID), 4, 8)
     assert (scores.n_layers, scores.n_heads, scores.n_kv_heads) == (4, 8, 2)

@@ -208,7 +208,6 @@ def with_columns(**columns: np.ndarray) -> HeadScores:
         (make_scores(n_layers=2), 3000, "the model has 2 layers, 4 heads, 2 kv heads, not 3 layers"),
         (make_scores(n_kv_heads=4), 3000, "4 heads, 4 kv heads, not .*4 heads, 2 kv heads.*another file"),
         (make_scores(probe_set_hash="f" * 64), 3000, r"the probe set is 'toy' \(ffffffffffff\), not 'toy' \(0123"),
-        (make_scores(estimators=("retrieval",)), 3000, "the estimators are retrieval, not retrieval, wu_count"),
         (with_columns(depth=np.zeros(6)), 3000, "the probe column 'depth' has other values"),
         (with_columns(more=np.zeros(6)), 3000, "the probe columns are .*more"),
         (make_scores(n_probes=5), 3000, "the probe column 'id' has other values"),

@@ -1,6 +1,7 @@
 """Pictures, drawn with matplotlib: of one checkpoint (scores), of a run (evolution), of a copy profile (copying).
 
-Each function draws on the axes it is given, or on new ones, and returns them; the save_* functions write files.
+Each function draws on the axes it is given, or on new ones, and returns them; the save_* functions write files. What is
+named here is in `hs.plot`.
 """
 
 from __future__ import annotations
@@ -8,23 +9,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..evolution import Evolution
-from . import evolution, scores
+from . import panels, scores
 from .copying import copy_distances, copy_heads, save_copy_figures
-from .evolution import (
+from .evolution import save_evolution_figures
+from .heads import head_curves, head_map, head_strip
+from .panels import (
     agreement,
     depth_curve,
     distance_interference,
     downstream,
     head_count,
-    head_curves,
-    head_map,
-    head_strip,
     initial_heads,
     log_curve,
     match_curve,
     nll_curves,
     rank_flow,
-    save_evolution_figures,
 )
 from .scores import head_heatmap, overview, save_figures, top_heads
 
@@ -67,5 +66,5 @@ def length_depth(
     value: "nll", "nll_novel", "nll_echo", "nll_first" or "exact_match". Of a run, `checkpoint` is an index (-1: last).
     """
     if isinstance(source, Evolution):
-        return evolution.length_depth(source, ax, value=value, **options)
+        return panels.length_depth(source, ax, value=value, **options)
     return scores.length_depth(source, ax, value=value, **options)

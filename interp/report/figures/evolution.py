@@ -33,25 +33,6 @@ from .panels import (
 )
 from .style import house_style, save_picture
 
-__all__ = [
-    "agreement",
-    "depth_curve",
-    "distance_interference",
-    "downstream",
-    "evolve",
-    "head_count",
-    "head_curves",
-    "head_map",
-    "head_strip",
-    "initial_heads",
-    "length_depth",
-    "log_curve",
-    "match_curve",
-    "nll_curves",
-    "rank_flow",
-    "save_evolution_figures",
-]
-
 FORMATS = ("png", "svg", "pdf")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from headscope.interp.analysis.saturation import deceptive_saturation, plateau, plateau_of_curve
+from headscope.interp.analysis.saturation import Plateau, deceptive_saturation, plateau
 from made_up_trajectory import make_trajectory
 from made_up_worlds import worlds
 
@@ -16,41 +16,48 @@ PROGRESS = np.linspace(0.5, 1, 8) * 1e11
 RNG = np.random.default_rng(0)
 
 
+def of_curve(progress: np.ndarray, log_nll: np.ndarray, margin: float, window: int | None = None) -> Plateau:
+    """Of a run whose probes all have the same NLL: only the scatter of its checkpoints is to be told."""
+    run = make_trajectory(len(progress), lengths=(1024,), depths=(0.5,))
+    nll = np.broadcast_to(np.exp(log_nll)[:, None], run.exact_match.shape)
+    return plateau(replace(run, tokens=progress, nll=dict.fromkeys(run.nll, nll)), "nll", margin=margin, window=window)
+
+
 def test_the_slope_of_a_curve_by_hand():
     y = 3 + 0.2 * np.log2(PROGRESS) + 0.01 * RNG.normal(size=8)
-    found = plateau_of_curve(PROGRESS, y, margin=0.05)
+    found = of_curve(PROGRESS, y, margin=0.05)
     line = stats.linregress(np.log2(PROGRESS), y)
     half = stats.t.ppf(0.95, 6) * line.stderr
     assert found.slope == pytest.approx(line.slope)
     assert found.interval == pytest.approx((line.slope - half, line.slope + half))
-    assert found.verdict == "still moving" and found.n == 8 and "n_clusters" not in found.words
+    assert found.verdict == "still moving" and (found.n, found.n_clusters) == (8, 12)
 
 
 def test_equivalence_not_absence_of_proof():
     flat, noisy = 0.5 + 0.001 * RNG.normal(size=8), 0.5 + 0.1 * RNG.normal(size=8)
-    assert plateau_of_curve(PROGRESS, flat, margin=0.05).verdict == "plateau"
-    assert plateau_of_curve(PROGRESS, noisy, margin=0.05).verdict == "insufficient"
-    assert "too noisy" in plateau_of_curve(PROGRESS, noisy, margin=0.05).words
+    assert of_curve(PROGRESS, flat, margin=0.05).verdict == "plateau"
+    assert of_curve(PROGRESS, noisy, margin=0.05).verdict == "insufficient"
+    assert "too noisy" in of_curve(PROGRESS, noisy, margin=0.05).words
     # a slope beyond doubt, but below what matters
-    assert plateau_of_curve(PROGRESS, 0.01 * np.log2(PROGRESS), margin=0.05).verdict == "plateau"
-    assert plateau_of_curve(PROGRESS, 0.01 * np.log2(PROGRESS), margin=0.005).verdict == "still moving"
+    assert of_curve(PROGRESS, 0.01 * np.log2(PROGRESS), margin=0.05).verdict == "plateau"
+    assert of_curve(PROGRESS, 0.01 * np.log2(PROGRESS), margin=0.005).verdict == "still moving"
 
 
 def test_too_few_checkpoints():
-    for n in (0, 1, 2, 5):
-        found = plateau_of_curve(PROGRESS[:n], np.ones(n), margin=0.1)
+    for n in (1, 2, 5):
+        found = of_curve(PROGRESS[:n], np.ones(n), margin=0.1)
         assert found.verdict == "insufficient" and np.isnan(found.interval).all() and found.n == n
-    zero = plateau_of_curve(np.r_[0, PROGRESS[:5]], np.ones(6), margin=0.1)
+    zero = of_curve(np.r_[0, PROGRESS[:5]], np.ones(6), margin=0.1)
     assert zero.n == 5  # progress 0 has no place on a scale of doublings
 
 
 def test_the_window_is_the_last_doubling():
     progress = np.arange(1, 21) * 1e9
     curve = np.where(progress < 10e9, progress / 1e10, 1.0)
-    found = plateau_of_curve(progress, curve, margin=0.05)
+    found = of_curve(progress, curve, margin=0.05)
     assert found.window == (10e9, 20e9) and found.n == 11 and found.verdict == "plateau"
-    assert plateau_of_curve(progress, curve, margin=0.05, window=20).verdict == "still moving"
-    sparse = plateau_of_curve(2.0 ** np.arange(9), np.ones(9), margin=0.05)
+    assert of_curve(progress, curve, margin=0.05, window=20).verdict == "still moving"
+    sparse = of_curve(2.0 ** np.arange(9), np.ones(9), margin=0.05)
     assert sparse.n == 6
 
 
@@ -145,7 +152,6 @@ def test_wrong_arguments():
         (lambda: plateau(run, "ppl"), "value must be one of"),
         (lambda: plateau(run, margin=0), "margin must be a positive number"),
         (lambda: plateau(run, window=2), "window must be at least 3"),
-        (lambda: plateau_of_curve([1, 2], [1], margin=1), "of one length"),
     ):
         with pytest.raises(ValueError, match=message):
             wrong()

@@ -12,13 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from full_disk import room_for
-from headscope.interp.report.figures import evolution as evolution_figures
-from headscope.interp.report.figures import scores as score_figures
-from headscope.interp.report.figures.evolution import (
+from headscope.interp.report import evolve
+from headscope.interp.report.figures import (
     agreement,
     distance_interference,
     downstream,
-    evolve,
     head_count,
     head_curves,
     head_map,
@@ -30,6 +28,8 @@ from headscope.interp.report.figures.evolution import (
     rank_flow,
     save_evolution_figures,
 )
+from headscope.interp.report.figures import evolution as evolution_figures
+from headscope.interp.report.figures import scores as score_figures
 from headscope.interp.report.page.plots import rank_flow as page_rank_flow
 from headscope.interp.report.page.plots import trajectories as page_curves
 from headscope.interp.report.page.sections import sections

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import headscope as hs
+from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.model.loading import load_model
 from headscope.interp.scoring import score_heads
 from headscope.interp.store.merging import merge
@@ -243,6 +244,30 @@ def test_other_options_are_refused(run: Path, tmp_path: Path):
         hs.sweep(run, PROBES, output, sharing="exact", dtype="bfloat16")
 
 
+def leading_needle_mass(probe: hs.probes.Probe, evidence: ProbeEvidence) -> np.ndarray:
+    return evidence.mass["needle"].max(axis=-1)
+
+
+def test_estimators_asked_for_later_are_nan_before_until_they_are_scored_again(run: Path, tmp_path: Path, caplog):
+    output, later = tmp_path / "run.h5", ["wu_count", leading_needle_mass]
+    assert hs.sweep(run / "checkpoint-10", PROBES, output, estimators=["sink_mass"]).done == (10,)
+    assert read_scores(output).estimators == ("retrieval", "sink_mass")
+    assert hs.sweep([run / "checkpoint-10", run / "checkpoint-20"], PROBES, output, estimators=later).done == (20,)
+    assert "keeps the scores of checkpoint 10 (checkpoint-10) as they are, without leading_needle_mass" in caplog.text
+    shutil.rmtree(tmp_path / "run.h5.shards")  # made again from the file, they still tell what was measured
+    caplog.clear()
+    assert hs.sweep(run, PROBES, output, estimators=later).done == (30,)
+    assert "checkpoint 10 (checkpoint-10) as" in caplog.text
+    names = ("retrieval", "sink_mass", "wu_count", "leading_needle_mass")
+    missing = {step: [np.isnan(read_scores(output, step)[name]).all() for name in names] for step in (10, 20, 30)}
+    assert missing == {10: [0, 0, 1, 1], 20: [0, 1, 0, 0], 30: [0, 1, 0, 0]} and validate(output) == []
+    assert hs.sweep(run, PROBES, output, estimators=later, replace_changed=True).done == (10,)
+    alone = score_heads(load_model(run / "checkpoint-10"), PROBES, estimators=later)
+    assert not np.isnan(alone["leading_needle_mass"]).all()
+    np.testing.assert_array_equal(read_scores(output, 10)["leading_needle_mass"], alone["leading_needle_mass"])
+    assert hs.sweep(run, PROBES, output, estimators=["wu_count"]).skipped == (10, 20, 30), "more is no less"
+
+
 def test_a_lost_folder_of_shards_is_made_again_from_the_file(run: Path, plain: Path, tmp_path: Path):
     output = tmp_path / "run.h5"
     hs.sweep(run, PROBES, output)
@@ -367,6 +392,7 @@ def test_bad_arguments_cost_nothing(run: Path, tmp_path: Path):
         (TypeError, "probes must be a ProbeSet or an iterable of Probe, got list that holds int", {"probes": [1]}),
         (StoreError, "does not exist; create it", {"output": tmp_path / "no" / "run.h5"}),
         (StoreError, "is a folder", {"output": tmp_path}),
+        (ValueError, "did you mean 'needle_mass'.*built in: retrieval, ", {"estimators": ["needlemass"]}),
         (SweepError, "the parts of 2 are 1 to 2", {"only": (3, 2)}),
     ):
         with pytest.raises(error, match=match):

@@ -461,7 +461,7 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
 
     def run() -> tuple[dict[int, Any], dict[str, str]]:
         with model.routed(80), choices.recording() as used:
-            return dict(Engine(model, probes).run(plan(probes, "grafted"))), used
+            return dict(Engine(model, probes, topk=3).run(plan(probes, "grafted"))), used
 
     ours, used = run()
     plain_layers = {"llama": 2, "gpt_oss": 1, "gemma2": 0}[family]
@@ -480,7 +480,7 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
         assert np.abs(ours[i].p_max - theirs[i].p_max)[different].max(initial=0) < 1e-4  # keys that tie to rounding
         assert different.mean() < 0.01
         np.testing.assert_array_equal(ours[i].visible, theirs[i].visible)
-        for name in ("p_max", "logprob"):
+        for name in ("p_max", "logprob", "topk_p"):
             np.testing.assert_allclose(getattr(ours[i], name), getattr(theirs[i], name), rtol=1e-3, atol=1e-4)
         for name, mass in theirs[i].mass.items():
             np.testing.assert_allclose(ours[i].mass[name], mass, rtol=1e-3, atol=1e-4)

@@ -1,4 +1,4 @@
-"""What an estimator is: a name, a function of one probe's evidence, and the spans whose attention mass it needs."""
+"""What an estimator is: a name, a function of one probe's evidence, and the spans and top keys that it needs."""
 
 from __future__ import annotations
 
@@ -23,16 +23,28 @@ class Estimator:
         compute: (probe, evidence) -> [n_layers, n_heads]; NaN where a head cannot be scored, which
             `evidence.hidden_as_nan` does for layers that cannot see the needle.
         spans: name -> `Spans`, a function of the probe; the mass on them comes as `evidence.mass[name]`. "needle",
-            "source" and "sink" are always there.
+            "source" and "sink" are always there. A probe that has none of a kind gives None for it, and NaN comes.
+        topk: how many of the keys attended to most come as `evidence.topk_key` and `evidence.topk_p`, best first. The
+            Triton kernels keep up to 16, the reference any number.
     """
 
     name: str
     compute: Compute
     spans: Mapping[str, Spans] = field(default_factory=dict)
+    topk: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.topk, (int, np.integer)) or self.topk < 0:
+            raise ArgumentError(f"estimator {self.name!r}: topk must be a number of keys from 0 up, got {self.topk!r}")
 
     def __call__(self, probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
-        """float32 [n_layers, n_heads]. Raises ValueError when `compute` gives another shape, or no numbers."""
-        found, shape = np.asarray(self.compute(probe, evidence)), evidence.argmax_key.shape[:2]
+        """float32 [n_layers, n_heads].
+
+        Raises ArgumentError when `compute` gives another shape or no numbers, and for evidence with fewer top keys.
+        """
+        if (held := evidence.topk_key.shape[-1]) < self.topk:
+            raise ArgumentError(f"estimator {self.name!r} needs the top {self.topk} keys, and the evidence has {held}")
+        found, shape = np.asarray(self.compute(probe, evidence.top(self.topk))), evidence.argmax_key.shape[:2]
         if found.shape != shape or found.dtype.kind not in "fiub":
             raise ArgumentError(
                 f"estimator {self.name!r} gave {found.dtype} {found.shape} for probe {probe.id!r}; it must give "
@@ -41,6 +53,8 @@ class Estimator:
         return found.astype(np.float32, copy=False)
 
 
-def estimator(*, name: str | None = None, spans: Mapping[str, Spans] | None = None) -> Callable[[Compute], Estimator]:
+def estimator(
+    *, name: str | None = None, spans: Mapping[str, Spans] | None = None, topk: int = 0
+) -> Callable[[Compute], Estimator]:
     """Make an `Estimator` of a function; its name is that of the function when none is given."""
-    return lambda compute: Estimator(name or compute.__name__, compute, spans or {})
+    return lambda compute: Estimator(name or compute.__name__, compute, spans or {}, topk)
