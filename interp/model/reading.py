@@ -107,11 +107,9 @@ def named_in(index: Path) -> dict[str, str]:
     named = read_json(index, "").get("weight_map", {})
     if not isinstance(named, dict):
         raise ModelError(f"{index}: weight_map is a {type(named).__name__}, not an object; {_AGAIN}")
-    for file in set(map(str, named.values())):
-        if not _plain(file):
+    for file in named.values():
+        if not isinstance(file, str) or not _plain(file):
             raise ModelError(f"{index} names {file!r}, which is no file in its folder; {_AGAIN}")
-    if odd := next((value for value in named.values() if not isinstance(value, str)), None):
-        raise ModelError(f"{index} names {odd!r}, which is no file in its folder; {_AGAIN}")
     return named
 
 
