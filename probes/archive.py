@@ -55,7 +55,7 @@ def save(path: str | os.PathLike[str], probes: Sequence[Probe], *, name: str, ha
         raise ProbeFileError(f"{path} is a folder; give the name of a file in it, such as {target / 'probes.npz'}")
     try:
         with partial.open("wb") as file:
-            arrays: dict[str, NDArray[Any]] = {
+            arrays: dict[str, Any] = {
                 "manifest": np.frombuffer(json.dumps(manifest).encode(), dtype=np.uint8),
                 "input_ids": np.concatenate([probe.input_ids for probe in probes]).astype("<i4"),
                 "sources": np.concatenate([probe.sources.ravel() for probe in probes]).astype("<i4"),

@@ -27,7 +27,7 @@ from .hashing import short_hash
 ROLES = ("needle", "distractor")
 TOKEN_CLASSES = ("echo", "novel", "format")
 ALIGNMENTS = ("exact", "id", "none")
-_TEXTS = ("family", "variant", "alignment", "needle_id", "answer_text", "tokenizer_fp", "haystack_id", "needle_text")
+_TEXTS: tuple[str, ...] = ("family", "variant", "alignment", "needle_id", "answer_text", "tokenizer_fp", "haystack_id", "needle_text")
 _TEXTS += ("value", "vocabulary_fp")
 
 

@@ -7,7 +7,7 @@ memory before transformers noticed that the weights are not there.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -98,7 +98,7 @@ def check_described(model: Any, folder: Path, held: Held) -> None:
         )
 
 
-def elements(headers: list[Mapping[str, Any]]) -> int:
+def elements(headers: Sequence[Mapping[str, Any]]) -> int:
     return sum(math.prod(entry["shape"]) for header in headers for entry in header.values())
 
 
