@@ -33,8 +33,8 @@ def main() -> int:
         say(f"audit: not done, no answer within {SECONDS} s")
         return 0
     except (OSError, ValueError, KeyError):
-        said = run.stderr.strip().splitlines()
-        say(f"audit: not done ({said[-1][:200] if said else f'pip-audit ended with {run.returncode}'})")
+        said = [*run.stderr.strip().splitlines()[-1:], f"pip-audit ended with {run.returncode}"]
+        say(f"audit: not done ({said[0].partition('(')[0][:120]})")
         return 0
     told = [(package, flaw) for package in found for flaw in package.get("vulns", [])]
     for package, flaw in told:

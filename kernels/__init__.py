@@ -1,8 +1,10 @@
 """Row evidence: what every attention head did at one query row, without building an attention map.
 
-`row_evidence` and `evidence_attention` compute it, `merge` joins the evidence of disjoint key ranges. `attend` is plain
-attention with its log-sum-exp, `merge_attention_states` joins two of its results; `implementation` and `recording` say
-which kernel is chosen and which ran.
+`row_evidence` and `evidence_attention` compute it, `row_evidence_varlen` and `row_evidence_paged` of packed sequences
+and of a server's pages of keys. `merge` joins the evidence of disjoint key ranges and `merge_across_ranks` that of
+several GPUs. `key_mass` is the attention that every key gets. `attend` is plain attention with its log-sum-exp,
+`merge_attention_states` joins two of its results; `implementation`, `plans_shapes` and `recording` say which
+kernel is chosen, how it is, and which ran.
 """
 
 
@@ -29,11 +31,19 @@ def _step_aside() -> None:
 if __name__ == "kernels":
     _step_aside()
 else:
-    from .api import evidence_attention, implementation, row_evidence
+    from .api import (
+        evidence_attention,
+        implementation,
+        key_mass,
+        row_evidence,
+        row_evidence_paged,
+        row_evidence_varlen,
+    )
     from .dispatch_log import recording
     from .errors import KernelError
     from .evidence import RowEvidence, merge
-    from .sdpa import attend, merge_attention_states
+    from .ranks import merge_across_ranks
+    from .sdpa import attend, merge_attention_states, plans_shapes
 
     __all__ = [
         "KernelError",
@@ -41,8 +51,13 @@ else:
         "attend",
         "evidence_attention",
         "implementation",
+        "key_mass",
         "merge",
+        "merge_across_ranks",
         "merge_attention_states",
+        "plans_shapes",
         "recording",
         "row_evidence",
+        "row_evidence_paged",
+        "row_evidence_varlen",
     ]

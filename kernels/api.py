@@ -5,22 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
 from numbers import Integral, Real
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import ArgumentError, ArgumentTypeError
-from . import reference
+from . import reference, traced
 from .dispatch_log import note
 from .errors import KernelError
 from .evidence import RowEvidence
 from .rules import Rules
+from .sequences import Ragged, ragged
 
 log = logging.getLogger(__name__)
+Found = TypeVar("Found")
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 _INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -54,6 +59,9 @@ def row_evidence(
         j >= key_starts[row] (if given)
         j >  t - window      (if given)
 
+    A key whose q.k is -inf counts as one that the row does not see, with a soft-cap too. A row that sees a NaN score,
+    or a q.k of +inf, has NaN for evidence (and output) and no key. What a row does not see has no part in its evidence.
+
     Args:
         q: [B, Hq, R, D] float64, float32, bfloat16 or float16; any strides.
         k: [B, Hkv, N, D], same dtype and device; any strides (a view of a cache). Hq is a multiple of Hkv and query
@@ -69,9 +77,10 @@ def row_evidence(
         k_positions: int [N] or [B, N], strictly increasing; default 0 .. N-1.
         topk: how many of the highest-scoring keys to keep per row; the Triton kernels keep up to 16.
         causal: whether rows are limited to keys at or before their own position.
-        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``), the PyTorch reference
-            elsewhere; "triton" or "reference" insists. The first call of a kind in a process compares a few rows of the
-            kernels' result with the reference; where they fail or differ, "auto" warns and uses the reference.
+        impl: "auto" runs the Triton kernels on a GPU wherever they can (see ``implementation``; on AMD's too, where
+            they have not been measured), the PyTorch reference elsewhere; "triton" or "reference" insists. The first
+            call of a kind in a process compares a few rows of the kernels' result with the reference; where they fail
+            or differ, "auto" warns and uses the reference.
 
     Raises:
         TypeError: an argument is of the wrong type or dtype.
@@ -91,7 +100,7 @@ def row_evidence(
         spans=spans,
         topk=topk,
     )
-    return run("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
+    return _ask("row_evidence", q, k, None, _checked(q, k, None, rules), impl)[1]
 
 
 def evidence_attention(
@@ -123,7 +132,10 @@ def evidence_attention(
         q_positions: int [R] or [B, R] instead of ``q_offset``.
 
     Returns:
-        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence.
+        The output [B, Hq, R, Dv] in q's dtype (0 for a row that sees no key), and the evidence, in which v has no part.
+        Of v nothing is read before the first and behind the last key that any row of a batch entry sees: the rest of a
+        cache may hold anything. Between them a NaN or infinite number in the value of a key that a row does not see may
+        make that component of its output NaN, as in torch's own attention (0 times NaN is NaN), never another number.
     """
     if q_positions is None:
         _whole("q_offset", q_offset)
@@ -149,9 +161,213 @@ def evidence_attention(
         spans=spans,
         topk=topk,
     )
-    out, ev = run("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
+    out, ev = _ask("evidence_attention", q, k, v, _checked(q, k, v, rules), impl)
     assert out is not None
     return out, ev
+
+
+def key_mass(
+    q: Tensor,
+    k: Tensor,
+    lse: Tensor,
+    *,
+    q_positions: Tensor,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    key_limits: Tensor | None = None,
+    key_starts: Tensor | None = None,
+    k_positions: Tensor | None = None,
+    causal: bool = True,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention probability that every key gets, summed over the rows: what chooses the keys of a smaller cache.
+
+    SnapKV (arXiv 2404.14469) sums over the last rows of a prompt, H2O (arXiv 2306.14048) over all rows, QRHead (arXiv
+    2506.09944) over those of a question. Nothing of the size rows x keys is made.
+
+    Arguments and errors as in ``row_evidence``; further:
+
+    Args:
+        lse: [B, Hq, R] log-sum-exp of the rows under the same rules, as ``row_evidence`` and ``evidence_attention``
+            return it. A learned sink is part of it. Of keys in several parts (other GPUs, pages) give every part the
+            log-sum-exp of all.
+
+    Returns:
+        float32 [B, Hq, N] (float64 for float64 inputs): the sum over rows of exp(score - lse) where a row sees the key,
+        0 where none does, NaN where one does whose lse is NaN.
+    """
+    rules = Rules(
+        q_positions=q_positions,
+        scale=_usual_scale(q) if scale is None else scale,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        k_positions=k_positions,
+    )
+    rules = _checked(q, k, None, rules)
+    _floats("lse", lse, "[B, Hq, R]")
+    if lse.shape != q.shape[:3] or lse.device != q.device:
+        raise ArgumentError(
+            f"lse has shape {tuple(lse.shape)} on {lse.device}; pass one number per row and head of q, "
+            f"{list(q.shape[:3])} on {q.device}"
+        )
+    if traced.is_traced(q):
+        return traced.key_mass(q, k, lse, rules, impl)
+    return _key_mass(q, k, lse.detach(), rules, impl)
+
+
+def row_evidence_varlen(
+    q: Tensor,
+    k: Tensor,
+    *,
+    cu_seqlens_q: Tensor,
+    cu_seqlens_k: Tensor | None = None,
+    block_table: Tensor | None = None,
+    seq_lens: Tensor | None = None,
+    q_positions: Tensor | None = None,
+    spans: Tensor | None = None,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    key_limits: Tensor | None = None,
+    key_starts: Tensor | None = None,
+    topk: int = 0,
+    causal: bool = True,
+    impl: str = "auto",
+) -> RowEvidence:
+    """``row_evidence`` of B sequences whose rows are packed one behind another, as in FlashAttention's varlen.
+
+    Every sequence has positions of its own from 0, and its rows see its keys only. Keys are packed as well (with
+    ``cu_seqlens_k``), or lie in pages of a cache (with ``block_table`` and ``seq_lens``), as vLLM calls FlashAttention.
+    The first call with some lengths or table checks them, and waits for the device; while these tensors are the same
+    and not changed, later calls do not (tensors made under ``torch.inference_mode`` are looked at every time). A CUDA
+    graph keeps the lengths that it was captured with.
+
+    Other arguments and errors as in ``row_evidence``; further:
+
+    Args:
+        q: [total_q, Hq, D]; any strides.
+        k: [total_k, Hkv, D], or with a table the cache [pages, page_size, Hkv, D]; any strides.
+        cu_seqlens_q, cu_seqlens_k: int [B + 1], from 0 to total_q and total_k: where sequence b begins and ends.
+        block_table: int [B, most]: the page of the cache that holds keys p * page_size .. of sequence b is
+            ``block_table[b, p]``; entries behind a sequence's last key may be anything.
+        seq_lens: int [B], keys of each sequence in the cache.
+        q_positions: int [total_q]; default: the last row of a sequence is at its last key, as in FlashAttention.
+        spans: int [B, S, 2] in positions of sequence b, or per row [1, total_q, S, 2].
+        key_limits, key_starts: int [total_q].
+
+    Returns:
+        Evidence of one batch entry, [1, Hq, total_q]; positions are those within the sequence.
+    """
+    _floats("q", q, "[total_q, Hq, D]")
+    _floats("k", k, "[total_k, Hkv, D]" if block_table is None else "[pages, page_size, Hkv, D]")
+    if (cu_seqlens_k is None) == (block_table is None) or (block_table is None) != (seq_lens is None):
+        raise ArgumentError(
+            "pass where the keys are: cu_seqlens_k of packed keys, or block_table and seq_lens of a cache"
+        )
+    rules = Rules(
+        q_positions=torch.zeros(len(q), dtype=torch.int64, device=q.device) if q_positions is None else q_positions,
+        scale=max(1, q.shape[-1]) ** -0.5 if scale is None else scale,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        topk=topk,
+    )
+    lengths = {
+        "cu_seqlens_q": cu_seqlens_q,
+        "cu_seqlens_k": cu_seqlens_k,
+        "block_table": block_table,
+        "seq_lens": seq_lens,
+    }
+    packed = k.transpose(0, 1)[None] if block_table is None else k.transpose(1, 2)
+    return _of_ragged(q.transpose(0, 1)[None], packed, rules, spans, q_positions is None, lengths, impl)
+
+
+def row_evidence_paged(
+    q: Tensor,
+    k_cache: Tensor,
+    *,
+    block_table: Tensor,
+    seq_lens: Tensor,
+    q_positions: Tensor | None = None,
+    spans: Tensor | None = None,
+    scale: float | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    key_limits: Tensor | None = None,
+    key_starts: Tensor | None = None,
+    topk: int = 0,
+    causal: bool = True,
+    impl: str = "auto",
+) -> RowEvidence:
+    """``row_evidence`` of B sequences with R rows each against the pages of a cache, as inference servers keep it.
+
+    The cache is [pages, page_size, Hkv, D], as in FlashAttention, vLLM and FlashInfer's NHD; of HND pass
+    ``transpose(1, 2)``, of SGLang's pool of single tokens ``[:, None]``. Keys are read where they lie; the reference
+    copies one sequence's at a time. ``block_table`` and ``seq_lens`` as in ``row_evidence_varlen``, which has them for
+    rows that are packed.
+
+    Other arguments, errors and result as in ``row_evidence``; q_positions default to the last R positions of each
+    sequence.
+    """
+    _floats("q", q, "[B, Hq, R, D]")
+    _floats("k_cache", k_cache, "[pages, page_size, Hkv, D]")
+    rules = Rules(
+        q_positions=torch.zeros(q.shape[2], dtype=torch.int64, device=q.device) if q_positions is None else q_positions,
+        scale=_usual_scale(q) if scale is None else scale,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        sinks=sinks,
+        key_limits=key_limits,
+        key_starts=key_starts,
+        topk=topk,
+    )
+    lengths: dict[str, Tensor | None] = {"block_table": block_table, "seq_lens": seq_lens}
+    return _of_ragged(q, k_cache.transpose(1, 2), rules, spans, q_positions is None, lengths, impl)
+
+
+def _of_ragged(
+    q: Tensor,
+    k: Tensor,
+    rules: Rules,
+    spans: Tensor | None,
+    at_the_end: bool,
+    lengths: dict[str, Tensor | None],
+    impl: str,
+) -> RowEvidence:
+    """q and k as described in ``sequences.Sequences``; rules without spans, and without positions if at_the_end."""
+    if k.dtype != q.dtype or k.device != q.device or k.shape[-1] != q.shape[-1]:
+        raise ArgumentError(
+            f"keys are {k.dtype} on {k.device} with D = {k.shape[-1]}, q is {q.dtype} on {q.device} with D = "
+            f"{q.shape[-1]}; they must be alike"
+        )
+    for name, x in lengths.items():
+        if x is not None and not (isinstance(x, Tensor) and x.dtype in _INTS):
+            _integers(name, x, q.device)
+    at = ragged(q, k, **lengths)
+    if spans is not None and at.of_row is not None:
+        spans = _integers("spans", spans, q.device)
+        if spans.dim() == 3 and len(spans) == at.batch:
+            spans = spans[at.of_row][None]
+        elif spans.dim() == 3:
+            raise ArgumentError(
+                f"spans has shape {tuple(spans.shape)}; pass [start, end) pairs as [B, S, 2] = [{at.batch}, S, 2], or "
+                f"per row as [1, total_q, S, 2] = [1, {q.shape[2]}, S, 2]"
+            )
+    none = k.new_empty(len(q), k.shape[1], 0, k.shape[3])  # how many keys there are is not the rules' affair
+    rules = _checked(q, none, None, replace(rules, spans=spans))
+    if at_the_end:
+        rules = replace(rules, q_positions=at.positions)
+    return run("row_evidence", q, k, None, at.rules(rules), impl, at)[1]
 
 
 def _usual_scale(q: Tensor) -> float:
@@ -181,10 +397,6 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
             )
     if k_positions is not None:
         k_positions = _integers("k_positions", k_positions, q.device, ("N", n), batch)
-        if not _increasing(k_positions):
-            raise ArgumentError(
-                "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
-            )
 
     def per_row(name: str, x: Tensor | None) -> Tensor | None:
         return None if x is None else _integers(name, x, q.device, ("R", rows), batch)
@@ -204,27 +416,81 @@ def _checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
     )
 
 
+def _ask(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    if traced.is_traced(q):
+        return traced.evidence(q, k, v, rules, impl)
+    return _evidence(operation, q, k, v, rules, impl)
+
+
+def _evidence(
+    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str
+) -> tuple[Tensor | None, RowEvidence]:
+    _check_order(rules.k_positions)
+    return run(operation, q, k, v, rules, impl)
+
+
+def _key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str) -> Tensor:
+    _check_order(rules.k_positions)
+    return run_key_mass(q, k, lse, rules, impl)
+
+
+traced.register(_evidence, _key_mass)
+
+
 def run(
-    operation: str, q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, impl: str = "auto"
+    operation: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor | None,
+    rules: Rules,
+    impl: str = "auto",
+    sequences: Ragged | None = None,
 ) -> tuple[Tensor | None, RowEvidence]:
     """What every row did and, with v, the output, unchecked. Notes under `operation` which implementation it was."""
     if implementation(q, v, topk=rules.topk, impl=impl) == "triton":
         from .gpu import self_check
 
-        try:
-            found = self_check.checked_evidence(q, k, v, rules)
+        found = _by_kernels(lambda: self_check.checked_evidence(q, k, v, rules, sequences), impl)
+        if found is not None:
             note(operation, "triton")
             return found
-        except KernelError as error:
-            if impl == "triton":
-                raise
-            _warn_once(str(error))
     note(operation, "reference")
+    if sequences is not None:
+        return None, sequences.evidence(q, k, rules)
     return reference.evidence(q, k, v, rules)
 
 
+def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules, impl: str = "auto") -> Tensor:
+    """The mass of every key, unchecked."""
+    if implementation(q, impl=impl) == "triton":
+        from .gpu import self_check
+
+        found = _by_kernels(lambda: self_check.checked_key_mass(q, k, lse, rules), impl)
+        if found is not None:
+            note("key_mass", "triton")
+            return found
+    note("key_mass", "reference")
+    return reference.key_mass(q, k, lse, rules)
+
+
+def _by_kernels(call: Callable[[], Found], impl: str) -> Found | None:
+    """What the Triton kernels find; None, with a warning, if they fail or are wrong here and nobody insists on them."""
+    if torch.version.hip is not None:
+        warn_once("the Triton kernels compile for AMD's gfx942 and gfx950, and have not been measured on any AMD GPU")
+    try:
+        return call()
+    except KernelError as error:
+        if impl == "triton":
+            raise
+        warn_once(str(error))
+        return None
+
+
 @cache
-def _warn_once(message: str) -> None:
+def warn_once(message: str) -> None:
+    """Log a warning, the first time that it is given."""
     log.warning("%s", message)
 
 
@@ -261,9 +527,7 @@ def _obstacle(q: Tensor, v: Tensor | None, topk: int) -> str | None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         if not q.is_cuda:
             return f"q is on {q.device}; move q, k and v to a GPU"
-        if torch.version.hip is not None:
-            return "the kernels are made for NVIDIA GPUs; this torch is built for AMD's"
-        if torch.cuda.get_device_capability(q.device) < (8, 0):
+        if torch.version.hip is None and torch.cuda.get_device_capability(q.device) < (8, 0):
             return f"{torch.cuda.get_device_name(q.device)} is older than compute capability 8.0; use a newer GPU"
     if not _has_triton():
         return "the triton package is missing; pip install 'headscope[triton]'"
@@ -330,6 +594,14 @@ def _integers(
             f"{name} has shape {tuple(x.shape)}; pass [{letter}] = [{length}] or [B, {letter}] = [{batch}, {length}]"
         )
     return x if x.dim() == 2 else x[None]
+
+
+def _check_order(k_positions: Tensor | None) -> None:
+    """The one check of values: a trace has none."""
+    if k_positions is not None and not _increasing(k_positions):
+        raise ArgumentError(
+            "k_positions must increase strictly along the keys; sort the keys by position and drop repeats"
+        )
 
 
 # Positions known to increase, with the version that was looked at: a GPU must be waited for to ask, and every layer of

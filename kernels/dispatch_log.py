@@ -13,8 +13,8 @@ _noted: ContextVar[dict[str, str] | None] = ContextVar("headscope_kernel_choices
 def recording() -> Iterator[dict[str, str]]:
     """Collect what runs inside the block: operation -> implementations, sorted, as "reference, triton".
 
-    Operations are `row_evidence`, `evidence_attention` ("triton", "reference") and `attend`, attention without evidence
-    ("sdpa:cudnn", "sdpa:flash", "sdpa:cpu", "triton", "reference").
+    Operations are `row_evidence`, `evidence_attention`, `key_mass` ("triton", "reference") and `attend`, attention
+    without evidence ("sdpa:cudnn", "sdpa:flash", "sdpa:cpu", "triton", "reference").
     """
     found: dict[str, str] = {}
     token = _noted.set(found)

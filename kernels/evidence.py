@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class RowEvidence:
     """Evidence of B x Hq x R query rows; float fields are float32 (float64 for float64 inputs).
 
-    A row that sees a NaN score, or one of +inf, has NaN in ``lse``, ``max_logit`` and ``span_mass`` and no key (-1):
-    broken inputs stay visible, they never turn into a plausible number.
+    A row that sees a NaN score, or a q.k of +inf, has NaN in ``lse``, ``max_logit`` and ``span_mass`` and no key (-1):
+    broken inputs stay visible, they never turn into a plausible number. A key whose q.k is -inf is one it does not see.
     """
 
     lse: Tensor

@@ -2,7 +2,8 @@
 
 One idea carries this file. Every rule about what a row may see (causal order, window, limits, starts) is a bound on the
 key's position, and positions increase along the keys; so **a row sees one interval of key indices**, [first, last), and
-nothing below needs to know which rule set it.
+nothing below needs to know which rule set it. Inside it a raw score of -inf is a key that is not seen either, soft-cap
+or not: a hidden key and an infinitely unlikely one are the same. A NaN, or +inf, makes the row NaN.
 
 Memory: rows and keys are walked in blocks of at most ``SCORES`` scores. Beside the result and a few integers per row
 and span, scratch is a small multiple of SCORES numbers, however many keys, rows and heads there are (though never less
@@ -40,12 +41,12 @@ class LogitRule(NamedTuple):
             return raw * self.scale
         return (raw * (self.scale / self.softcap)).tanh_().mul_(self.softcap)
 
-    def exp_(self, raw: Tensor, shift: Tensor, hidden: Tensor | None) -> Tensor:
-        """exp(logit(raw) - shift) in place, 0 where hidden. There raw is -inf, but the soft-cap makes that finite."""
+    def exp_(self, raw: Tensor, shift: Tensor) -> Tensor:
+        """exp(logit(raw) - shift) in place; 0 where raw is -inf, which the soft-cap would make finite."""
         if self.softcap is None:
             return torch.add(-shift, raw, alpha=self.scale, out=raw).exp_()
-        weight = raw.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap).sub_(shift).exp_()
-        return weight if hidden is None else weight.masked_fill_(hidden, 0)
+        hidden = raw == -torch.inf
+        return raw.mul_(self.scale / self.softcap).tanh_().mul_(self.softcap).sub_(shift).exp_().masked_fill_(hidden, 0)
 
 
 @torch.no_grad()
@@ -97,6 +98,32 @@ def evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tens
                 position = k_positions.expand(batch, n).gather(1, key.clamp_min(0).flatten(1)).view_as(key)
                 key.copy_(torch.where(key < 0, key, position))
     return out, ev
+
+
+@torch.no_grad()
+def key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
+    """Attention probability [B, Hq, N] of every key, summed over the rows; lse [B, Hq, R] is theirs."""
+    (batch, heads, rows, dim), (_, kv_heads, n, _) = q.shape, k.shape
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    scoring = LogitRule(rules.scale, rules.softcap)
+    mass = torch.zeros(batch, heads, n, dtype=dtype, device=q.device)
+    first, last = (x.expand(batch, rows) for x in visible_keys(rules, n))
+    for some, at in _blocks((first + last).argsort(dim=-1, stable=True), q, k):
+        where = (torch.arange(some.start, some.stop, device=q.device)[:, None], slice(None), at)
+        b, r = at.shape
+        folded = q[where].to(dtype).transpose(1, 2).reshape(b * kv_heads, -1, dim)
+        own = lse[where].to(dtype).transpose(1, 2)[..., None]
+        shift = _or_zero(own, own)
+        from_, to = first[some].gather(1, at), last[some].gather(1, at)
+        for k0, k1, partly in _key_blocks(int(from_.min()), int(from_.max()), int(to.min()), int(to.max())):
+            scores = q.new_empty(b, heads, r, k1 - k0, dtype=dtype)
+            torch.bmm(folded, _block(k[some], k0, k1, dtype).mT, out=scores.view(b * kv_heads, -1, k1 - k0))
+            if partly:
+                key = torch.arange(k0, k1, device=q.device)
+                scores.masked_fill_(((key < from_[..., None]) | (key >= to[..., None]))[:, None], -torch.inf)
+            hidden = scores == -torch.inf  # from a log-sum-exp of NaN, too
+            mass[some, :, k0:k1] += scoring.exp_(scores, shift).masked_fill_(hidden, 0).sum(2)
+    return mass
 
 
 def visible_keys(rules: Rules, n: int) -> tuple[Tensor, Tensor]:
@@ -180,11 +207,15 @@ def _walk(
             more, more_at = best(torch.cat((more, found), -1), torch.cat((more_at, found_at), -1), topk)
         shift = _or_zero(scoring.logit(top), top)
         faded = torch.exp(scoring.logit(before) - shift).masked_fill_(before == -torch.inf, 0)
-        weight = scoring.exp_(scores, shift[..., None], hidden)
+        weight = scoring.exp_(scores, shift[..., None])
         total = total * faded + weight.sum(-1)
         if out is not None and v is not None:
-            out.mul_(faded.view(groups, -1, 1)).baddbmm_(weight.view(groups, -1, k1 - k0), _block(v, k0, k1, q.dtype))
+            values = _block(v, k0, k1, q.dtype)
+            if hidden is not None and b > 1:  # one entry may end where another goes on; 0 times NaN would be NaN
+                values = values.view(b, -1, *values.shape[1:]).masked_fill(hidden.all(2)[..., None], 0).flatten(0, 1)
+            out.mul_(faded.view(groups, -1, 1)).baddbmm_(weight.view(groups, -1, k1 - k0), values)
 
+    total.masked_fill_(top == torch.inf, torch.nan)  # so it is without a soft-cap
     logit = scoring.logit(top).masked_fill_(top_at < 0, -torch.inf)
     lse = total.log() + _or_zero(logit, top)
     if sinks is not None:
@@ -292,7 +323,7 @@ def _add_span_mass(
             keys = k[b[:, :1, None], kv_head, key.clamp_max(n - 1)[:, None]].to(lse.dtype)
             scores = (folded @ keys.mT).view(len(tile), heads, width, -1)
             hidden = ((key[:, None] < start[tile][..., None]) | (key[:, None] >= stop[tile][..., None]))[:, None]
-            mass = scoring.exp_(scores.masked_fill_(hidden, -torch.inf), shift, hidden).sum(-1).transpose(1, 2)
+            mass = scoring.exp_(scores.masked_fill_(hidden, -torch.inf), shift).sum(-1).transpose(1, 2)
             batch_at, row_at, span_at = at[tile[real]].unbind(1)
             ev.span_mass[batch_at, :, row_at, span_at] += mass[real]
 

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from .api import run
+from . import first_use
+from .api import run, warn_once
 from .dispatch_log import note
+from .errors import KernelError
 from .rules import Rules
 
 Kernel = Callable[[Tensor, Tensor, Tensor, float, bool], tuple[Tensor, Tensor]]
 """(q, k, v, scale, causal square) -> (out, lse)"""
+FAST_EXP = 1e-3  # nats: how well torch's kernels know a log-sum-exp in half precision; weights are rounded by more
 
 
 @torch.no_grad()
@@ -44,7 +47,8 @@ def attend(
 
     Returns:
         The output [B, Hq, Q, Dv] in q's dtype, and the log-sum-exp [B, Hq, Q] in nats with the sink included, float32
-        (float64 for float64 inputs). Without keys they are 0 and -inf.
+        (float64 for float64 inputs). Without keys they are 0 and -inf. Infinite scores and broken values count as in
+        ``evidence_attention``; of a score of -inf, torch's kernels for GPUs may make NaN.
 
     Raises:
         ValueError: causal with more rows than keys, or a window without causal.
@@ -61,7 +65,6 @@ def attend(
     kernel = _kernel(q, k, v)
     if kernel is None:
         return _by_evidence(q, k, v, scale, causal, window, sinks)
-    note("attend", NAMES[kernel])
     if not causal:
         out, lse = kernel(q, k, v, scale, False)
     elif window is None or window >= n:
@@ -80,8 +83,11 @@ def merge_attention_states(out_a: Tensor, lse_a: Tensor, out_b: Tensor, lse_b: T
 
     A learned sink must be part of exactly one side.
     """
-    share = torch.sigmoid(lse_b - lse_a).masked_fill_(lse_b == -torch.inf, 0)
-    return torch.lerp(out_a, out_b, share.to(out_a.dtype)[..., None]), torch.logaddexp(lse_a, lse_b)
+    # Both weights in full precision: beside an attention sink the other side's is small, and all of what is seen.
+    of_a = torch.sigmoid(lse_a - lse_b).masked_fill_(lse_a == -torch.inf, 0)
+    of_b = torch.sigmoid(lse_b - lse_a).masked_fill_(lse_b == -torch.inf, 0)
+    out = (out_a * of_a[..., None]).addcmul_(out_b, of_b[..., None])
+    return out.to(out_a.dtype), torch.logaddexp(lse_a, lse_b)
 
 
 def _last_rows(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -125,21 +131,75 @@ def _windowed(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, win
 
 
 def _kernel(q: Tensor, k: Tensor, v: Tensor) -> Kernel | None:
-    """torch's fastest kernel for these inputs; None where it has none that leaves the log-sum-exp: float32 on a GPU,
-    values of another dimension than keys.
+    """torch's attention; None where it has no kernel that leaves the log-sum-exp: float32 on a GPU, values of another
+    dimension than keys.
     """
+    return _first_right if _candidates(q, k, v) else None
+
+
+def _candidates(q: Tensor, k: Tensor, v: Tensor) -> list[Kernel]:
+    """torch's kernels for these inputs, the fastest first."""
     if 0 in (q.numel(), k.numel(), v.numel()) or q.shape[-1] != v.shape[-1]:
-        return None
-    if q.device.type == "cpu":
-        return _cpu
+        return []
     if q.device.type != "cuda":
-        return None
+        return [_cpu] if q.device.type == "cpu" else []
     backends = torch.backends.cuda
     inputs = backends.SDPAParams(q, k, v, None, 0.0, False, q.shape[1] != k.shape[1])
-    # cuDNN is the faster one from Hopper on, flash before it.
-    if torch.cuda.get_device_capability(q.device) >= (9, 0) and backends.can_use_cudnn_attention(inputs):
-        return cudnn
-    return flash if backends.can_use_flash_attention(inputs) and q.shape[-1] % 8 == 0 else None
+    found: list[Kernel] = []
+    version = None if torch.version.hip else torch.backends.cudnn.version()
+    where = torch.cuda.get_device_capability(q.device)
+    if cudnn_is_known_good(where, version, k.shape[1], q.shape[2], k.shape[2]) and (
+        backends.can_use_cudnn_attention(inputs)
+    ):
+        found.append(cudnn)
+    if backends.can_use_flash_attention(inputs) and q.shape[-1] % 8 == 0:
+        found.append(flash)
+    return found
+
+
+def cudnn_is_known_good(capability: tuple[int, int], version: int | None, kv_heads: int, rows: int, keys: int) -> bool:
+    """Whether cuDNN's attention is right there, and faster than flash, by what is known; version as torch tells it."""
+    if version is None:
+        return False
+    if version < 91500 and (rows % 128 or keys % 128):  # wrong, pytorch #171627
+        return False
+    if capability == (10, 0):  # silently wrong with fewer key heads, pytorch #193893
+        return kv_heads >= 8
+    return capability == (9, 0)  # flash is faster before Hopper and on 12.x (transformers #48163); others are not known
+
+
+def _first_right(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """By the fastest kernel that agrees with the definition on its first use, or else by our own."""
+    for kernel in _candidates(q, k, v):
+        try:
+            found = _checked(kernel, q, k, v, scale, causal)
+        except KernelError as error:
+            warn_once(str(error))
+        else:
+            note("attend", NAMES[kernel])
+            return found
+    return _by_evidence(q, k, v, scale, causal, None, None)
+
+
+def _checked(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """The kernel's result; KernelError where its first call of a kind fails or is wrong."""
+    name, rows, n = NAMES[kernel], q.shape[2], k.shape[2]
+    kind: tuple[object, ...] = (name, q.device, q.dtype, causal, q.shape[1], k.shape[1], q.shape[3], n.bit_length())
+    if q.is_cuda:
+        kind += (min(rows, 128).bit_length(), rows % 128 == 0, n % 128 == 0)
+
+    def compare(found: tuple[Tensor, Tensor]) -> tuple[bool, list[str]]:
+        rules = Rules(q_positions=torch.arange(n - rows, n, device=q.device)[None], scale=scale, causal=causal)
+        rounding = first_use.ROUNDING if q.dtype in (torch.float64, torch.float32) else FAST_EXP
+        return first_use.compare(q, k, v, rules, {"out": found[0], "lse": found[1]}, rounding)
+
+    def told(what: str) -> str:
+        device = torch.cuda.get_device_name(q.device) if q.is_cuda else str(q.device)
+        shape = f"{q.dtype}, d_head {q.shape[3]}, {q.shape[1]} and {k.shape[1]} heads, {rows} rows, {n} keys"
+        return f"torch's {name} kernels {what}; {device}, torch {torch.__version__}, {shape}. Others are used instead"
+
+    failures = (RuntimeError,) if q.is_cuda else ()  # on a CPU they are errors of the caller, or of memory
+    return first_use.checked(kind, lambda: kernel(q, k, v, scale, causal), compare, told, failures)
 
 
 def _cpu(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
@@ -177,3 +237,8 @@ def _by_evidence(
     out, ev = run("attend", q, k, v, Rules(q_positions=at, scale=scale, causal=causal, window=window, sinks=sinks))
     assert out is not None
     return out, ev.lse
+
+
+def plans_shapes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether `attend` takes a kernel that plans anew for every shape and stride that it has not seen: cuDNN's."""
+    return cudnn in _candidates(*(x[:, :, :128] for x in (q, k, v)))  # a length that is no multiple of 128 is cut

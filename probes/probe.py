@@ -27,8 +27,10 @@ from .hashing import short_hash
 ROLES = ("needle", "distractor")
 TOKEN_CLASSES = ("echo", "novel", "format")
 ALIGNMENTS = ("exact", "id", "none")
-_TEXTS: tuple[str, ...] = ("family", "variant", "alignment", "needle_id", "answer_text", "tokenizer_fp", "haystack_id", "needle_text")
-_TEXTS += ("value", "vocabulary_fp")
+_TEXTS = (
+    *("family", "variant", "alignment", "needle_id", "answer_text", "tokenizer_fp", "haystack_id", "needle_text"),
+    *("value", "vocabulary_fp"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,44 @@ def fsdp1(path: Path) -> dict[str, Any]:
     return {"refusals": refusals, "scores": scores, "loss": loss.item()}
 
 
+KEYS = 40
+SHARDS = {  # the keys of either rank: as runs, dealt like cards, all on one
+    "runs": (range(17), range(17, KEYS)),
+    "dealt": (range(0, KEYS, 2), range(1, KEYS, 2)),
+    "all on one": (range(0), range(KEYS)),
+}
+
+
+def evidence(keys: range, sinks: torch.Tensor | None = None, topk: int = 3) -> hs.kernels.RowEvidence:
+    """Of whole numbers, which are full of ties; rows that see no key, few and many."""
+    gen = torch.Generator().manual_seed(0)
+    q, k = (torch.randint(-2, 3, (2, heads, n, 3), generator=gen).float() for heads, n in ((4, 5), (2, KEYS)))
+    own = torch.tensor(keys, dtype=torch.int64)
+    return hs.kernels.row_evidence(
+        q,
+        k[:, :, own],
+        q_positions=torch.tensor([KEYS - 1, -1, 0, 12, 20]),
+        k_positions=own,
+        spans=torch.tensor([[[0, 4], [10, 30]], [[5, 5], [3, 40]]]),
+        sinks=sinks,
+        topk=topk,
+    )
+
+
+def merged(rank: int) -> dict[str, Any]:
+    """Evidence of keys on both ranks; a learned sink is part of one."""
+    sinks = torch.linspace(-1, 2, 4)
+    found: dict[str, Any] = {}
+    for name, shards in SHARDS.items():
+        ev = hs.kernels.merge_across_ranks(evidence(shards[rank], sinks if rank == 1 else None))
+        found[name] = {field: x.tolist() for field, x in vars(ev).items()}
+    try:
+        hs.kernels.merge_across_ranks(evidence(range(KEYS), topk=3 + rank))
+    except ValueError as error:
+        found["refusal"] = str(error)
+    return found
+
+
 def main() -> None:
     folder, rank = Path(sys.argv[1]), int(os.environ["RANK"])
     count_forwards()
@@ -120,6 +158,7 @@ def main() -> None:
     found["fsdp2 plain"] = fsdp2(None)
     found["fsdp2"] = fsdp2(folder / "fsdp2.h5")
     found["fsdp1"] = fsdp1(folder / "fsdp1.h5")
+    found["merged"] = merged(rank)
     found["forwards"] = counted["forwards"]
     (folder / f"{rank}.json").write_text(json.dumps(found))
     distributed.destroy_process_group()

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from headscope.kernels import row_evidence
-from headscope.kernels.gpu import self_check
+from headscope.kernels import first_use, row_evidence
 
 from .backends import prefill_ms
 from .inputs import heads, qkv
@@ -39,7 +38,7 @@ def _few_rows(stage: Stage, record: Record, n: int) -> float:
     record.add(f"{FEW} rows x {n >> 10}K keys, of the copy bandwidth", share, "", at_least=0.85, detail=detail)
     record.add(f"{FEW} rows x {n >> 10}K keys", ms * 1e3, "us")
     record.add(f"{FEW} rows x {n >> 10}K keys, launched one by one", stage.ms(call, cold=True) * 1e3, "us")
-    self_check.forget()
+    first_use.forget()
     first, again = (stage.wall(call)[0] for _ in range(2))
     record.add(f"{FEW} rows x {n >> 10}K keys, comparing the first call of a kind", (first - again) * 1e3, "ms")
     small = _call(q, k[:, :, : stage.size(8 << 10, 32)])

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from headscope.kernels import evidence_attention, row_evidence
+from headscope.kernels import evidence_attention, row_evidence, row_evidence_paged
 
 
 def main(device: str = "cuda", n: int = 300, dim: int = 80) -> None:
@@ -26,6 +26,11 @@ def main(device: str = "cuda", n: int = 300, dim: int = 80) -> None:
     for options in every:
         row_evidence(q, k, q_positions=at, spans=spans, topk=3, impl="triton", **options)
         evidence_attention(q, k, v, q_positions=at, spans=spans, impl="triton", **options)
+    most = -(-n // 16)
+    pages = torch.randn(2 * most, 16, 2, dim, device=device).to(dtype)
+    table = torch.arange(2 * most, device=device, dtype=torch.int32).view(2, most)
+    lens = torch.tensor([n, n // 2], device=device)
+    row_evidence_paged(q, pages, block_table=table, seq_lens=lens, spans=spans, impl="triton")
     if device == "cuda":
         torch.cuda.synchronize()
 

@@ -1,4 +1,4 @@
-"""Row evidence in Triton, for GPUs of compute capability 8.0 and up.
+"""Row evidence in Triton, for GPUs of compute capability 8.0 and up, and AMD's gfx942 and gfx950.
 
 Only ``launch.py`` is called from outside, and only when these kernels were chosen: everything here imports triton.
 The files are not named into ``kernels/`` itself because there, importing ``row_evidence.py`` would replace the function

@@ -2,7 +2,8 @@
 
 The loop is FlashAttention's (arXiv 2205.14135) plus one compare and one select a row: it remembers the *block* of each
 row's highest score. When the loop is done, the distinct winning blocks of the tile (a handful) are scored once more to
-find the keys. Span mass is left to ``span_mass``, which needs only the log-sum-exp.
+find the keys. Span mass is left to ``span_mass``, which needs only the log-sum-exp. ``configs.WAYS`` has other ways to
+the same, for a GPU to choose from.
 """
 
 # mypy: disable-error-code="no-untyped-def"
@@ -14,36 +15,40 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .configs import FUSED, Tile, attention_tile
+from .clear_blocks import State, clear_blocks, takes
+from .configs import Tile, Ways, attention_tile, attention_ways
 from .kernel_args import KernelArgs
-from .primitives import (
-    LOG2E,
-    NO_KEY,
-    close_rows,
-    load_keys,
-    load_rows,
-    logit,
-    or_zero,
-    scores,
-    tile_rows,
-    walked_keys,
-)
+from .primitives import NO_KEY, close_rows, least, load_keys, load_rows, scores_of, tile_rows, walked_keys
+from .softmax_walk import walk
+from .split_attention import split_attention, splits_of
 
 
 def evidence_attention(
-    problem: KernelArgs, v: Tensor, *, evidence: bool = True, tile: Tile | None = None
+    problem: KernelArgs,
+    v: Tensor,
+    *,
+    evidence: bool = True,
+    tile: Tile | None = None,
+    ways: Ways | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Output [B, Hq, R, Dv]; lse, key index (int64) and highest logit, each [B, Hq, R].
 
-    Without ``evidence`` the last two are not written: the same kernel as plain attention, to compare with. The tile is
-    chosen here unless it is given, which only measurements do.
+    Without ``evidence`` the last two are not written: the same kernel as plain attention, to compare with. Tile and
+    ways are chosen here unless they are given, which only measurements do.
     """
     q, k = problem.q, problem.k
     (batch, heads, rows, dim), kv_heads = q.shape, k.shape[1]
+    ways = fitting(q, k, v, Ways() if ways is None and tile is not None else ways)
     tile = tile or attention_tile(q, v)
+    if ways.few_rows is not None:
+        return split_attention(problem, v, ways.few_rows, splits_of(q, k, ways.few_rows), evidence=evidence)
     out = torch.empty(batch, heads, rows, v.shape[-1], dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, rows, dtype=torch.float32, device=q.device)
     max_logit, at = torch.empty_like(lse), torch.empty_like(lse, dtype=torch.int64)
+    state = State(lse, lse, problem.first, lse)  # of no use without clear
+    if ways.clear is not None and not problem.has_first:
+        state = clear_blocks(problem, v, ways.clear, evidence=evidence)
+        tile = ways.clear._replace(warps=8, stages=1)  # one or two blocks are left
     evidence_attention_kernel[(batch * heads * triton.cdiv(rows, tile.rows),)](
         q,
         k,
@@ -51,6 +56,7 @@ def evidence_attention(
         problem.first,
         problem.last,
         problem.sinks,
+        *state,
         out,
         lse,
         at,
@@ -73,12 +79,20 @@ def evidence_attention(
         HAS_CAP=problem.has_cap,
         HAS_SINK=problem.has_sink,
         EVIDENCE=evidence,
+        CLEAR_DONE=state.m is not lse,
+        PREFETCH=ways.prefetch,
         PRECISION=problem.precision,
-        enable_fp_fusion=FUSED,
-        num_warps=tile.warps,
-        num_stages=tile.stages,
+        **tile.options(),
     )
     return out, lse, at, max_logit
+
+
+def fitting(q: Tensor, k: Tensor, v: Tensor, ways: Ways | None = None) -> Ways:
+    """Those of the ways, of the table's if none are given, that such tensors can go."""
+    ways = attention_ways(q, v) if ways is None else ways
+    few = ways.few_rows is not None and splits_of(q, k, ways.few_rows) > 1
+    clear = ways.clear is not None and takes(q, k, v)
+    return Ways(ways.clear if clear else None, ways.few_rows if few else None, ways.prefetch)
 
 
 @triton.jit(do_not_specialize=["R", "HQ"])
@@ -89,6 +103,10 @@ def evidence_attention_kernel(
     first,  # int32 [B, R]
     last,  # int32 [B, R]
     sinks,  # float32 [HQ]
+    part_m,  # float32 [B, HQ, R]; this and the next three with CLEAR_DONE
+    part_l,  # float32 [B, HQ, R]
+    part_block,  # int32 [B, HQ, R]
+    part_o,  # float32 [B, HQ, R, DV]
     out,  # [B, HQ, R, DV]
     lse,  # float32 [B, HQ, R]
     at,  # int64 [B, HQ, R]
@@ -120,6 +138,8 @@ def evidence_attention_kernel(
     HAS_CAP: tl.constexpr,
     HAS_SINK: tl.constexpr,
     EVIDENCE: tl.constexpr,
+    CLEAR_DONE: tl.constexpr,
+    PREFETCH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     tiles = tl.cdiv(R, BM)
@@ -136,75 +156,63 @@ def evidence_attention_kernel(
     p_v = v + i_b * s_vb + i_h // G * s_vh + o_n[:, None] * s_vn + o_e[None, :] * s_vd
 
     begin, end, low, clear_from, clear_to = walked_keys(b_first, b_last, BN)
-    b_m = tl.full([BM], float("-inf"), tl.float32)  # highest raw score
+    b_m = tl.zeros([BM], tl.float32) + least(mult)  # highest raw score
     b_l = tl.zeros([BM], tl.float32)  # sum of exp(logit - logit(b_m))
     b_block = tl.full([BM], NO_KEY, tl.int32)  # first key of the block of b_m
     b_o = tl.zeros([BM, BDV], tl.float32)
     if HAS_FIRST:
-        b_m, b_l, b_block, b_o = _walk(
+        b_m, b_l, b_block, b_o = walk(
             b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, low, tl.minimum(end, clear_from),
             b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, True,
         )  # fmt: skip
-    b_m, b_l, b_block, b_o = _walk(
-        b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end,
-        tl.maximum(low, clear_from), tl.minimum(end, clear_to),
-        b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, False,
-    )  # fmt: skip
-    b_m, b_l, b_block, b_o = _walk(
+    o_row = i_bh.to(tl.int64) * R + o_r
+    p_row = o_row[:, None] * DV + o_e[None, :]
+    if CLEAR_DONE:
+        b_m, b_l = tl.load(part_m + o_row), tl.load(part_l + o_row)
+        if EVIDENCE:
+            b_block = tl.load(part_block + o_row)
+        b_o = load_rows(part_o + p_row, o_e, DV, BDV)
+    else:
+        b_m, b_l, b_block, b_o = walk(
+            b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end,
+            tl.maximum(low, clear_from), tl.minimum(end, clear_to),
+            b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, False,
+        )  # fmt: skip
+    b_m, b_l, b_block, b_o = walk(
         b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, tl.maximum(low, clear_to), end,
         b_m, b_l, b_block, b_o, mult, cap, D, BD, DV, BDV, BN, HAS_CAP, EVIDENCE, PRECISION, True,
     )  # fmt: skip
 
     b_seen = b_first < b_last
-    b_m, b_l = tl.where(b_seen, b_m, float("-inf")), tl.where(b_seen, b_l, 0.0)
+    b_m = tl.where(b_seen & (b_m > least(mult)), b_m, float("-inf"))
+    b_l = tl.where(b_seen, b_l, 0.0)
     b_sink = b_l
     if HAS_SINK:
         b_sink = tl.zeros([BM], tl.float32) + tl.load(sinks + i_h)
     b_lse, b_top, b_share = close_rows(b_m, b_l, b_sink, mult, cap, HAS_CAP, HAS_SINK)
-    o_row = i_bh.to(tl.int64) * R + o_r
     tl.store(lse + o_row, b_lse, mask=real)
-    p_o = out + o_row[:, None] * DV + o_e[None, :]
     b_o = tl.where(b_seen[:, None], b_o * b_share[:, None], 0.0)
-    tl.store(p_o, b_o.to(out.dtype.element_ty), mask=real[:, None] & (o_e < DV)[None, :])
+    tl.store(out + p_row, b_o.to(out.dtype.element_ty), mask=real[:, None] & (o_e < DV)[None, :])
 
     if EVIDENCE:
         tl.store(max_logit + o_row, b_top, mask=real)
         b_todo = tl.where(b_seen & (b_lse == b_lse), b_block, NO_KEY)
         b_at = tl.full([BM], -1, tl.int32)
-        o_c = tl.arange(0, BN)[None, :]
+        o_b = tl.arange(0, BN)
         n = tl.min(b_todo, 0)
+        if PREFETCH:
+            b_k = load_keys(p_k + tl.cast(n, tl.int64) * s_kn, n + o_b, o_d, begin, end, D, BD, True)
         while n < NO_KEY:
-            b_s = scores(b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n, D, BD, BN, PRECISION, True)
+            b_here = b_todo == n
+            b_todo = tl.where(b_here, NO_KEY, b_todo)
+            n_next = tl.min(b_todo, 0)
+            n_load = n_next if PREFETCH else n
+            b_loaded = load_keys(p_k + tl.cast(n_load, tl.int64) * s_kn, n_load + o_b, o_d, begin, end, D, BD, True)
+            b_s = scores_of(b_q, b_k if PREFETCH else b_loaded, n + o_b, b_first, b_last, PRECISION, True)
             # The block's own maximum, so that nothing depends on both products being equal to the last bit.
-            b_c = tl.min(tl.where(b_s == tl.max(b_s, 1)[:, None], o_c, BN), 1)
-            b_at = tl.where(b_todo == n, n + b_c, b_at)
-            b_todo = tl.where(b_todo == n, NO_KEY, b_todo)
-            n = tl.min(b_todo, 0)
+            b_c = tl.min(tl.where(b_s == tl.max(b_s, 1)[:, None], o_b[None, :], BN), 1)
+            b_at = tl.where(b_here, n + b_c, b_at)
+            n = n_next
+            if PREFETCH:
+                b_k = b_loaded
         tl.store(at + o_row, b_at.to(tl.int64), mask=real)
-
-
-@triton.jit
-def _walk(
-    b_q, p_k, p_v, s_kn, s_vn, o_d, o_e, b_first, b_last, begin, end, n_from, n_to,
-    b_m, b_l, b_block, b_o, mult, cap,
-    D: tl.constexpr, BD: tl.constexpr, DV: tl.constexpr, BDV: tl.constexpr, BN: tl.constexpr,
-    HAS_CAP: tl.constexpr, EVIDENCE: tl.constexpr, PRECISION: tl.constexpr, MASKED: tl.constexpr,
-):  # fmt: skip
-    """Online softmax over the blocks of [n_from, n_to), with the output of each row and the block of its maximum."""
-    for n in range(n_from, n_to, BN):
-        b_s = scores(b_q, p_k, s_kn, o_d, b_first, b_last, begin, end, n, D, BD, BN, PRECISION, MASKED)
-        b_top = tl.max(b_s, 1)
-        if EVIDENCE:
-            b_block = tl.where(b_top > b_m, n, b_block)  # strictly greater: the earlier block keeps a tie
-        b_new = tl.maximum(b_m, b_top)
-        b_shift = logit(b_new, mult, cap, LOG2E, HAS_CAP)
-        if MASKED:
-            b_shift = or_zero(b_shift)
-        b_p = tl.exp2(logit(b_s, mult, cap, LOG2E, HAS_CAP) - b_shift[:, None])
-        b_fade = tl.exp2(logit(b_m, mult, cap, LOG2E, HAS_CAP) - b_shift)
-        b_l = b_l * b_fade + tl.sum(b_p, 1)
-        o_n = n + tl.arange(0, BN)
-        b_v = load_keys(p_v + tl.cast(n, tl.int64) * s_vn, o_n, o_e, begin, end, DV, BDV, MASKED)
-        b_o = tl.dot(b_p.to(b_v.dtype), b_v, b_o * b_fade[:, None], input_precision=PRECISION)
-        b_m = b_new
-    return b_m, b_l, b_block, b_o

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from .. import reference
 from ..rules import Rules
+from ..sequences import Sequences
 from .visible_keys import visible_keys
 
 
@@ -16,11 +18,8 @@ from .visible_keys import visible_keys
 class KernelArgs:
     q: Tensor
     k: Tensor
-    first: Tensor
-    """int32 [B, R], contiguous: a row sees the key indices [first, last), whichever rules set them."""
-    last: Tensor
-    has_first: bool
-    """Whether first can be anything but 0."""
+    rules: Rules
+    """In key indices: without k_positions."""
     mult: float
     """scale, or scale / softcap"""
     cap: float
@@ -28,32 +27,59 @@ class KernelArgs:
     sinks: Tensor
     """float32 [Hq]; unused without has_sink"""
     has_sink: bool
+    sequences: Sequences
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, rules: Rules) -> KernelArgs:
-        batch, rows, n = q.shape[0], q.shape[2], k.shape[2]
-        if rules.k_positions is None:
-            first, last = visible_keys(rules, batch, n)
-        else:
-            found = reference.visible_keys(rules, n)
-            first, last = (x.expand(batch, rows).to(torch.int32).contiguous() for x in found)
+    def of(cls, q: Tensor, k: Tensor, rules: Rules, sequences: Sequences | None = None) -> KernelArgs:
+        """For ``sequences``, k_positions is None and key_limits end at each sequence's last key."""
+        if rules.k_positions is not None:
+            starts, limits = reference.visible_keys(rules, k.shape[2])
+            bounded_below = rules.window is not None or rules.key_starts is not None
+            rules = replace(
+                rules,
+                causal=False,
+                window=None,
+                key_limits=limits,
+                key_starts=starts if bounded_below else None,
+                q_positions=limits,  # not looked at any more
+                k_positions=None,
+            )
         return cls(
             q=q,
             k=k,
-            first=first,
-            last=last,
-            has_first=rules.window is not None or rules.key_starts is not None,
+            rules=rules,
             mult=rules.scale if rules.softcap is None else rules.scale / rules.softcap,
             cap=rules.softcap or 0.0,
             has_cap=rules.softcap is not None,
-            sinks=first if rules.sinks is None else rules.sinks.float().contiguous(),
+            sinks=q if rules.sinks is None else rules.sinks.float().contiguous(),
             has_sink=rules.sinks is not None,
+            sequences=sequences or Sequences.of(q, k),
         )
 
     @property
+    def has_first(self) -> bool:
+        """Whether a row may not see the first key."""
+        return self.rules.window is not None or self.rules.key_starts is not None
+
+    @cached_property
+    def _intervals(self) -> tuple[Tensor, Tensor]:
+        return visible_keys(self.rules, self.q.shape[0], self.sequences.keys)
+
+    @property
+    def first(self) -> Tensor:
+        """int32 [B, R], contiguous: a row sees the key indices [first, last), whichever rules set them."""
+        return self._intervals[0]
+
+    @property
+    def last(self) -> Tensor:
+        return self._intervals[1]
+
+    @property
     def precision(self) -> str:
-        """How tl.dot multiplies: float32 as three tf32 products, to keep its accuracy; other products are exact."""
-        return "tf32x3" if self.q.dtype == torch.float32 else "ieee"
+        """How tl.dot multiplies: float32 as three tf32 products, to keep its accuracy; other products are exact, and
+        AMD's matrix cores take float32 as it is.
+        """
+        return "tf32x3" if self.q.dtype == torch.float32 and torch.version.hip is None else "ieee"
 
     @staticmethod
     def padded(dim: int) -> int:

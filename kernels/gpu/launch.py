@@ -10,15 +10,19 @@ from torch import Tensor
 from ..evidence import RowEvidence, best
 from ..reference import key_index
 from ..rules import Rules
+from ..sequences import Sequences
 from .evidence_attention import evidence_attention
 from .kernel_args import KernelArgs
+from .key_mass import key_mass
 from .row_evidence import row_evidence
 from .span_mass import span_mass
 
 
 @torch.no_grad()
-def run_kernels(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
-    """Evidence of every row and, with v, the attention output.
+def run_kernels(
+    q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, sequences: Sequences | None = None
+) -> tuple[Tensor | None, RowEvidence]:
+    """Evidence of every row and, with v, the attention output; of ``sequences`` without v and k_positions.
 
     A tile walks all keys between the first and the last that one of its rows sees: rows that see nearly the same keys
     should stand next to each other. With v, topk takes a second walk over the keys.
@@ -31,7 +35,7 @@ def run_kernels(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[T
         out = None if v is None else q.new_zeros(batch, heads, rows, v.shape[-1])
         return out, RowEvidence.empty(batch, heads, rows, spans=count, topk=topk, device=q.device)
     with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
-        problem = KernelArgs.of(q, k, rules)
+        problem = KernelArgs.of(q, k, rules, sequences)
         out = found = None
         if v is None or topk:
             found = row_evidence(problem, topk=topk)
@@ -63,6 +67,16 @@ def run_kernels(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[T
             topk_key=position(topk_at),
             topk_logit=topk_logit,
         )
+
+
+@torch.no_grad()
+def run_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
+    """As ``reference.key_mass``."""
+    q, k = near(q), near(k)
+    if q.shape[0] == 0 or q.shape[2] == 0:
+        return torch.zeros(*q.shape[:2], k.shape[2], device=q.device)
+    with torch.cuda.device(q.device) if q.is_cuda else nullcontext():
+        return key_mass(KernelArgs.of(q, k, rules), lse.float().contiguous())
 
 
 def near(x: Tensor) -> Tensor:

@@ -73,6 +73,12 @@ def scores(
     """Raw q.k of the keys n .. n + BN, [BM, BN] float32; -inf where a row does not see the key."""
     o_n = n + tl.arange(0, BN)
     b_k = load_keys(p_k + tl.cast(n, tl.int64) * s_kn, o_n, o_d, begin, end, D, BD, MASKED)
+    return scores_of(b_q, b_k, o_n, b_first, b_last, PRECISION, MASKED)
+
+
+@triton.jit
+def scores_of(b_q, b_k, o_n, b_first, b_last, PRECISION: tl.constexpr, MASKED: tl.constexpr):
+    """As ``scores``, of keys that are here already."""
     b_s = tl.dot(b_q, tl.trans(b_k), input_precision=PRECISION)
     if MASKED:
         b_s = tl.where((o_n[None, :] >= b_first[:, None]) & (o_n[None, :] < b_last[:, None]), b_s, float("-inf"))
@@ -93,6 +99,14 @@ def logit(b_s, mult, cap, UNIT: tl.constexpr, HAS_CAP: tl.constexpr):
 
 
 @triton.jit
+def least(mult):
+    """What the highest raw score of a row starts from: below every score whose logit is finite, and itself finite as a
+    logit in bits, so that it can be subtracted from that of a key at -inf and leaves it no weight.
+    """
+    return -3.4e38 / tl.maximum(mult * LOG2E, 1.0)
+
+
+@triton.jit
 def or_zero(b_x):
     """0 for -inf: what may be subtracted from -inf without making NaN of it."""
     return tl.where(b_x == float("-inf"), 0.0, b_x)
@@ -105,6 +119,8 @@ def close_rows(b_m, b_l, b_sink, mult, cap, HAS_CAP: tl.constexpr, HAS_SINK: tl.
     Of rows with the highest raw score b_m and b_l = sum(exp(logit - logit(b_m))); -inf and 0 where there is no key.
     """
     b_top = logit(b_m, mult, cap, 1.0, HAS_CAP)
+    if HAS_CAP:
+        b_l = tl.where(b_m == float("inf"), float("nan"), b_l)  # so it is without a soft-cap
     if HAS_SINK:
         b_high = or_zero(tl.maximum(b_top, b_sink))
         b_fade = tl.exp(b_top - b_high)

@@ -1,139 +1,94 @@
-"""Before a kind of call is trusted on this machine, a few of its rows are compared with the definition.
-
-A kernel can be right in the interpreter and wrong on a device: another compiler, another GPU. Such numbers look like
-any others, so each process asks once for every kind of call and every doubling of the number of keys.
-"""
+"""The Triton kernels, compared with the definition on the first use of each kind of call; see ``first_use.py``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
 import triton
 from torch import Tensor
 
-from .. import reference
-from ..errors import KernelError
+from .. import first_use, reference
 from ..evidence import RowEvidence
 from ..rules import Rules
+from ..sequences import Ragged, Sequences
 from . import launch
+from .evidence_attention import fitting
+from .row_evidence import layout
 
-ROWS = 8  # compared, of all heads of the last batch entry
-# Error of a score, in units of float32 of |q| |k|. Products of two half-precision numbers are exact, and tensor cores
-# drop bits of the smaller ones while they add, on both sides. float32 keeps 10 bits where the caller allows tf32.
-UNITS = {torch.bfloat16: 16, torch.float16: 16, torch.float32: 1 << 14}
-TF32 = 2.0**-10
-ROUNDING = 2e-5  # nats: exp2, and the order of summing its results
-
-_trusted: set[tuple[object, ...]] = set()
-_refused: dict[tuple[object, ...], str] = {}
+FAILURES = (triton.TritonError, RuntimeError)
+KEYS = 64  # whose mass is compared
 
 
-def checked_evidence(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[Tensor | None, RowEvidence]:
+def checked_evidence(
+    q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, sequences: Ragged | None = None
+) -> tuple[Tensor | None, RowEvidence]:
     """As ``launch.run_kernels``; raises KernelError where its first call of a kind fails or is wrong."""
-    kind = _kind(q, k, v, rules)
-    if kind in _trusted or (q.is_cuda and torch.cuda.is_current_stream_capturing()):  # a graph's results come later
-        return launch.run_kernels(q, k, v, rules)
-    if kind in _refused:
-        raise KernelError(_refused[kind])
-    try:
-        out, ev = launch.run_kernels(q, k, v, rules)
-        compared, wrong = compare(q, k, v, rules, out, ev)
-    except torch.OutOfMemoryError:
-        raise
-    except (triton.TritonError, RuntimeError) as error:
-        _refused[kind] = _told(q, k, f"cannot run ({_first_line(error)})")
-        raise KernelError(_refused[kind]) from error
-    if wrong:
-        _refused[kind] = _told(q, k, f"disagree with the definition, which should be reported ({'; '.join(wrong)})")
-        raise KernelError(_refused[kind])
-    if compared:
-        _trusted.add(kind)
-    return out, ev
 
+    def compare(found: tuple[Tensor | None, RowEvidence]) -> tuple[bool, list[str]]:
+        out, ev, one = found[0], found[1], (q, k, rules)
+        if sequences is not None:
+            i = sequences.telling()
+            one, ev = sequences.alone(i, q, k, rules), sequences.of_sequence(i, ev)
+        parts = {"out": out, **vars(ev)}
+        present = {name: x for name, x in parts.items() if x is not None}
+        return first_use.compare(one[0], one[1], v, one[2], present)
 
-def forget() -> None:
-    """Ask again: for measurements and tests."""
-    _trusted.clear()
-    _refused.clear()
-
-
-@torch.no_grad()
-def compare(
-    q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, out: Tensor | None, ev: RowEvidence
-) -> tuple[bool, list[str]]:
-    """Whether anything could be compared (not so if all is NaN, or no row sees a key), and what is wrong."""
-    if 0 in q.shape[:3] or k.shape[2] == 0:
-        return False, []
-    rows = torch.linspace(0, q.shape[2] - 1, min(ROWS, q.shape[2]), dtype=torch.float64, device=q.device).round().long()
-
-    def of_rows(x: Tensor | None) -> Tensor | None:
-        return None if x is None else x[-1:, rows]
-
-    spans = rules.spans
-    some = replace(
-        rules,
-        q_positions=rules.q_positions[-1:, rows],
-        key_limits=of_rows(rules.key_limits),
-        key_starts=of_rows(rules.key_starts),
-        k_positions=None if rules.k_positions is None else rules.k_positions[-1:],
-        spans=None if spans is None else spans[-1:] if spans.dim() == 3 else spans[-1:, rows],
-        topk=max(rules.topk, 2),  # the second tells whether the first is certain
+    return first_use.checked(
+        _kind(q, k, v, rules, sequences or Sequences.of(q, k)),
+        lambda: launch.run_kernels(q, k, v, rules, sequences),
+        compare,
+        lambda what: _told(q, k, what),
+        FAILURES,
     )
-    q = q[-1:, :, rows]
-    wanted_out, wanted = reference.evidence(q, k[-1:], None if v is None else v[-1:], some)
-    size = float(_length(q) * _length(k[-1:]))
-    limit = UNITS[q.dtype] * torch.finfo(torch.float32).eps * size * rules.scale + ROUNDING
-    of_value = 0.0 if v is None else float(torch.stack(v[-1:].aminmax()).abs().max())
-    if wanted.topk_logit is None or not (wanted.lse.isfinite().any() and limit + of_value < torch.inf):
-        return False, []
-    first, second = wanted.topk_logit[..., :2].unbind(-1)
-    certain = ~(first - second <= 2 * limit)
-    highest = wanted.topk_logit[..., : rules.topk]
-
-    def wrong() -> Iterator[str]:
-        yield from _off("log-sum-exp", ev.lse[-1:, :, rows], wanted.lse, limit)
-        yield from _off("highest logit", ev.max_logit[-1:, :, rows], wanted.max_logit, limit)
-        yield from _off("mass of spans", ev.span_mass[-1:, :, rows], wanted.span_mass, 4 * limit)
-        key = ev.argmax_key[-1:, :, rows]
-        yield from _off("highest key", key.where(certain, wanted.argmax_key), wanted.argmax_key, 0)
-        if ev.topk_logit is not None:
-            yield from _off("logits of the highest keys", ev.topk_logit[-1:, :, rows], highest, limit)
-        if out is not None and wanted_out is not None:
-            rounded = 2 * max(torch.finfo(q.dtype).eps, TF32)  # weights and output, on both sides
-            yield from _off("output", out[-1:, :, rows], wanted_out, (rounded + 4 * limit) * of_value)
-
-    return True, list(wrong())
 
 
-def _off(what: str, got: Tensor, wanted: Tensor, limit: float) -> Iterator[str]:
-    got, wanted = got.double(), wanted.double()
-    error = (got - wanted).abs()
-    bad = ~((error <= limit) | (got == wanted) | (got.isnan() & wanted.isnan()))
-    if bad.any():
-        at = bad.nonzero()[0].tolist()
-        yield f"{what} {got[tuple(at)].item():.6g} instead of {wanted[tuple(at)].item():.6g}"
+def checked_key_mass(q: Tensor, k: Tensor, lse: Tensor, rules: Rules) -> Tensor:
+    """As ``launch.run_key_mass``, likewise."""
+    n = k.shape[2]
+
+    def compare(found: Tensor) -> tuple[bool, list[str]]:
+        if 0 in q.shape[:3] or n == 0:
+            return False, []
+        some = torch.linspace(0, n - 1, min(KEYS, n), dtype=torch.float64, device=q.device).round().long()
+        of_last = replace(
+            rules,
+            q_positions=rules.q_positions[-1:],
+            key_limits=None if rules.key_limits is None else rules.key_limits[-1:],
+            key_starts=None if rules.key_starts is None else rules.key_starts[-1:],
+            k_positions=some[None] if rules.k_positions is None else rules.k_positions[-1:, some],
+        )
+        keys = k[-1:, :, some]
+        wanted = reference.key_mass(q[-1:], keys, lse[-1:], of_last)
+        limit = first_use.score_limit(q[-1:], keys, rules.scale)
+        if not (lse[-1:].isfinite().any() and limit < torch.inf):
+            return False, []
+        most = 2 * limit * wanted + torch.finfo(torch.float32).eps
+        return True, list(first_use.off("mass of keys", found[-1:, :, some], wanted, most))
+
+    return first_use.checked(
+        ("key_mass", *_kind(q, k, None, rules, Sequences.of(q, k))),
+        lambda: launch.run_key_mass(q, k, lse, rules),
+        compare,
+        lambda what: _told(q, k, what),
+        FAILURES,
+    )
 
 
-def _length(x: Tensor) -> Tensor:
-    """Of the longest vector along the last axis; NaN if there is a NaN."""
-    parts = x.split(1 << 14, dim=-2)  # the lengths of a million keys would be more scratch than all of the rest
-    return torch.stack([torch.linalg.vector_norm(part, dim=-1, dtype=torch.float32).max() for part in parts]).max()
-
-
-def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> tuple[object, ...]:
+def _kind(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules, at: Sequences) -> tuple[object, ...]:
     """What makes another kernel of it, or another way through one."""
     group = q.shape[1] // k.shape[1]
     return (
         q.device,
         q.dtype,
         q.shape[-1],
-        None if v is None else v.shape[-1],
+        None if v is None else (v.shape[-1], fitting(q, k, v)),
         group,
-        min(group * q.shape[2], 128).bit_length(),
-        k.shape[2].bit_length(),
+        min(group * at.rows, 128).bit_length(),
+        at.keys.bit_length(),
+        (at.row_starts is None, at.key_starts is None, at.page),
         rules.topk,
+        v is None and layout(q, k, at, rules.topk).rescan,
         *(x is None for x in (rules.window, rules.key_starts, rules.softcap, rules.sinks, rules.k_positions)),
         rules.spans is None,
     )
@@ -143,7 +98,3 @@ def _told(q: Tensor, k: Tensor, what: str) -> str:
     device = torch.cuda.get_device_name(q.device) if q.is_cuda else str(q.device)
     with_what = f"{device}, triton {triton.__version__}, {q.dtype}, d_head {q.shape[-1]}, {k.shape[2]} keys"
     return f'the Triton kernels {what}; {with_what}. impl="auto" uses the reference instead, which is slower'
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,7 @@
-"""HeadMonitor in two processes: the ranks stay together, rank zero alone writes, and training does not notice."""
+"""HeadMonitor in two processes: the ranks stay together, rank zero alone writes, and training does not notice.
+
+The same two processes merge evidence of keys that lie on both.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,11 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from torch.distributed import TCPStore
 
 import two_ranks
@@ -19,6 +24,18 @@ import unequal_ranks
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import results_file as store
 from tiny_models import build
+
+
+def check_merged(ranks: list[dict[str, Any]]) -> None:
+    assert ranks[0] == ranks[1], "the same bits everywhere"
+    whole = two_ranks.evidence(range(two_ranks.KEYS), torch.linspace(-1, 2, 4))
+    for name in two_ranks.SHARDS:
+        for field, wanted in vars(whole).items():
+            got = torch.tensor(ranks[0][name][field], dtype=wanted.dtype)
+            if wanted.dtype == torch.int64:
+                assert torch.equal(got, wanted), (name, field)
+            torch.testing.assert_close(got, wanted, rtol=2e-6, atol=2e-6)
+    assert "[2, 4, 5, 2, 3, 4] and [2, 4, 5, 2, 4, 4]" in ranks[0]["refusal"]
 
 
 def run_ranks(script: ModuleType, folder: Path) -> list[str]:
@@ -70,6 +87,7 @@ def test_two_ranks(tmp_path: Path) -> None:
         assert len(one["fsdp1"]["refusals"]) == 2 and one["fsdp1"]["scores"] is None and one["fsdp1"]["loss"] > 0
         assert all("FSDP version 1" in refusal and "fully_shard" in refusal for refusal in one["fsdp1"]["refusals"])
     assert None not in found[0]["fsdp2"]["scored"], said[0]
+    check_merged([one["merged"] for one in found])
     assert found[0]["fsdp2"]["scored"] == pytest.approx(found[1]["fsdp2"]["scored"])
     assert store.checkpoints(tmp_path / "ddp.h5") == [0, 2]
     assert store.checkpoints(tmp_path / "fsdp2.h5") == [0, 1, 2]

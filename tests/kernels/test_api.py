@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
-from headscope.kernels import evidence_attention, row_evidence
+from headscope.kernels import api, evidence_attention, implementation, row_evidence
 
 B, HQ, HKV, R, N, D = 2, 4, 2, 3, 7, 8
 
@@ -115,6 +116,20 @@ def test_what_is_accepted() -> None:
         assert row_evidence(**good(**change)).lse.shape == (B, HQ, R)
     with torch.no_grad():
         evidence_attention(v=torch.zeros(B, HKV, N, D), **good(q=torch.zeros(B, HQ, R, D, requires_grad=True)))
+
+
+def test_amd_gpus_are_taken_and_called_unmeasured(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.version, "hip", "7.2")
+    monkeypatch.setattr(api, "_has_triton", lambda: True)
+    with FakeTensorMode():
+        q = torch.empty(1, 2, 3, 8, device="cuda", dtype=torch.bfloat16)
+    assert implementation(q) == implementation(q, impl="triton") == "triton"
+    api.warn_once.cache_clear()
+    for _ in range(2):
+        api._by_kernels(lambda: 0, "auto")
+    assert len(caplog.records) == 1 and "have not been measured on any AMD GPU" in caplog.text
 
 
 def test_key_positions_are_asked_once_and_again_when_they_changed() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from headscope.kernels import evidence_attention, reference, row_evidence
+from headscope.kernels import evidence_attention, key_mass, reference, row_evidence
 from headscope.kernels.sdpa import attend
 
 
@@ -82,6 +82,7 @@ RUNS: dict[str, Callable[[Inputs], Any]] = {
     "short spans": lambda x: row_evidence(x[0], x[1], q_positions=x[3], spans=window_spans(x[3], 9)),
     "long spans": lambda x: row_evidence(x[0], x[1], q_positions=x[3], spans=window_spans(x[3], x[1].shape[2])),
     "one long span": lambda x: row_evidence(x[0], x[1], q_positions=x[3], spans=torch.tensor([[[0, x[1].shape[2]]]])),
+    "key mass": lambda x: key_mass(x[0], x[1], torch.zeros(1, 4, len(x[3])), q_positions=x[3]),
     "attention": lambda x: evidence_attention(x[0], x[1], x[2], q_positions=x[3]),
 }
 each_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())

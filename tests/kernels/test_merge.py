@@ -155,6 +155,34 @@ def test_outputs_merge_like_evidence(split: tuple[Tensor, Tensor, Tensor, list[T
         torch.testing.assert_close(lse, ev.lse, rtol=2e-6, atol=2e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("sink", [4.0, 8.0, 12.0])
+def test_an_attention_sink_leaves_the_other_side_its_digits(sink: float, dtype: torch.dtype) -> None:
+    """Key 0 takes nearly all mass and has a value of nearly nothing: the output is what little the other keys say."""
+    gen = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 1, n, 16, generator=gen) for n in (50, 300, 300))
+    k[..., 0], q[..., 0] = 0, 4.0
+    k[:, :, 0, 0] = sink
+    v[:, :, 0] *= 1e-4
+    q, k, v = (x.to(dtype) for x in (q, k, v))
+    weights = (q.double() @ k.double().mT / 4).softmax(-1)
+    wanted, size = weights @ v.double(), weights @ v.double().abs()
+    at = torch.full((50,), 300)
+
+    def of(begin: int, end: int) -> tuple[Tensor, Tensor]:
+        out, ev = evidence_attention(q, k[:, :, begin:end], v[:, :, begin:end], q_positions=at)
+        return out, ev.lse
+
+    # Each part is rounded, and so is every merge of two: half a unit of the magnitudes that went into it.
+    half = torch.finfo(dtype).eps / 2
+    parts = [of(0, 100), of(100, 200), of(200, 300)]
+    for order in (parts, parts[::-1], [parts[1], parts[0], parts[2]]):
+        out, _ = reduce(lambda a, b: merge_attention_states(*a, *b), order)
+        error = (out.double() - wanted).abs()
+        smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps  # what float16 rounds small numbers to
+        assert (error <= 3 * half * size + 1e-5 * size + 3 * smallest).all(), float((error / size).max())
+
+
 def test_outputs_keep_nan_and_dtype() -> None:
     out, lse = torch.ones(1, 1, 2, 4, dtype=torch.bfloat16), torch.zeros(1, 1, 2)
     bad_out, bad_lse = out * torch.nan, lse * torch.nan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from headscope.kernels import api, first_use, reference
 from headscope.kernels import dispatch_log as choices
-from headscope.kernels import reference
 from headscope.kernels import sdpa as plain
 from headscope.kernels.sdpa import attend
 from naive_attention import naive_map
@@ -145,6 +146,108 @@ def test_single_rows_and_keys_are_kept_from_cudnn(monkeypatch: pytest.MonkeyPatc
     assert asked == [(1, 50, False), (1, 1, False)]
 
 
+HOPPER, CURRENT = (9, 0), 91900
+
+
+@pytest.mark.parametrize(
+    ("chosen", "capability", "version", "kv_heads", "rows", "keys"),
+    [
+        (True, HOPPER, CURRENT, 8, 4096, 65536),
+        (True, HOPPER, CURRENT, 1, 77, 1001),
+        (True, HOPPER, 91500, 8, 77, 1001),
+        (False, HOPPER, 91400, 8, 4096, 1001),  # wrong before 9.15
+        (False, HOPPER, 91400, 8, 77, 65536),
+        (True, HOPPER, 90100, 8, 128, 256),
+        (True, (10, 0), CURRENT, 8, 4096, 65536),
+        (False, (10, 0), CURRENT, 7, 4096, 65536),  # silently wrong
+        (False, (10, 0), CURRENT, 1, 4096, 65536),
+        (False, (10, 0), 91400, 8, 4096, 65537),
+        (False, (8, 0), CURRENT, 8, 4096, 65536),  # flash is faster
+        (False, (8, 9), CURRENT, 8, 4096, 65536),
+        (False, (12, 0), CURRENT, 8, 4096, 65536),
+        (False, (12, 1), CURRENT, 8, 4096, 65536),
+        (False, (10, 3), CURRENT, 8, 4096, 65536),  # nothing is known
+        (False, (11, 0), CURRENT, 8, 4096, 65536),
+        (False, HOPPER, None, 8, 4096, 65536),  # no cuDNN
+    ],
+)
+def test_cudnn_is_chosen_where_it_is_known_good(
+    chosen: bool, capability: tuple[int, int], version: int | None, kv_heads: int, rows: int, keys: int
+) -> None:
+    assert plain.cudnn_is_known_good(capability, version, kv_heads, rows, keys) is chosen
+
+
+def of_other_heads(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """Plausible and wrong: every group of query heads reads the next group's keys."""
+    return plain._cpu(q, k.roll(1, 1), v.roll(1, 1), scale, causal)
+
+
+def off_in_one_row(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    """The log-sum-exp is right."""
+    out, lse = plain._cpu(q, k, v, scale, causal)
+    out[:, :, -1] += 0.5 * v.abs().max()
+    return out, lse
+
+
+def without_the_first_key(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
+    if causal:
+        return plain._cpu(q, k, v, scale, causal)
+    return plain._cpu(q, k[:, :, 1:], v[:, :, 1:], scale, causal)
+
+
+@pytest.fixture
+def _never_used() -> Iterator[None]:
+    first_use.forget()
+    api.warn_once.cache_clear()
+    yield
+    first_use.forget()
+
+
+@pytest.mark.usefixtures("_never_used")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("wrong", [of_other_heads, off_in_one_row, without_the_first_key])
+def test_a_backend_that_is_wrong_here_is_replaced_by_the_next(
+    wrong: plain.Kernel, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    q, k, v = (x.to(dtype) for x in problem(4, 2, 30, 90))
+    k[:, :, 0] *= 3  # so that a key less shows
+    wanted, lse = attend(q, k, v)
+    calls = []
+
+    def counted(*inputs: Any) -> tuple[Tensor, Tensor]:
+        calls.append(inputs)
+        return wrong(*inputs)
+
+    monkeypatch.setitem(plain.NAMES, counted, "sdpa:wrong")
+    for following, then in (([plain._cpu], "sdpa:cpu"), ([], "reference")):
+        monkeypatch.setattr(plain, "_candidates", lambda *_, after=following: [counted, *after])
+        for _ in range(2):
+            with choices.recording() as used:
+                out, got = attend(q, k, v)
+            assert then in used["attend"] and (wrong is without_the_first_key) == ("sdpa:wrong" in used["attend"])
+            torch.testing.assert_close(out, wanted, rtol=0, atol=8 * torch.finfo(dtype).eps)
+            torch.testing.assert_close(got, lse, rtol=1e-4, atol=1e-4)
+    kinds = 2 if wrong is not without_the_first_key else 1  # the keys before, and the rows' own square
+    assert len(caplog.records) == kinds and "sdpa:wrong kernels disagree with the definition" in caplog.text
+    assert len(calls) == (2 if kinds == 2 else 1 + 4), "what was found wrong is not tried again"
+
+
+@pytest.mark.usefixtures("_never_used")
+def test_torchs_own_kernels_pass_and_are_compared_once_a_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+    truth = first_use.compare
+    monkeypatch.setattr(first_use, "compare", lambda *a: (compared.append(a[1].shape[2]), truth(*a))[1])
+    for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
+        q, k, v = (x.to(dtype) for x in problem(8, 2, 40, 1000, dim=64))
+        for _ in range(2):
+            attend(10 * q, k, v)
+            attend(q, k, v, causal=False)
+    assert len(compared) == 4 * 2, "the keys before, and the square: another call of a kind that is known is free"
+    attend(q, k[:, :, :400], v[:, :, :400])
+    assert len(compared) == 4 * 2 + 1, "fewer keys are another kind"
+    assert not first_use._refused
+
+
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
@@ -180,7 +283,7 @@ def test_the_chosen_backend_on_a_gpu(dim: int, dtype: torch.dtype) -> None:
     q, k, v = (x.to(dtype) for x in problem(8, 2, 300, 1000, dim=dim))
     for options in ({}, {"causal": False}, {"sinks": torch.linspace(-2, 2, 8)}, {"window": 64}):
         check_on_a_gpu(q, k, v, **options)
-    assert plain.NAMES.get(plain._kernel(q.cuda(), k.cuda(), v.cuda()), "reference").startswith("sdpa:")
+    assert plain._candidates(q.cuda(), k.cuda(), v.cuda())
 
 
 @pytest.mark.gpu

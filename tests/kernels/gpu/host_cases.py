@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import traceback
 from collections import Counter, defaultdict
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,9 @@ from headscope.interp.model.adapt import adapt
 from headscope.kernels import api
 from headscope.kernels import sdpa as plain
 from headscope.kernels.gpu import configs, self_check
-from headscope.kernels.gpu.launch import near, run_kernels
+from headscope.kernels.gpu import evidence_attention as attention
+from headscope.kernels.gpu import row_evidence as rows_module
+from headscope.kernels.gpu.launch import near, run_kernels, run_key_mass
 from headscope.kernels.rules import Rules
 from tiny_models import build
 
@@ -48,6 +51,7 @@ def variants(monkeypatch: pytest.MonkeyPatch) -> dict[str, set[Any]]:
     """Kernel -> what each of its compiled variants is specialised on."""
     driver.set_active(Hopper())  # type: ignore[no-untyped-call]
     monkeypatch.setattr(configs, "_look_up", lambda table, q, dim: configs.table_tile(table, 90, torch.bfloat16, dim))
+    monkeypatch.setattr(rows_module, "processors", lambda device: 132)
     for module in (api, passes, suffixes):
         monkeypatch.setattr(module, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
     monkeypatch.setattr(self_check, "checked_evidence", run_kernels)  # there are no results to compare
@@ -76,6 +80,8 @@ def ask(n: int, *, rows: int = 32, batch: int = 1, kv: int = 8, spans: int = 3, 
         at = torch.empty(1, rows, dtype=torch.int64)
     rules = Rules(q_positions=at, scale=0.1, key_limits=at, spans=asked, topk=topk)
     run_kernels(q, cache, cache if v else None, rules)
+    if not v:
+        run_key_mass(q, cache, q.new_empty(q.shape[:3], dtype=torch.float32), replace(rules, spans=None, topk=0))
 
 
 def test_no_prefix_length_compiles_anything_anew(variants: dict[str, set[Any]]) -> None:
@@ -89,7 +95,21 @@ def test_no_prefix_length_compiles_anything_anew(variants: dict[str, set[Any]]) 
         "merge_splits_kernel": 1,
         "span_mass_kernel": 1,
         "evidence_attention_kernel": 1,
+        "key_mass_kernel": 1,
     }
+
+
+def test_other_ways_of_attention_compile_nothing_anew_either(
+    variants: dict[str, set[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide, few = configs.Tile(128, 128, 4, 2), configs.Tile(64, 64, 4, 2)
+    for n in (1, 77, 4096, 4097, 131071):
+        monkeypatch.setattr(attention, "splits_of", lambda q, k, tile, n=n: 2 + n % 61)
+        for ways in (configs.Ways(few_rows=few), configs.Ways(clear=wide, prefetch=True)):
+            monkeypatch.setattr(attention, "attention_ways", lambda q, v, ways=ways: ways)
+            ask(n, v=True)
+    asked = ("split_attention", "merge_splits", "join_splits", "clear_blocks", "evidence_attention")
+    assert [len(variants[f"{name}_kernel"]) for name in asked] == [1] * 5
 
 
 def test_grids_are_legal_at_the_largest_sizes(variants: dict[str, set[Any]]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import interpreter_shim  # noqa: F401
@@ -15,24 +16,30 @@ import pytest
 import torch
 from torch import Tensor
 
+import ragged
+from benchmark_modules import benchmark
 from builders import random_probe
 from headscope.interp.engine import passes
 from headscope.interp.engine import suffixes as suffixes
 from headscope.interp.engine.engine import Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
-from headscope.kernels import RowEvidence, api, evidence_attention, merge, row_evidence
+from headscope.kernels import KernelError, RowEvidence, api, evidence_attention, first_use, merge, row_evidence
 from headscope.kernels import dispatch_log as choices
+from headscope.kernels import reference as definition
 from headscope.kernels import sdpa as plain
 from headscope.kernels.api import implementation
-from headscope.kernels.gpu import configs, launch, self_check
+from headscope.kernels.gpu import clear_blocks, configs, launch
 from headscope.kernels.gpu import row_evidence as rows_module
 from headscope.kernels.gpu.evidence_attention import evidence_attention as fused
+from headscope.kernels.gpu.split_attention import split_attention
 from headscope.kernels.rules import Rules
+from headscope.kernels.sequences import Sequences
 from headscope.probes import ProbeSet
 from naive_attention import naive_map, naive_span_mass, naive_topk
 from tiny_models import build
 
+random_cases = benchmark("random_cases")
 # Scores are sums of products in float32, of inputs that are exact in it: some roundings of a value of size max(1, |x|).
 TOL = 32 * torch.finfo(torch.float32).eps
 
@@ -252,10 +259,43 @@ def test_splits_follow_the_work() -> None:
     q, k = torch.zeros(1, 4, 3, 8), torch.zeros(1, 1, 1000, 8)
     ev = row_evidence(q, k, q_positions=torch.tensor([999, 0, 500]), impl="triton")
     assert ev.argmax_key.eq(0).all()
-    problem = launch.KernelArgs.of(q, k, Rules(q_positions=torch.zeros(1, 3).long(), scale=1.0))
-    assert rows_module.splits_for(problem, 1, 16) == 2
-    assert rows_module.splits_for(problem, 1, 512) == 1, "too few blocks to share"
-    assert rows_module.splits_for(problem, 5, 16) == 1, "enough tiles already"
+    at = Sequences.of(q, k)
+    assert rows_module.layout(q, k, at) == (configs.INTERPRETED, 2, False), "two programs fit on the one processor"
+    assert rows_module.layout(q, k, at, tile=configs.Tile(16, 1024, 4, 1)).splits == 1, "one block"
+
+
+@pytest.fixture(params=[False, True], ids=["keys", "blocks"])
+def _in_the_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the loop of row_evidence remembers."""
+    monkeypatch.setattr(rows_module, "LONG_WALK", 1 if request.param else 1 << 30)
+
+
+@pytest.mark.usefixtures("_in_the_loop")
+def test_leading_scores_of_minus_infinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole blocks of them, which no mask has touched: they weigh nothing, and a row of nothing else has no key."""
+    q, k = torch.ones(1, 2, 3, 4), normal(1, 1, 100, 4, seed=1)
+    k[0, 0, :40, 0] = -torch.inf
+    options = {"q_positions": torch.tensor([99, 30, 45]), "spans": torch.tensor([[[0, 44]]])}
+    for splits in (1, 3):
+        monkeypatch.setattr(rows_module, "splits_for", lambda *_, splits=splits: splits)
+        ev, wanted = (row_evidence(q, k, impl=impl, **options) for impl in ("triton", "reference"))
+        assert torch.equal(ev.argmax_key, wanted.argmax_key) and ev.argmax_key[0, 0].tolist()[1] == -1
+        for name in ("lse", "max_logit", "span_mass"):
+            close(getattr(ev, name), getattr(wanted, name), TOL)
+
+
+@pytest.mark.usefixtures("_in_the_loop")
+@pytest.mark.parametrize("splits", [1, 3])
+def test_keys_by_a_second_look_at_blocks(splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: splits)
+    rows = torch.tensor([89, -1, 0, 40, 89])
+    same = integers(1, 1, 1, 3, seed=2).expand(1, 1, 90, 3)
+    compare(integers(1, 4, 5, 3, seed=0), same, q_positions=rows, window=60)
+    q, k = integers(1, 4, 5, 3, seed=0), integers(1, 2, 90, 3, seed=1, high=1)
+    compare(q, k, q_positions=rows, key_starts=rows // 3, softcap=5.0, tol=TOL + 1e-6)
+    k[0, 1, 30] = torch.nan
+    ev, wanted = (row_evidence(q, k, q_positions=rows, impl=impl) for impl in ("triton", "reference"))
+    assert torch.equal(ev.argmax_key, wanted.argmax_key) and torch.equal(ev.lse.isnan(), wanted.lse.isnan())
 
 
 def test_strided_views_of_a_cache() -> None:
@@ -353,6 +393,30 @@ def test_prefix_of_many_suffixes() -> None:
             close(whole.span_mass[i], wanted.span_mass[0], TOL)
 
 
+@pytest.mark.parametrize(("page", "walk"), [(0, 1), (0, 1 << 16), (1, 1 << 16), (16, 1)])
+def test_packed_and_paged_calls_are_the_reference_s(page: int, walk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: 2)
+    monkeypatch.setattr(rows_module, "LONG_WALK", walk)
+    batch = ragged.Batch(page, [3, 1, 9, 0], [0, 40, 53, 7], heads=4, kv_heads=2, dim=5)
+    options: dict[str, Any] = {
+        "spans": torch.tensor([[[0, 4], [2, 90]], [[5, 9], [38, 50]], [[-3, 60], [9, 9]], [[0, 1], [1, 2]]]),
+        **({"window": 30, "key_starts": torch.arange(13) * 6 - 4, "sinks": torch.linspace(-1, 1, 4)} if page else {}),
+    }
+    same_evidence(batch.packed("triton", page, **options), batch.packed("reference", page, **options))
+    if page == 16:
+        same_evidence(batch.packed("triton", page, topk=3), batch.packed("reference", topk=3))
+        rows = ragged.Batch(1, [2, 2], [20, 50], heads=2, kv_heads=1, dim=8)
+        same_evidence(rows.paged("triton", 16), rows.paged("reference", 16))
+
+
+def same_evidence(got: RowEvidence, wanted: RowEvidence) -> None:
+    for name in ("argmax_key", "topk_key"):
+        assert getattr(wanted, name) is None or torch.equal(getattr(got, name), getattr(wanted, name)), name
+    for name in ("lse", "max_logit", "span_mass", "topk_logit"):
+        if getattr(wanted, name) is not None:
+            close(getattr(got, name), getattr(wanted, name), TOL)
+
+
 @pytest.mark.parametrize(("topk", "splits"), [(1, 2), (3, 1), (3, 5), (5, 2)])
 def test_topk_through_splits(topk: int, splits: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows_module, "splits_for", lambda *_: splits)
@@ -385,7 +449,12 @@ def test_topk_of_a_broken_row() -> None:
     assert torch.equal(ev.topk_key, wanted.topk_key) and torch.equal(ev.topk_logit.isnan(), wanted.topk_logit.isnan())
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("number", range(100, 112))
+def test_a_sample_of_the_random_cases(number: int) -> None:
+    assert random_cases.wrong(number) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_any_mixture_of_options(seed: int) -> None:
     gen = torch.Generator().manual_seed(1000 + seed)
 
@@ -410,6 +479,38 @@ def test_any_mixture_of_options(seed: int) -> None:
             options[name] = value
     start = draw(-5, 90, batch, rows, 2)
     compare(q, k, v, spans=torch.stack((start, start + draw(-2, 20, batch, rows, 2)), -1), **options)
+
+
+WAYS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
+    "clear": partial(fused, ways=configs.Ways(clear=configs.INTERPRETED)),
+    "prefetch": partial(fused, ways=configs.Ways(prefetch=True)),
+    "few rows": partial(split_attention, tile=configs.INTERPRETED, splits=3),
+}
+
+
+@pytest.mark.parametrize(
+    ("way", "options"),
+    [
+        *((way, {"softcap": 5.0, "sinks": torch.tensor([0.0, -9.0])}) for way in WAYS),
+        ("clear", {}),
+        ("few rows", {"window": 37}),
+    ],
+)
+def test_other_ways_to_the_same(way: str, options: dict[str, Any]) -> None:
+    """What a GPU is to choose from. With ties, a row that sees nothing, a NaN, and values of another dimension."""
+    q, k, v = (x.round() for x in qkv(1, 1, 2, 20, 70, 8))
+    v, at = v[..., :5], torch.arange(50, 70)
+    at[3] = -1
+    k[0, 0, :18, 3], k[0, 0, 66, 0] = -torch.inf, torch.nan
+    rules = Rules(q_positions=at[None], scale=0.3, **options)
+    problem = launch.KernelArgs.of(q, k, rules)
+    assert way != "clear" or clear_blocks.takes(q, k, v)
+    wanted_out, wanted = definition.evidence(q, k, v, rules)
+    out, lse, key, max_logit = WAYS[way](problem, v)
+    assert torch.equal(key, wanted.argmax_key)
+    for got, want in ((out, wanted_out), (lse, wanted.lse), (max_logit, wanted.max_logit)):
+        assert torch.equal(got.isnan(), want.isnan())
+        close(got.nan_to_num(), want.nan_to_num(), TOL + 1e-6)
 
 
 def test_the_same_attention_without_evidence() -> None:
@@ -488,10 +589,10 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
 
 @pytest.fixture
 def _never_used() -> Iterator[None]:
-    self_check.forget()
-    api._warn_once.cache_clear()
+    first_use.forget()
+    api.warn_once.cache_clear()
     yield
-    self_check.forget()
+    first_use.forget()
 
 
 @pytest.mark.usefixtures("_never_used")
@@ -526,7 +627,7 @@ def test_kernels_that_fail_on_a_machine_are_not_used(
     q, k, v = (normal(2, heads, n, 16, seed=n).half() for heads, n in ((2, 10), (1, 31), (1, 31)))
     options = {"q_positions": torch.arange(21, 31), "spans": torch.tensor([[[3, 9]], [[3, 30]]]), "topk": 3}
     for _ in range(2):
-        with pytest.raises(self_check.KernelError, match=re.escape(told)):
+        with pytest.raises(KernelError, match=re.escape(told)):
             evidence_attention(q, k, v, impl="triton", **options)
     monkeypatch.setattr(api, "implementation", lambda q, v=None, *, topk=0, impl="auto": "triton")
     with choices.recording() as used:
@@ -546,13 +647,13 @@ def test_what_is_trusted_after_its_first_use() -> None:
 
     def use(n: int, **options: Any) -> int:
         row_evidence(q, k[:, :, :n], q_positions=torch.arange(n - 5, n), impl="triton", **options)
-        return len(self_check._trusted)
+        return len(first_use._trusted)
 
     assert [use(n) for n in (100, 120, 130, 260)] == [1, 1, 2, 3], "every doubling of the keys is asked once"
     assert [use(100, window=7), use(100, window=9), use(100, softcap=2.0)] == [4, 4, 5]
     row_evidence(q, k * torch.nan, q_positions=torch.arange(5), topk=2, impl="triton")
     row_evidence(q, k, q_positions=torch.arange(-9, -4), topk=2, impl="triton")
-    assert len(self_check._trusted) == 5 and not self_check._refused, "nothing could be compared: neither is it wrong"
+    assert len(first_use._trusted) == 5 and not first_use._refused, "nothing could be compared: neither is it wrong"
 
 
 def test_what_the_kernels_do_not_take() -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from headscope.kernels import RowEvidence, evidence_attention, merge, row_evidence
+import ragged
+from headscope.kernels import RowEvidence, evidence_attention, key_mass, merge, row_evidence
 from naive_attention import naive_map, naive_span_mass, naive_topk
 from on_device import DEVICE, TOY, needs_gpu, real_only, size, toy_tiles  # noqa: F401
 
@@ -172,6 +173,22 @@ def test_every_option(name: str, dtype: torch.dtype) -> None:
 def test_rows_that_see_nothing() -> None:
     q, k, v = qkv(torch.bfloat16, rows=5)
     check(q, k, v, q_positions=torch.tensor([-1, 0, k.shape[2] - 1, -7, 3]), spans=SPANS)
+
+
+@pytest.mark.parametrize("way", ["clear", "few_rows", "prefetch"])
+def test_ways_that_are_not_in_use_yet(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from headscope.kernels.gpu import configs
+    from headscope.kernels.gpu import evidence_attention as module
+
+    if way == "clear" and not TOY and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("needs TMA")
+    wide = {"clear": configs.Tile(128, 128, 4, 2), "few_rows": configs.Tile(64, 64, 4, 2), "prefetch": True}[way]
+    ways = configs.Ways(**{way: configs.INTERPRETED if TOY and way != "prefetch" else wide})
+    monkeypatch.setattr(module, "attention_ways", lambda q, v: ways)
+    if TOY:  # too short for the rule
+        monkeypatch.setattr(module, "splits_of", lambda q, k, tile: 3)
+    q, k, v = qkv(torch.bfloat16, rows=200 if way == "clear" else 9)
+    check(q, k, v, q_positions=at_the_end(q, k), sinks=torch.linspace(-3, 3, q.shape[1]))
 
 
 @pytest.mark.parametrize("rows", [1, 16, 17, 200])
@@ -341,6 +358,45 @@ def test_prefix_and_tail_merge_to_the_whole() -> None:
     joined = merge(*parts)
     assert torch.equal(joined.argmax_key, whole.argmax_key)
     close(joined.lse, whole.lse.cpu(), EXPONENT)
+
+
+def test_scores_of_minus_infinity_are_keys_that_are_not_seen() -> None:
+    q, k, v = (exact(x).to(DEVICE) for x in qkv(torch.bfloat16, batch=1))
+    q[..., 0] = 1
+    n, hidden = k.shape[2], k.shape[2] // 2
+    options: dict[str, Any] = {"q_positions": at_the_end(q, k).to(DEVICE), "impl": "triton"}
+    places = torch.arange(hidden, n, device=DEVICE)
+    wanted_out, wanted = evidence_attention(q, k[:, :, hidden:], v[:, :, hidden:], k_positions=places, **options)
+    k[:, :, :hidden, 0] = -torch.inf
+    out, fused = evidence_attention(q, k, v, **options)
+    close(out, wanted_out.cpu(), 8 * torch.finfo(q.dtype).eps)
+    for ev in (fused, row_evidence(q, k, **options)):
+        close(ev.lse, wanted.lse.cpu(), EXPONENT)
+        assert torch.equal(ev.argmax_key, wanted.argmax_key)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_the_mass_of_keys(dtype: torch.dtype) -> None:
+    q, k, _ = qkv(dtype)
+    options = {"q_positions": at_the_end(q, k), "window": size(300, 20), "softcap": 20.0}
+    *_, p, lse, _ = naive_map(q, k, **options)
+    at = options["q_positions"].to(DEVICE)
+    mass = key_mass(q.to(DEVICE), k.to(DEVICE), lse.float().to(DEVICE), impl="triton", **options | {"q_positions": at})
+    wanted = p.sum(2)
+    close(mass, wanted, 2 * budget(q, k, None) * wanted + 1e-6)
+
+
+@pytest.mark.parametrize("page", [0, 16])
+def test_packed_batches_and_pages(page: int) -> None:
+    rows, keys = [3, 1, 40, 0], [0, 40, 83, 7] if TOY else [0, 4000, 8300, 7]
+    batch = ragged.Batch(page, rows, keys, heads=4, kv_heads=2, dim=size(128, 8))
+    batch.to(DEVICE, torch.float32 if TOY else torch.bfloat16)
+    spans = torch.tensor([[[0, 4]], [[5, 39]], [[-3, 60]], [[0, 1]]])
+    ev, wanted = (batch.packed(impl, page, spans=spans.to(DEVICE)) for impl in ("triton", "reference"))
+    delta = max(budget(q, k, None) for q, k in zip(batch.q, batch.k, strict=True) if q.numel() and k.numel())
+    for name in ("lse", "max_logit", "span_mass"):
+        close(getattr(ev, name), getattr(wanted, name).cpu(), 4 * delta)
+    assert (ev.argmax_key == wanted.argmax_key).float().mean() > 0.99
 
 
 @real_only

@@ -35,7 +35,8 @@ def run(*cases: str, **environment: str) -> None:
 def test_interpreted() -> None:
     """With the GPU tests as toys, so that a machine with a GPU does not find mistakes in the tests themselves."""
     toys = ("test_on_gpu.py", "../../interp/test_engine_on_gpu.py")
-    run("interpreter_cases.py", *toys, TRITON_INTERPRET="1", HEADSCOPE_GPU_TESTS="toy")
+    cases = ("interpreter_cases.py", "../test_corners.py", "../test_key_mass.py", *toys)
+    run(*cases, TRITON_INTERPRET="1", HEADSCOPE_GPU_TESTS="toy")
 
 
 def test_compiled() -> None:
