@@ -1,13 +1,13 @@
 """Hostile files through everything that reads them; what came of it, counted.
 
-Results files go through validate, hs.open, export, merge, append and report; probe sets (.npz) are loaded, saved again
-and scored; checkpoint folders are loaded. Every file is damaged or altered by a seeded generator and read in a child
+Results files go through validate and, in turn, one of hs.open (root, probes), export, merge, append and report; probe sets
+(.npz) are loaded and saved again, verified and shown; of checkpoint folders model and tokenizer are loaded. Every file is damaged or altered by a seeded generator and read in a child
 process with limits: 1 GB + 4 x its size of memory, 30 s of computing, and a folder of canaries that nothing may open.
 An outcome is good when it is valid, or refused in one line.
 
     python -m benchmarks.fuzz --files 10000 --seconds 3600
     python -m benchmarks.fuzz --kind probes --files 2000
-    python -m benchmarks.fuzz --kind results --only 1234 --keep case.h5    one case again, to look at
+    python -m benchmarks.fuzz --kind results --only 1234 --keep case.h5    one case again, in every way
 """
 
 from __future__ import annotations
@@ -62,8 +62,7 @@ def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None =
             path, base, change = _made(maker, folder, bases, f"{seed}/{kind}/{number}")
             if not os.path.lexists(path):
                 continue
-            turn = number if made_by.IN_TURN and only is None else None
-            outcomes = run_case(path, made_by.ACTIONS, canaries, turn)
+            outcomes = run_case(path, made_by.ACTIONS if only is not None else made_by.actions(number), canaries)
             done += 1
             changes[change] += 1
             counts.update((each.action, each.kind) for each in outcomes)

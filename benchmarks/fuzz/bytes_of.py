@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Callable
 
 Mutator = Callable[[bytearray, random.Random], None]
@@ -57,7 +58,7 @@ MUTATORS: tuple[Mutator, ...] = (flip, flip, overwrite, overwrite, zero, swap, c
 
 def behind_checksums(data: bytearray, rng: random.Random) -> None:
     """Change an HDF5 object header and put the right checksum under it, as someone would who means it."""
-    starts = [at for at in range(0, len(data) - 16) if data[at : at + 4] == b"OHDR"]
+    starts = [found.start() for found in re.finditer(b"OHDR", data[:-16])]
     for start in rng.sample(starts, min(len(starts), rng.choice((1, 1, 3)))):
         flags = data[start + 5]
         at = start + 6 + (16 if flags & 0x20 else 0) + (4 if flags & 0x10 else 0)

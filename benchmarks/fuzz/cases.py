@@ -42,33 +42,19 @@ class Outcome:
     detail: str = ""
 
 
-def run_case(
-    path: Path, actions: Mapping[str, Action], canaries: Canaries, turn: int | None = None
-) -> list[Outcome]:
-    """Every action on the input, in order. A child that dies is followed by one for the actions after it.
-
-    turn: after the first action do only the one whose turn it is, unless the file is not read at all; None: do all.
-    """
+def run_case(path: Path, actions: Mapping[str, Action], canaries: Canaries) -> list[Outcome]:
+    """Every action on the input, in order. A child that dies is followed by one for the actions after it."""
     found: list[Outcome] = []
     left = list(actions)
     beside = {item.name for item in path.parent.iterdir()}
     canaries.touched()
     while left:
-        done, end = _in_child(path, {name: actions[name] for name in left}, size_of(path), None if found else turn)
-        if not found and done:
-            left = [left[0], *_after(done[0], left[1:], turn)]
+        done, end = _in_child(path, {name: actions[name] for name in left}, size_of(path))
         found += done
         left = left[len(done) :]
         if left and end is not None:
             found.append(Outcome(left.pop(0), *end))
     return found + _elsewhere(path, found, beside, canaries)
-
-
-def _after(first: Outcome, others: list[str], turn: int | None) -> list[str]:
-    """Which of the other actions follow the first one."""
-    if turn is None or not others or (first.kind == "refused" and " is not read: " in first.detail):
-        return others
-    return [others[turn % len(others)]]
 
 
 def _elsewhere(path: Path, found: list[Outcome], beside: set[str], canaries: Canaries) -> list[Outcome]:
@@ -90,9 +76,7 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _in_child(
-    path: Path, actions: Mapping[str, Action], size: int, turn: int | None
-) -> tuple[list[Outcome], tuple[str, str] | None]:
+def _in_child(path: Path, actions: Mapping[str, Action], size: int) -> tuple[list[Outcome], tuple[str, str] | None]:
     """Outcomes of the actions that came to an end, and how the child ended where it did so too early."""
     here, there = os.pipe()
     child = os.fork()
@@ -100,7 +84,7 @@ def _in_child(
         os.close(here)
         try:
             os.setpgid(0, 0)
-            _act(path, actions, size, turn, there)
+            _act(path, actions, size, there)
         finally:
             os._exit(0)
     os.close(there)
@@ -121,17 +105,16 @@ def _in_child(
     _, status = os.waitpid(child, 0)
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(child, signal.SIGKILL)  # a helper of its
-    lines = [json.loads(line) for line in told.splitlines()]
-    done = [Outcome(*line) for line in lines if line]
+    done = [Outcome(*json.loads(line)) for line in told.splitlines()]
     code = os.waitstatus_to_exitcode(status)
     if stuck or -code in (signal.SIGPROF, signal.SIGXCPU):
         return done, ("too slow", "")
     if code < 0:
         return done, ("crash", signal.Signals(-code).name)
-    return done, None if lines and not lines[-1] else ("crash", "ended")
+    return done, ("crash", "ended") if len(done) < len(actions) else None
 
 
-def _act(path: Path, actions: Mapping[str, Action], size: int, turn: int | None, told: int) -> None:
+def _act(path: Path, actions: Mapping[str, Action], size: int, told: int) -> None:
     out = path.parent / "out"
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (2**28 + TIMES * size, resource.RLIM_INFINITY))
@@ -147,19 +130,14 @@ def _act(path: Path, actions: Mapping[str, Action], size: int, turn: int | None,
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.chdir(out)
-    left = list(actions)
-    while left:
-        name = left.pop(0)
+    for name, action in actions.items():
         for number in (1, 2):
             os.ftruncate(number, 0)
             os.lseek(number, 0, os.SEEK_SET)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)
-        outcome = Outcome(name, *_one(actions[name], path, out))
+        outcome = Outcome(name, *_one(action, path, out))
         signal.setitimer(signal.ITIMER_PROF, 0)
         os.write(told, json.dumps([outcome.action, outcome.kind, outcome.detail[-2000:]]).encode() + b"\n")
-        if turn is not None:
-            left, turn = _after(outcome, left, turn), None
-    os.write(told, b"[]\n")
 
 
 def _one(action: Action, path: Path, out: Path) -> tuple[str, str]:

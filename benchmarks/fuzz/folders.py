@@ -260,7 +260,10 @@ def _tokenizer(path: Path, out: Path) -> None:
 
 
 ACTIONS: dict[str, Action] = {"load": _load, "tokenizer": _tokenizer}
-IN_TURN = False
+
+def actions(number: int) -> dict[str, Action]:
+    """Those of one case: all."""
+    return ACTIONS
 
 
 def prepare(path: Path, folder: Path) -> None:

@@ -185,7 +185,10 @@ def _show(path: Path, out: Path) -> None:
 
 
 ACTIONS: dict[str, Action] = {"load": _load, "verify": _verify, "show": _show}
-IN_TURN = False
+
+def actions(number: int) -> dict[str, Action]:
+    """Those of one case: all."""
+    return ACTIONS
 
 
 def prepare(path: Path, folder: Path) -> None:

@@ -66,9 +66,10 @@ def _structure(file: h5py.File) -> Iterator[str]:
         yield "the group 'probes' or the root attribute 'estimators' is missing"
         return
     required = {name: column_type(name, kind) for name, kind in KINDS.items() if name != "id"}
-    if any(name in columns_of(file) for name in CHANCE_COLUMNS):
+    columns = columns_of(file)
+    if any(name in columns for name in CHANCE_COLUMNS):
         required |= dict.fromkeys(CHANCE_COLUMNS, "f8")
-    expected = layout(estimators_of(file), columns_of(file) | required, stages="step_in_stage" in file)
+    expected = layout(estimators_of(file), columns | required, stages="step_in_stage" in file)
     if "retrieval" not in estimators_of(file):
         yield "the attribute 'estimators' does not name 'retrieval'"
     for variable in expected:
@@ -76,8 +77,8 @@ def _structure(file: h5py.File) -> Iterator[str]:
         if not isinstance(item, h5py.Dataset):
             yield f"the variable {variable.path} is missing"
             continue
-        if dims(item) != variable.dims:
-            yield f"{variable.path} has the dimensions {_names(dims(item))}, not {_names(variable.dims)}"
+        if (found := dims(item)) != variable.dims:
+            yield f"{variable.path} has the dimensions {_names(found)}, not {_names(variable.dims)}"
         if disk_type(item) != variable.dtype:
             yield f"{variable.path} has the type {disk_type(item)}, not {variable.dtype}"
     for path, item in datasets(file).items():
@@ -110,14 +111,15 @@ def _contents(file: h5py.File) -> Iterator[str]:
         yield f"n_kv_heads is {n_kv_heads}, which does not divide the {n_heads} heads"
     elif (file["kv_head"][:] != np.arange(n_heads) // (n_heads // n_kv_heads)).any():
         yield f"kv_head does not map {n_heads} query heads onto {n_kv_heads} key-value heads in order"
-    for name in CHANCE_COLUMNS if knows_chance(columns_of(file)) else ():
+    with_chance = knows_chance(columns_of(file))
+    for name in CHANCE_COLUMNS if with_chance else ():
         if ((file[f"probes/{name}"][:] < 0) | (file[f"probes/{name}"][:] > 1)).any():
             yield f"probes/{name} has values outside 0 to 1"
     for row, step in enumerate(steps):
-        yield from (f"checkpoint {step}: {problem}" for problem in _row_contents(file, row))
+        yield from (f"checkpoint {step}: {problem}" for problem in _row_contents(file, row, with_chance))
 
 
-def _row_contents(file: h5py.File, row: int) -> Iterator[str]:
+def _row_contents(file: h5py.File, row: int, with_chance: bool) -> Iterator[str]:
     for name in estimators_of(file):
         detail, mean, stderr = file[f"probes/{name}"][row], file[name][row], file[f"{name}_stderr"][row]
         high = 1 + TOLERANCE if name in IN_UNIT_INTERVAL else np.finfo(np.float32).max
@@ -136,7 +138,7 @@ def _row_contents(file: h5py.File, row: int) -> Iterator[str]:
     counted, found = file["n_retrieval_heads"][row], int((file["retrieval"][row] > RETRIEVAL_THRESHOLD).sum())
     if counted not in (-1, found):
         yield f"n_retrieval_heads is {counted}, but {found} heads are above {RETRIEVAL_THRESHOLD}"
-    if knows_chance(columns_of(file)):
+    if with_chance:
         probes = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS}
         probes["needle_id"] = file["probes/needle_id"].asstr()[:].astype(str)
         level = counting_level(~np.isnan(file["probes/retrieval"][row]), probes, RETRIEVAL_THRESHOLD)
