@@ -22,7 +22,12 @@ import shutil
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,58 +43,84 @@ KINDS = {"results": "results_files", "probes": "probe_sets", "folders": "folders
 _SHOWN = 200  # findings that the results file keeps
 
 
-def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None = None, keep: Path | None = None) -> Any:
-    """Counts per action and outcome, and what was found, for `files` cases or as many as fit into `seconds`."""
-    made_by = importlib.import_module(f".{KINDS[kind]}", __package__)
+@dataclass
+class Found:
+    """What came of some cases: counts by (action, outcome) and by change, and what was not good."""
+
+    canaries_watched: bool = True
+    files: int = 0
+    outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
+    findings: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, other: Found) -> None:
+        self.canaries_watched &= other.canaries_watched
+        self.files += other.files
+        self.outcomes += other.outcomes
+        self.changes += other.changes
+        self.findings += other.findings
+
+
+def fuzz(kind: str, numbers: Sequence[int], seconds: float, seed: int, *, jobs: int) -> dict[str, Any]:
+    """The cases of these numbers, or as many as fit into `seconds`, some at a time, and what came of them."""
     began = time.monotonic()
-    counts: Counter[tuple[str, str]] = Counter()
-    changes: Counter[str] = Counter()
-    findings: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory(prefix="headscope-fuzz-") as name:
-        home = Path(name).resolve()
-        canaries = Canaries(home / "canaries")
-        bases = made_by.bases(home / "bases")
-        maker = Nursery(home / "maker", partial(_make, made_by, canaries))
-        SmallHelper.nursery = Nursery(home / "helpers", gate.serve)
-        warm_up(made_by, bases[0], home)
-        gc.collect()
-        gc.freeze()
-        done = 0
-        for number in [only] if only is not None else range(files):
-            if time.monotonic() - began > seconds:
-                break
-            folder = fresh(home / "case")
-            path, base, change = _made(maker, folder, bases, f"{seed}/{kind}/{number}")
-            if not os.path.lexists(path):
-                continue
-            outcomes = run_case(path, made_by.ACTIONS if only is not None else made_by.actions(number), canaries)
-            done += 1
-            changes[change] += 1
-            counts.update((each.action, each.kind) for each in outcomes)
-            for each in outcomes:
-                if each.kind not in GOOD or only is not None:
-                    findings.append({"case": number, "base": base.name, "change": change, **vars(each)})
-                    say(in_words(findings[-1]))
-            if keep is not None:
-                (shutil.copytree if path.is_dir() else shutil.copy)(path, keep)
-            if done % 100 == 0:
-                say(f"{kind}: {done} files, {len(findings)} findings, {time.monotonic() - began:.0f} s")
-        maker.end()
-        SmallHelper.nursery.end()
-    table = {
-        action: {kind: count for (of, kind), count in sorted(counts.items()) if of == action}
-        for action in made_by.ACTIONS
-    }
+    until = began + seconds
+    found = Found()
+    with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
+        for part in pool.map(run_cases, *zip(*((kind, numbers[i::jobs], until, seed) for i in range(jobs)), strict=True)):
+            found.add(part)
+    findings = sorted(found.findings, key=lambda finding: int(finding["case"]))
+    table: dict[str, dict[str, int]] = {}
+    for (action, outcome), count in sorted(found.outcomes.items()):
+        table.setdefault(action, {})[outcome] = count
     return {
-        "files": done,
+        "files": found.files,
         "seed": seed,
         "seconds": round(time.monotonic() - began, 1),
-        "canaries_watched": canaries.watched,
-        "changes": dict(sorted(changes.items())),
+        "jobs": jobs,
+        "canaries_watched": found.canaries_watched,
+        "changes": dict(sorted(found.changes.items())),
         "outcomes": table,
         "findings": len(findings),
         "found": findings[:_SHOWN],
     }
+
+
+def run_cases(
+    kind: str, numbers: Sequence[int], until: float, seed: int, only: bool = False, keep: Path | None = None
+) -> Found:
+    """One case after the other until that time. only: in every way, and all outcomes are told."""
+    made_by = importlib.import_module(f".{KINDS[kind]}", __package__)
+    found = Found()
+    with tempfile.TemporaryDirectory(prefix="headscope-fuzz-") as name, ExitStack() as stack:
+        home = Path(name).resolve()
+        canaries = Canaries(home / "canaries")
+        found.canaries_watched = canaries.watched
+        bases = made_by.bases(home / "bases")
+        maker = stack.enter_context(closing(Nursery(home / "maker", partial(_make, made_by, canaries))))
+        SmallHelper.nursery = stack.enter_context(closing(Nursery(home / "helpers", gate.serve)))
+        warm_up(made_by, bases[0], home)
+        gc.collect()
+        gc.freeze()
+        for number in numbers:
+            if time.monotonic() > until:
+                break
+            path, base, change = _made(maker, fresh(home / "case"), bases, f"{seed}/{kind}/{number}")
+            if not os.path.lexists(path):
+                continue
+            outcomes = run_case(path, made_by.ACTIONS if only else made_by.actions(number), canaries)
+            found.files += 1
+            found.changes[change] += 1
+            found.outcomes.update((each.action, each.kind) for each in outcomes)
+            for each in outcomes:
+                if each.kind not in GOOD or only:
+                    found.findings.append({"case": number, "base": base.name, "change": change, **vars(each)})
+                    say(in_words(found.findings[-1]))
+            if keep is not None:
+                (shutil.copytree if path.is_dir() else shutil.copy)(path, keep)
+            if found.files % 100 == 0:
+                say(f"{kind}: {found.files} files of {len(numbers)}, {len(found.findings)} findings")
+    return found
 
 
 def _made(maker: Nursery, folder: Path, bases: list[Path], seed: str) -> tuple[Path, Path, str]:
@@ -120,7 +151,7 @@ def warm_up(made_by: Any, base: Path, home: Path) -> None:
 
 
 def in_words(finding: dict[str, Any]) -> str:
-    last = [*str(finding["detail"]).strip().splitlines(), ""][-1 if finding["kind"] != "traceback" else -2]
+    last = ["", *str(finding["detail"]).strip().splitlines()][-1]
     return f"{finding['case']:>6} {finding['change']}, {finding['action']}: {finding['kind']} {last[:200]}"
 
 
@@ -136,21 +167,25 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long, for each kind")
     parser.add_argument("--kind", choices=KINDS, help="default: all three")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, metavar="CASE", help="this case alone")
-    parser.add_argument("--keep", type=Path, metavar="FILE", help="where to put the file of the last case")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time; default: one a core")
+    parser.add_argument("--only", type=int, metavar="CASE", help="this case alone, of one kind")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="where to put its file")
     options = parser.parse_args()
-    keep = None if options.keep is None else options.keep.resolve()
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    kinds = [options.kind] if options.kind else [*KINDS]
+    if options.only is not None:
+        keep = None if options.keep is None else options.keep.resolve()
+        run_cases(kinds[0], [options.only], float("inf"), options.seed, True, keep)
+        return 0
     bad = 0
-    for kind in [options.kind] if options.kind else KINDS:
-        found = fuzz(kind, options.files, options.seconds, options.seed, only=options.only, keep=keep)
+    for kind in kinds:
+        found = fuzz(kind, range(options.files), options.seconds, options.seed, jobs=options.jobs)
         show(kind, found)
         bad += found["findings"]
-        if options.only is None:
-            about = machine()
-            say(f"{one_line(about)}\n{write_results(f'fuzz-{kind}', found, about)}")
-    return 1 if bad and options.only is None else 0
+        about = machine()
+        say(f"{one_line(about)}\n{write_results(f'fuzz-{kind}', found, about)}")
+    return 1 if bad else 0
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ class Nursery:
     """
 
     def __init__(self, place: Path, work: Work):
-        self._place, self._owner = str(place), os.getpid()
+        self._place = str(place)
         server = socket.socket(socket.AF_UNIX)
         server.bind(self._place)
         server.listen(64)
@@ -42,7 +42,7 @@ class Nursery:
         connection.connect(self._place)
         return connection
 
-    def end(self) -> None:
+    def close(self) -> None:
         os.kill(self._process, signal.SIGKILL)
         os.waitpid(self._process, 0)
         os.close(self._alive)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import headscope as hs
+from headscope.probes import ProbeSet, archive
 
 from .bytes_of import MUTATORS
 from .canary import Canaries
@@ -164,7 +166,16 @@ def make(path: Path, base: Path, rng: random.Random, canaries: Canaries) -> str:
         return f"bytes: {change.__name__}"
     altered = rng.choice(CHANGES)
     altered(path, base, rng)
+    if altered in (odd_manifest, odd_arrays) and rng.random() < 0.7:
+        with contextlib.suppress(Exception):  # what cannot be read has no hash
+            _with_its_hash(path)
     return f"structure: {altered.__name__}"
+
+
+def _with_its_hash(path: Path) -> None:
+    """As someone would who means it."""
+    probes, name, _ = archive.load(path)
+    archive.save(path, probes, name=name, hash=ProbeSet(probes, name).hash)
 
 
 def _load(path: Path, out: Path) -> None:
