@@ -1,9 +1,10 @@
 """Hostile files through everything that reads them; what came of it, counted.
 
-Results files go through validate and, in turn, one of hs.open (root, probes), export, merge, append and report; probe sets
-(.npz) are loaded and saved again, verified and shown; of checkpoint folders model and tokenizer are loaded. Every file is damaged or altered by a seeded generator and read in a child
-process with limits: 1 GB + 4 x its size of memory, 30 s of computing, and a folder of canaries that nothing may open.
-An outcome is good when it is valid, or refused in one line.
+Results files go through validate and, in turn, one of hs.open (root, probes), export, merge, append and report; probe
+sets (.npz) are loaded and saved again, verified and shown; of checkpoint folders model and tokenizer are loaded. Every
+file is damaged or altered by a seeded generator and read in a child process with limits: 1 GB + 4 x its size of memory,
+30 s of computing, and a folder of canaries that nothing may open. An outcome is good when it is valid, or refused in one
+line.
 
     python -m benchmarks.fuzz --files 10000 --seconds 3600
     python -m benchmarks.fuzz --kind probes --files 2000
@@ -67,8 +68,8 @@ def fuzz(kind: str, numbers: Sequence[int], seconds: float, seed: int, *, jobs: 
     until = began + seconds
     found = Found()
     with ProcessPoolExecutor(jobs, get_context("fork")) as pool:
-        for part in pool.map(run_cases, *zip(*((kind, numbers[i::jobs], until, seed) for i in range(jobs)), strict=True)):
-            found.add(part)
+        for part in [pool.submit(run_cases, kind, numbers[i::jobs], until, seed) for i in range(jobs)]:
+            found.add(part.result())
     findings = sorted(found.findings, key=lambda finding: int(finding["case"]))
     table: dict[str, dict[str, int]] = {}
     for (action, outcome), count in sorted(found.outcomes.items()):

@@ -261,6 +261,7 @@ def _tokenizer(path: Path, out: Path) -> None:
 
 ACTIONS: dict[str, Action] = {"load": _load, "tokenizer": _tokenizer}
 
+
 def actions(number: int) -> dict[str, Action]:
     """Those of one case: all."""
     return ACTIONS

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import headscope as hs
+from headscope.errors import HeadscopeError
 from headscope.probes import ProbeSet, archive
 
 from .bytes_of import MUTATORS
@@ -107,42 +108,42 @@ def _header(shape: str, dtype: str = "<i4", version: int = 1) -> bytes:
     return b"\x93NUMPY" + bytes([version, 0]) + len(text).to_bytes(2 if version == 1 else 4, "little") + text
 
 
-def archive(path: Path, base: Path, rng: random.Random) -> None:
+def members(path: Path, base: Path, rng: random.Random) -> None:
     """What a zip file can be beside what numpy writes: a bomb, sizes that are not there, other paths, doubles."""
     with zipfile.ZipFile(base) as old:
-        members = [(info.filename, old.read(info)) for info in old.infolist()]
-    at = rng.randrange(len(members))
-    name, content = members[at]
+        held = [(info.filename, old.read(info)) for info in old.infolist()]
+    at = rng.randrange(len(held))
+    name, content = held[at]
     shapes = ("(1000000000000,)", "(-1,)", "(2,) * 3", "(0,)", "(1" + ",1" * 500 + ")", "(5000000000,)", "('x',)", "()")
     change = rng.choice(
         ("bomb", "bomb", "declared", "declared", "path", "double", "raw", "dtype", "long header", "nested")
     )
     if change == "bomb":
         size = rng.choice((10**8, 2 * 10**9))
-        members[at] = (name, b"")
+        held[at] = (name, b"")
     elif change == "declared":
-        members[at] = (name, _header(rng.choice(shapes)) + content[128:])
+        held[at] = (name, _header(rng.choice(shapes)) + content[128:])
     elif change == "path":
-        members[at] = (
+        held[at] = (
             rng.choice(("../" + name, "/" + name, "C:\\" + name, "\x1b[2J.npy", name[:-4], "a/" * 2000 + name)),
             content,
         )
     elif change == "double":
-        members.append(members[at])
+        held.append(held[at])
     elif change == "raw":
-        members[at] = (name, rng.choice((b"", b"x", b"\x93NUMPY", rng.randbytes(300), content[:200])))
+        held[at] = (name, rng.choice((b"", b"x", b"\x93NUMPY", rng.randbytes(300), content[:200])))
     elif change == "dtype":
-        members[at] = (
+        held[at] = (
             name,
             _header("(10,)", rng.choice(("|O", "<U1000000000", "|V0", "|S99999999", "x", "<i4,<i4"))) + content[128:],
         )
     elif change == "long header":
-        members[at] = (name, _header("(" + "1," * 10**5 + ")", version=2) + content[128:])
+        held[at] = (name, _header("(" + "1," * 10**5 + ")", version=2) + content[128:])
     else:
-        members[at] = (name, _header("(" * 5000 + ")" * 5000, version=2) + content[128:])
+        held[at] = (name, _header("(" * 5000 + ")" * 5000, version=2) + content[128:])
     kind = rng.choice((zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if change == "bomb" else kind, compresslevel=1) as new:
-        for member, data in members:
+        for member, data in held:
             if change == "bomb" and member == name and not data:
                 with new.open(name, "w", force_zip64=True) as file:
                     file.write(_header(f"({size // 4},)"))
@@ -152,7 +153,7 @@ def archive(path: Path, base: Path, rng: random.Random) -> None:
                 new.writestr(member, data)
 
 
-CHANGES = (odd_manifest, odd_manifest, odd_json, odd_arrays, archive, archive)
+CHANGES = (odd_manifest, odd_manifest, odd_json, odd_arrays, members, members)
 
 
 def make(path: Path, base: Path, rng: random.Random, canaries: Canaries) -> str:
@@ -167,7 +168,7 @@ def make(path: Path, base: Path, rng: random.Random, canaries: Canaries) -> str:
     altered = rng.choice(CHANGES)
     altered(path, base, rng)
     if altered in (odd_manifest, odd_arrays) and rng.random() < 0.7:
-        with contextlib.suppress(Exception):  # what cannot be read has no hash
+        with contextlib.suppress(HeadscopeError):  # what cannot be read has no hash
             _with_its_hash(path)
     return f"structure: {altered.__name__}"
 
@@ -175,7 +176,7 @@ def make(path: Path, base: Path, rng: random.Random, canaries: Canaries) -> str:
 def _with_its_hash(path: Path) -> None:
     """As someone would who means it."""
     probes, name, _ = archive.load(path)
-    archive.save(path, probes, name=name, hash=ProbeSet(probes, name).hash)
+    ProbeSet(probes, name).save(path)
 
 
 def _load(path: Path, out: Path) -> None:
@@ -187,7 +188,8 @@ def _verify(path: Path, out: Path) -> None:
 
 
 def _show(path: Path, out: Path) -> None:
-    from headscope.probes import show
+    from headscope.errors import HeadscopeError
+from headscope.probes import show
 
     probes = hs.probes.ProbeSet.load(path)
     probes.summary()

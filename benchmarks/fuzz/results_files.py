@@ -562,7 +562,6 @@ ACTIONS: dict[str, Action] = {
 }
 
 
-
 def actions(number: int) -> dict[str, Action]:
     """Those of one case: all of them for every case would take four times as long."""
     first, *others = ACTIONS

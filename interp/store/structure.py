@@ -124,9 +124,9 @@ def _examine(file: h5py.File, size: int, use: Use) -> None:
     root = h5g.open(file.id, b"/")
     found.seen[h5o.get_info(root).addr] = "/"
     _group(root, "", 0, found)
-    _dimension_lists(file, found)
     if use in ("xarray", "root"):
         _users_of_scales(file, found)
+    _dimension_lists(file, found)
     for path, dataset in found.texts:
         _texts(path, dataset, found)
 
@@ -330,16 +330,24 @@ def _dimension_lists(file: h5py.File, found: _Found) -> None:
 
 
 def _users_of_scales(file: h5py.File, found: _Found) -> None:
-    """What a scale says it is used by is there: of variables in groups that were not walked through, the storage."""
+    """What a scale says it is used by is there: of variables in groups that were not walked through, the storage.
+
+    xarray makes a dimension as long as its longest user, wherever that is, and fills up the scale and the others.
+    """
     for path, attribute in found.users:
         values = np.empty(attribute.shape, attribute.dtype)
         attribute.read(values)
-        for reference in values["dataset"]:
+        longest = 0
+        for reference, axis in values:
             user = h5r.dereference(reference, file.id) if reference else None
             if not isinstance(user, h5d.DatasetID):
                 raise StoreError(f"the dimension scale {path} is used by a variable that is not there")
             if h5o.get_info(user).addr not in found.seen:
                 _layout(user.get_create_plist(), f"a variable with the dimension scale {path}")
+            longest = max([longest, *user.shape[axis:][:1]])
+        if path in found.scales and longest > found.scales[path]:
+            found.declare(path, (longest - found.scales[path]) * found.widths[path])
+            found.scales[path] = longest
 
 
 def _texts(path: str, dataset: h5d.DatasetID, found: _Found) -> None:

@@ -8,7 +8,8 @@ import sys
 import threading
 import zlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import h5py
@@ -35,9 +36,10 @@ from headscope.interp.store.partial import partial_file
 from made_scores import make_scores
 
 cases, results_files = benchmark("fuzz.cases"), benchmark("fuzz.results_files")
-canary = benchmark("fuzz.canary")
+canary, forks = benchmark("fuzz.canary"), benchmark("fuzz.forks")
 
 REF = h5py.ref_dtype
+HELPER = gate._Helper
 Spoil = Callable[[h5py.File], object]
 
 
@@ -47,6 +49,30 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     for step in (0, 1000):
         make_scores(step).save(path, checkpoint=step)
     return path.read_bytes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_helpers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Damage ends the helper, and every new one would import numpy and h5py again: these are forks of one that has."""
+    if not hasattr(os, "fork"):
+        yield
+        return
+    with closing(forks.Nursery(tmp_path_factory.mktemp("n") / "n", gate.serve)) as nursery:
+        cases.SmallHelper.nursery = nursery
+        with pytest.MonkeyPatch.context() as patch:
+            gate._end()
+            patch.setattr(gate, "_Helper", cases.SmallHelper)
+            yield
+            gate._end()
+
+
+@pytest.fixture
+def own_helper(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The helper as it is in use."""
+    gate._end()
+    monkeypatch.setattr(gate, "_Helper", HELPER)
+    yield
+    gate._end()
 
 
 @pytest.fixture
@@ -237,6 +263,20 @@ def test_a_chunk_that_gives_too_little_is_not_filled_up_from_memory(run: Path) -
             read(run)
 
 
+@pytest.mark.parametrize("axis", [0, -1])
+def test_a_dimension_is_as_long_as_its_longest_user_wherever_that_is(run: Path, axis: int) -> None:
+    """xarray fills up all others to that, also those of the root for a variable in a group that is not opened."""
+    with h5py.File(run, "r+") as file:
+        file.create_dataset("more/long", (2**27,), "i1", maxshape=(None,), chunks=(4096,))
+        file["more/long"].dims[0].attach_scale(file["checkpoint"])
+        users = file["checkpoint"].attrs["REFERENCE_LIST"].astype([("dataset", REF), ("dimension", "i4")])
+        users["dimension"][-1] = axis
+        attribute("checkpoint", "REFERENCE_LIST", users)(file)
+    for group in (None, "probes"):
+        with pytest.raises(StoreError, match="declares .* in a file of"):
+            hs.open(run, group=group)
+
+
 def test_what_others_add_is_read_past(run: Path) -> None:
     with h5py.File(run, "r+") as file:
         file["table"] = np.zeros(3, [("a", "i4"), ("b", "S3"), ("c", "f8")])
@@ -322,6 +362,7 @@ def test_no_file_outside_is_opened(run: Path, tmp_path: Path, canaries: canary.C
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
+@pytest.mark.usefixtures("own_helper")
 def test_a_file_that_kills_the_helper_is_told_and_the_next_is_read(run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.h5"
     other.write_bytes(run.read_bytes())
@@ -338,6 +379,7 @@ def test_a_file_that_kills_the_helper_is_told_and_the_next_is_read(run: Path, tm
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs limits")
+@pytest.mark.usefixtures("own_helper")
 def test_the_helper_has_limits_of_time_and_memory(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate._end()
     for limit, words in (("CPU_SECONDS = -1", "computes for more than"), ("MEMORY = 2**20", "is not read")):
@@ -351,6 +393,7 @@ def test_the_helper_has_limits_of_time_and_memory(run: Path, monkeypatch: pytest
     assert validate(run) == []
 
 
+@pytest.mark.usefixtures("own_helper")
 def test_a_helper_that_cannot_start_is_done_without(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     gate._end()
     monkeypatch.setattr(gate, "_START", "raise SystemExit(1)")
@@ -458,13 +501,11 @@ def test_odd_provenance_is_told(run: Path, tmp_path: Path, told: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_sample_of_hostile_files(tmp_path: Path, canaries: canary.Canaries, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "_Helper", cases.ForkedHelper)
-    gate._end()
+def test_a_sample_of_hostile_files(tmp_path: Path, canaries: canary.Canaries) -> None:
     bases = results_files.bases(tmp_path / "bases")
-    paths = [tmp_path / f"{number}.h5" for number in range(100)]
+    paths = [tmp_path / f"{number}.h5" for number in range(80)]
 
-    def make() -> str:
+    def make() -> None:
         for number, path in enumerate(paths):
             rng = random.Random(number)
             base = rng.choice(bases)
@@ -472,9 +513,8 @@ def test_a_sample_of_hostile_files(tmp_path: Path, canaries: canary.Canaries, mo
                 results_files.damage(path, base, rng)
             else:
                 results_files.alter(path, base, rng, canaries)
-        return "made"
 
-    assert cases.in_child(make) == "made"
+    assert exit_code(make) == 0  # the library may crash where hostile files are made
     outcomes: Counter[str] = Counter()
     canaries.touched()
     for path in paths:
@@ -484,9 +524,20 @@ def test_a_sample_of_hostile_files(tmp_path: Path, canaries: canary.Canaries, mo
         except StoreError as error:
             outcomes["refused"] += 1
             assert str(error).isprintable()
-    gate._end()
     assert canaries.touched() == []
-    assert min(outcomes["read"], outcomes["refused"]) > 15, outcomes
+    assert min(outcomes["read"], outcomes["refused"]) > 12, outcomes
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Of a child that does that work."""
+    child = os.fork()
+    if not child:
+        try:
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 # Temporary files of killed writers
