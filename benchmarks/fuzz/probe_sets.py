@@ -188,8 +188,7 @@ def _verify(path: Path, out: Path) -> None:
 
 
 def _show(path: Path, out: Path) -> None:
-    from headscope.errors import HeadscopeError
-from headscope.probes import show
+    from headscope.probes import show
 
     probes = hs.probes.ProbeSet.load(path)
     probes.summary()
@@ -198,6 +197,7 @@ from headscope.probes import show
 
 
 ACTIONS: dict[str, Action] = {"load": _load, "verify": _verify, "show": _show}
+
 
 def actions(number: int) -> dict[str, Action]:
     """Those of one case: all."""
