@@ -6,6 +6,7 @@ And what a model is called in a file.
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path, PureWindowsPath
 
@@ -56,7 +57,7 @@ def model_name(name: str) -> str:
 
 def local_model_name(name: str) -> str:
     """The same on the machine where the model lies: there a relative path can be told from a hub id."""
-    return model_name(str(Path(name).resolve())) if name and Path(name).exists() else model_name(name)
+    return model_name(str(Path(name).resolve())) if name and os.path.exists(name) else model_name(name)
 
 
 def steps_in(name: str) -> set[int]:

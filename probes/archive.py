@@ -82,7 +82,7 @@ def load(path: str | os.PathLike[str]) -> tuple[tuple[Probe, ...], str, str]:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], NDArray[np.int32], NDArray[np.int32]]:
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise ProbeFileError(f"There is no probe set at {path}; ProbeSet.save(path) writes one.")
     try:
         found = _members(path)

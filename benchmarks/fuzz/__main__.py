@@ -3,8 +3,8 @@
 Results files go through validate and, in turn, one of hs.open (root, probes), export, merge, append and report; probe
 sets (.npz) are loaded and saved again, verified and shown; of checkpoint folders model and tokenizer are loaded. Every
 file is damaged or altered by a seeded generator and read in a child process with limits: 1 GB + 4 x its size of memory,
-30 s of computing, and a folder of canaries that nothing may open. An outcome is good when it is valid, or refused in one
-line.
+30 s of computing, and a folder of canaries that nothing may open. An outcome is good when it is valid or refused in
+one line.
 
     python -m benchmarks.fuzz --files 10000 --seconds 3600
     python -m benchmarks.fuzz --kind probes --files 2000

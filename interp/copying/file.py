@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from os import PathLike
 from pathlib import Path
 
@@ -84,7 +85,7 @@ def check_target(path: str | PathLike[str]) -> None:
 
 def read(path: str | PathLike[str]) -> CopyProfile:
     """The profile in the file, exactly as it was written. Raises StoreError."""
-    if not Path(path).exists():
+    if not os.path.exists(path):
         remedy = f"`headscope copy-profile MODEL --text FILE -o {path}` or profile.save() makes it"
         raise StoreError(f"{path} does not exist; {remedy}")
     if not _is_profile(Path(path)):

@@ -49,16 +49,16 @@ def locate(
     if not text.strip():
         raise ModelError(f"{argument}: got an empty name; give a folder, a .gguf file or a hub id")
     path = Path(name).expanduser()
-    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
+    if os.path.isdir(path) or (os.path.isfile(path) and path.suffix == ".gguf"):
         if revision is not None:
             raise ModelError(f"revision: {revision!r} given, but {name} is on this disk; revisions are for hub ids")
         return path, None
-    if path.is_file():
+    if os.path.isfile(path):
         known = path.suffix not in {".safetensors", ".bin"} and formats.described([path.name], path.parent)
         what = known or "give the folder that holds config.json"
         raise ModelError(f"{argument}: {name} is a file but not a .gguf file; {what}")
     wanted = hub_name(text)
-    misspelt = wanted is not None and wanted.folder and Path(text.partition("/")[0]).is_dir()
+    misspelt = wanted is not None and wanted.folder and os.path.isdir(text.partition("/")[0])
     if wanted is None or misspelt or path.suffix in {".gguf", ".safetensors", ".bin"}:
         raise ModelError(f"{argument}: no file or folder {text!r}; check the path (hub ids look like org/name)")
     if revision is not None and wanted.revision and revision != wanted.revision:

@@ -86,7 +86,7 @@ def _named_in(index: Path) -> list[Path]:
     """The files that an index of shards names, all of them there."""
     folder = index.parent
     names = sorted(set(named_in(index).values()))
-    lacking = [name for name in names if not (folder / name).exists()]
+    lacking = [name for name in names if not os.path.exists(folder / name)]
     if not lacking and names:
         return [folder / name for name in names]
     others = [name for name in formats.names_in(folder) if name != index.name]

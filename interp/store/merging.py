@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def _rows(holders: Mapping[int, Path]) -> Iterable[tuple[int, float | None, Head
 
 
 def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [path]
     found = sorted(path.glob("step-*.h5"))
     if not found:

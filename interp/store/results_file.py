@@ -285,7 +285,7 @@ def runs_alone(path: str | PathLike[str]) -> bool | None:
 
     Raises StoreError when the file cannot be read.
     """
-    if not target_path(path).exists():
+    if not os.path.exists(target_path(path)):
         return None
     with reading(path, "structure") as file:
         told = file["provenance/sharing"].asstr()[:]
@@ -359,7 +359,7 @@ def reading(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.Fil
 def _opened(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
     """The same for a file whose variables need not be as the schema has them."""
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
     if not path.is_file():
         raise StoreError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; give the .h5 file that was written")

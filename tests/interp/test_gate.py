@@ -18,6 +18,7 @@ import pytest
 
 import headscope as hs
 from benchmark_modules import benchmark
+from headscope.errors import HeadscopeError
 from headscope.interp.analysis import read_trajectory
 from headscope.interp.report import evolve
 from headscope.interp.store import (
@@ -306,6 +307,20 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
             except StoreError as error:
                 found = [str(error)]
             assert len(found) == 1 and (name in found[0] or "/dev/zero" in found[0])
+
+
+def test_a_path_that_is_too_long_is_told(tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 300)
+    assert len(validate(path)) == 1
+    for read in (
+        hs.open,
+        hs.CopyProfile.load,
+        read_scores,
+        hs.probes.ProbeSet.load,
+        lambda p: merge([p], tmp_path / "m"),
+    ):
+        with pytest.raises(HeadscopeError):
+            read(path)
 
 
 OUTSIDE: dict[str, Callable[[h5py.File, canary.Canaries], object]] = {

@@ -129,6 +129,11 @@ def test_weights_that_an_index_names_elsewhere_are_refused(folder: Path, file: A
     refused(folder, "names .* no file in its folder")
 
 
+def test_a_name_that_no_file_can_have_is_missing(folder: Path) -> None:
+    weight_map(folder, "a" * 10**5)
+    refused(folder, "missing though the index names it")
+
+
 @pytest.mark.parametrize("value", [3, [], ["part.safetensors"], "x", None])
 def test_a_weight_map_that_is_none_is_refused(folder: Path, value: Any) -> None:
     weight_map(folder, "x")
