@@ -9,6 +9,7 @@ from typing import Any
 
 REACHED, MISSED, SHOWN, OUT_OF_MEMORY, FAILED, NOT_RUN = "reached", "missed", "", "out of memory", "failed", "not run"
 LONGEST = 2000  # characters that are shown of one failure
+MOST = 10_000  # characters of all verdicts
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,27 @@ def table(rows: list[Row]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def verdicts(rows: list[Row], most: int = MOST) -> str:
+    """The rows that have a target or went wrong, in at most so many characters: what went wrong first, then misses."""
+    order = (FAILED, NOT_RUN, OUT_OF_MEMORY, MISSED)
+    judged = [row for row in rows if row.verdict]
+
+    def rank(row: Row) -> int:
+        return next((i for i, word in enumerate(order) if row.verdict.startswith(word)), len(order))
+
+    lines = []
+    for row in sorted(judged, key=rank):
+        measured = "" if row.measured is None else f"{row.measured:.4g} {row.unit}".rstrip()
+        lines.append("  ".join(filter(None, (row.verdict[:90], f"{row.part}: {row.what}"[:90], measured, row.target))))
+    said = "verdicts"
+    for i, line in enumerate(lines):
+        left = f"\n... and {len(lines) - i} more, in the file"
+        if len(said) + 1 + len(line) + len(left) > most:
+            return said + left
+        said += "\n" + line
+    return said if lines else "no verdicts"
 
 
 def troubles(rows: list[Row]) -> str:

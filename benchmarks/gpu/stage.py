@@ -27,6 +27,8 @@ class Stage:
     """`toy` shrinks every size, so that all code runs on a CPU in seconds; its figures mean nothing."""
 
     toy: bool
+    dims: tuple[int, ...] = (128,)
+    """head sizes to tune for"""
 
     @property
     def device(self) -> torch.device:
@@ -134,6 +136,12 @@ class Stage:
             return 1e9
         properties = torch.cuda.get_device_properties(self.device)
         return properties.multi_processor_count * EXP_PER_CLOCK * getattr(properties, "clock_rate", 1_755_000) * 1e3
+
+    @property
+    def shared_memory(self) -> int:
+        """Bytes that a block may have."""
+        found: int = torch.cuda.get_device_properties(self.device).shared_memory_per_block_optin
+        return found
 
     @cached_property
     def _flush(self) -> Tensor:
