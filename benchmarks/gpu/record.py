@@ -23,6 +23,8 @@ class Row:
     at_most: float | None = None
     at_least: float | None = None
     problem: str = ""
+    again: bool = False
+    """said once more at the end, whatever the verdict"""
     detail: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -77,9 +79,11 @@ def table(rows: list[Row]) -> str:
 
 
 def verdicts(rows: list[Row], most: int = MOST) -> str:
-    """The rows that have a target or went wrong, in at most so many characters: what went wrong first, then misses."""
+    """The rows that have a target, went wrong or are to be said again, in at most so many characters: what went wrong
+    first, then misses.
+    """
     order = (FAILED, NOT_RUN, OUT_OF_MEMORY, MISSED)
-    judged = [row for row in rows if row.verdict]
+    judged = [row for row in rows if row.verdict or row.again]
 
     def rank(row: Row) -> int:
         return next((i for i, word in enumerate(order) if row.verdict.startswith(word)), len(order))
@@ -87,7 +91,7 @@ def verdicts(rows: list[Row], most: int = MOST) -> str:
     lines = []
     for row in sorted(judged, key=rank):
         measured = "" if row.measured is None else f"{row.measured:.4g} {row.unit}".rstrip()
-        lines.append("  ".join(filter(None, (row.verdict[:90], f"{row.part}: {row.what}"[:90], measured, row.target))))
+        lines.append("  ".join(filter(None, (row.verdict[:90], f"{row.part}: {row.what}"[:120], measured, row.target))))
     said = "verdicts"
     for i, line in enumerate(lines):
         left = f"\n... and {len(lines) - i} more, in the file"

@@ -29,7 +29,7 @@ WORKERS = 8
 
 def run(stage: Stage, record: Record) -> None:
     every = cases(stage.toy)
-    workers = min(2 if stage.toy else WORKERS, os.cpu_count() or 1, len(every))
+    workers = 1 if stage.toy else min(WORKERS, os.cpu_count() or 1, len(every))
     until = monotonic() + SECONDS * (1000 if stage.toy else 1)  # a toy's time tells of the machine's other work
     shards = [list(range(len(every)))[i::workers] for i in range(workers)]
     with ThreadPoolExecutor(workers) as pool:

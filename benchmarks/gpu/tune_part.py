@@ -139,7 +139,7 @@ def _splits(stage: Stage, record: Record, dim: int) -> None:
         if found:
             best = min(found, key=lambda name: found[name])
             what = f"best splits, D{dim} {rows} rows x {n >> 10}K: {best} (now {now})"
-            record.add(what, found[best] / found[str(now)], "x")
+            record.add(what, found[best] / found[str(now)], "x", again=True)
         del asked, runs
         stage.free()
 
@@ -235,4 +235,4 @@ def _best(
     arch = 90 if stage.toy else configs.architecture(torch.device("cuda"))
     size = max(64, 1 << (dim - 1).bit_length())
     line = f"{table}: ({arch}, {size}): {names[best]},"
-    record.add(f"{line}  # now {now}", ratios[best], "x", detail={"ratios": ratios})
+    record.add(f"{line}  # now {now}", ratios[best], "x", again=True, detail={"ratios": ratios})

@@ -5,12 +5,16 @@ Run by test_without_gpu.py. All kernels, devices and head sizes: `python -m benc
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from triton import knobs
 
 from benchmark_modules import benchmark
+from headscope.kernels import row_evidence
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.clear_blocks import clear_blocks_kernel
 from headscope.kernels.gpu.configs import Tile, table_tile
@@ -113,3 +117,33 @@ def test_amd() -> None:
     tile = table_tile(configs.ATTENTION, 942, torch.bfloat16, 64)
     built = build(evidence_attention_kernel, "gfx942", "bf16", 64, tile)
     assert "v_mfma" in built.ptx and built.spills == 0 and built.shared <= SHARED["gfx942"]
+
+
+def test_a_bundle_is_found_where_it_was_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, bundle = benchmark("gpu.bundle_build"), benchmark("gpu.bundle")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")
+    q, k = (torch.empty(1, heads, 64, 64, dtype=torch.bfloat16, device="meta") for heads in (4, 2))
+    at = torch.empty(64, dtype=torch.int64, device="meta")
+
+    def steps(rows: slice = slice(None)) -> Any:
+        yield "rows", lambda: row_evidence(q[:, :, rows], k, q_positions=at[rows], impl="triton")
+
+    here, there = tmp_path / "made", tmp_path / "carried"
+    assert built.fill(here, 90, steps()) == 2  # the row kernel and the merge of its splits
+    here.rename(there)
+    assert bundle.put_to_use(there, 90).startswith("bundle fits: 2 kernels")
+    assert "does not fit" in bundle.put_to_use(there, 80) and "arch 90, here 80" in bundle.put_to_use(there, 80)
+    hits = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda *, cache_hit, **more: hits.append(cache_hit))
+    for rows in (slice(None), slice(48, None)):  # the second wants a smaller tile
+        for kernel in bundle.all_kernels():
+            kernel.device_caches.clear()  # as in a process that has launched nothing
+        with built.compiling(90):
+            for _, call in steps(rows):
+                call()
+    assert hits == [True, True, False, True]
+    assert bundle.compiled_since(there) == ["row_evidence_kernel"]
+    about = json.loads((there / bundle.ABOUT).read_text())
+    (there / bundle.ABOUT).write_text(json.dumps(about | {"compiler": "another"}))
+    assert "compiler another, here" in bundle.put_to_use(there, 90)
+    assert "`make gpu-bundle` makes one" in bundle.put_to_use(tmp_path, 90)
