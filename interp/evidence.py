@@ -81,5 +81,7 @@ class ProbeEvidence:
 
 
 def _copies(probe: Probe, key: np.ndarray, following: np.ndarray) -> np.ndarray:
-    there = np.maximum(key, 0)
-    return (key >= 0) & probe.needle_mask[there] & (probe.input_ids[there] == following)
+    inside = np.zeros(key.shape, bool)
+    for start, end in probe.needle_spans:  # a mask over all of the probe would be most of the work
+        inside |= (key >= start) & (key < end)
+    return inside & (probe.input_ids[np.maximum(key, 0)] == following)

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import ArgumentError
 from ..kernels import recording
 from ..probes import Codec, Probe, ProbeSet, check_tokenizer
-from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, plan, preflight
+from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, may_be_cut, preflight
 from .environment import for_files
 from .estimators import chance, choose, score_probe, spans_of
 from .model import Adapter, LoadedModel, adapt, load_model
@@ -56,7 +56,8 @@ def score_heads(
         tokenizer: checked against the probes' tokenizer when given. A `Codec` of it has its vocabulary hashed once for
             all calls.
         chunk: prefill tokens per forward. Out of memory halves it; no probe is dropped. Where every probe runs alone,
-            its forward cannot be cut: it is tried once more with freed memory, then refused with the length that fits.
+            one that is longer runs in chunks too if length-dependent RoPE is all that keeps it alone; else its forward
+            cannot be cut: it is tried once more with freed memory, then refused with the length that fits.
         progress: called with (rows done, rows in all, what is running).
 
     Returns:
@@ -77,7 +78,7 @@ def score_heads(
         raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     chosen = choose(estimators)
     spans = spans_of(chosen)
-    check_probes(probes, sharing, spans)
+    planned = check_probes(probes, sharing, spans)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
@@ -93,7 +94,6 @@ def score_heads(
     adapted = adapt(model)
     _check_fit(adapted, probes, codec)
 
-    planned = plan(probes, sharing)
     reason = preflight(adapted, probes[0], alone)
     alone = reason is not None
     if alone and generate:
@@ -102,6 +102,8 @@ def score_heads(
     with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
         topk = max(each.topk for each in chosen.values())
         engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans, topk=topk)
+        if alone and max(probe.length for probe in probes) > chunk:
+            engine.cut_alone = may_be_cut(adapted, probes[0])
         found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
         scored = {i: score_probe(probes[i], evidence, chosen) for i, evidence in found}
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in chosen}

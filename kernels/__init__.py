@@ -3,8 +3,8 @@
 `row_evidence` and `evidence_attention` compute it, `row_evidence_varlen` and `row_evidence_paged` of packed sequences
 and of a server's pages of keys. `merge` joins the evidence of disjoint key ranges and `merge_across_ranks` that of
 several GPUs. `key_mass` is the attention that every key gets. `attend` is plain attention with its log-sum-exp,
-`merge_attention_states` joins two of its results; `implementation` and `recording` say which kernel is chosen and which
-ran.
+`merge_attention_states` joins two of its results; `implementation`, `plans_shapes` and `recording` say which
+kernel is chosen, how it is, and which ran.
 """
 
 
@@ -36,14 +36,13 @@ else:
         implementation,
         key_mass,
         row_evidence,
-        row_evidence_paged,
-        row_evidence_varlen,
     )
     from .dispatch_log import recording
     from .errors import KernelError
     from .evidence import RowEvidence, merge
+    from .packed import row_evidence_paged, row_evidence_varlen
     from .ranks import merge_across_ranks
-    from .sdpa import attend, merge_attention_states
+    from .sdpa import attend, merge_attention_states, plans_shapes
 
     __all__ = [
         "KernelError",
@@ -55,6 +54,7 @@ else:
         "merge",
         "merge_across_ranks",
         "merge_attention_states",
+        "plans_shapes",
         "recording",
         "row_evidence",
         "row_evidence_paged",

@@ -237,3 +237,8 @@ def _by_evidence(
     out, ev = run("attend", q, k, v, Rules(q_positions=at, scale=scale, causal=causal, window=window, sinks=sinks))
     assert out is not None
     return out, ev.lse
+
+
+def plans_shapes(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Whether `attend` takes a kernel that plans anew for every shape and stride that it has not seen: cuDNN's."""
+    return cudnn in _candidates(*(x[:, :, :128] for x in (q, k, v)))  # a length that is no multiple of 128 is cut

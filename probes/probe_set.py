@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from os import PathLike
 from typing import Any, overload
@@ -27,6 +27,7 @@ class ProbeSet(Sequence[Probe]):
 
     probes: tuple[Probe, ...]
     name: str = "custom"
+    _hash: str = field(default="", init=False, repr=False)  # of all tokens: computed once, where it is asked for
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probes", tuple(self.probes))
@@ -80,10 +81,12 @@ class ProbeSet(Sequence[Probe]):
     @property
     def hash(self) -> str:
         """blake2b over the probes' hashes in their order, 32 hex digits. The name does not count."""
-        digest = blake2b(b"headscope probe set 1\n", digest_size=16)
-        for probe in self.probes:
-            digest.update(probe.hash.encode())
-        return digest.hexdigest()
+        if not self._hash:
+            digest = blake2b(b"headscope probe set 1\n", digest_size=16)
+            for probe in self.probes:
+                digest.update(probe.hash.encode())
+            object.__setattr__(self, "_hash", digest.hexdigest())
+        return self._hash
 
     @property
     def haystack_ids(self) -> tuple[str, ...]:

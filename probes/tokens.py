@@ -34,10 +34,10 @@ def fingerprint(tokenizer: Any, first: int | None = None) -> str:
     such as padding. With `first`, only the first so many entries of the vocabulary count, in the order of their ids:
     what the fingerprint was before tokens were added behind them.
     """
-    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: (entry[1], str(entry[0])))[:first]
-    digest = blake2b(digest_size=6)
-    for token, id in entries:
-        digest.update(f"{id}\t{token}\n".encode("utf-8", "surrogatepass"))
+    entries = sorted((id, str(token)) for token, id in tokenizer.get_vocab().items())[:first]
+    digest = blake2b(
+        "".join(f"{id}\t{token}\n" for id, token in entries).encode("utf-8", "surrogatepass"), digest_size=6
+    )
     for special in (False, True):
         digest.update(str(list(tokenizer.encode(SAMPLE, add_special_tokens=special))).encode())
     return f"{len(entries)}-{digest.hexdigest()}"

@@ -174,6 +174,9 @@ def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> 
         staged = "step_in_stage" in file
         matched = detail["exact_match"][kept].astype(np.float32)
         about = {name: schema.text(file, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
+        for name in (estimator, *NLL_CLASSES):
+            if np.isinf(detail[name][:]).any():
+                raise StoreError(f"{path} is damaged: probes/{name} holds infinite values; measure them again")
         return Trajectory(
             steps=file["checkpoint"][kept].astype(np.int64),
             tokens=file["tokens_seen"][kept].astype(np.float64),

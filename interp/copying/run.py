@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import blake2b
@@ -18,7 +19,7 @@ from torch import Tensor
 from ...errors import ArgumentError, ArgumentTypeError
 from ...kernels import recording
 from ...probes import Probe
-from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, Progress, preflight
+from ..engine import CHUNK, PREFLIGHT_LENGTH, Engine, Progress, may_be_cut, preflight
 from ..environment import for_files
 from ..model import Adapter, LoadedModel, PrefixCache, Visibility, adapt, load_model, running
 from .counting import CopyPass, Counts, Text
@@ -64,6 +65,8 @@ def copy_profile(model: Any, tokens: ArrayLike, *, chunk: int = CHUNK, progress:
     text = Text(ids)
     with adapted.routed(len(ids)), recording() as kernels:
         engine = TextEngine(adapted, (), chunk=chunk, progress=progress)
+        if alone is not None and len(ids) > chunk:
+            engine.cut_alone = may_be_cut(adapted, Probe.from_ids(ids[:8], prompt_len=6, needles=[(1, 2)], id="text"))
         counts, sees = engine.count(text, in_one=alone is not None)
     known = loaded if isinstance(loaded, LoadedModel) else None
     return CopyProfile(
@@ -92,11 +95,17 @@ class TextEngine(Engine):
     def count(self, text: Text, in_one: bool) -> tuple[dict[int, Counts], dict[int, Visibility]]:
         """Every layer's counts over the whole text, and how far back its rows see; in one forward, or in chunks."""
         n = len(text.ids)
-        if in_one:
+        pieces = self.in_pieces(n) if in_one else nullcontext()
+        if pieces is None:
             halves = (n >> k for k in range(1, n.bit_length() - 1))
             parts = {part: partial(self._rows, text, 0, part, None) for part in halves}
             found = self.in_one("tokens", n, partial(self._rows, text, 0, n, None), parts)
             return found.counts, found.sees
+        with pieces:
+            return self._in_chunks(text)
+
+    def _in_chunks(self, text: Text) -> tuple[dict[int, Counts], dict[int, Visibility]]:
+        n = len(text.ids)
         cache = PrefixCache(n)
         counts: dict[int, Counts] = {}
         while cache.length < n:

@@ -6,7 +6,7 @@ from .engine import CHUNK, DoesNotFitError, Engine, Progress
 from .generation import generated_counts
 from .passes import PrefixPass, limits
 from .plan import plan
-from .preflight import PREFLIGHT_LENGTH, preflight
+from .preflight import PREFLIGHT_LENGTH, may_be_cut, preflight
 
 __all__ = [
     "CHUNK",
@@ -19,6 +19,7 @@ __all__ = [
     "compare_sharing",
     "generated_counts",
     "limits",
+    "may_be_cut",
     "plan",
     "preflight",
 ]

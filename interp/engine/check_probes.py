@@ -8,11 +8,11 @@ from ...probes import Probe
 from ..estimators import copyable
 from ..evidence import STANDARD, Spans
 from .passes import answer_spans
-from .plan import plan
+from .plan import Plan, plan
 
 
-def check_probes(probes: Sequence[Probe], sharing: str = "auto", spans: Mapping[str, Spans] = STANDARD) -> None:
-    """Refuse, without a model, probes that `score_heads` would only fail on after the prefill.
+def check_probes(probes: Sequence[Probe], sharing: str = "auto", spans: Mapping[str, Spans] = STANDARD) -> Plan:
+    """Refuse, without a model, probes that `score_heads` would only fail on after the prefill; else plan their run.
 
     Args:
         probes: the probes.
@@ -26,4 +26,4 @@ def check_probes(probes: Sequence[Probe], sharing: str = "auto", spans: Mapping[
     for probe in probes:
         copyable(probe)
         answer_spans(probe, spans)
-    plan(probes, sharing)
+    return plan(probes, sharing)

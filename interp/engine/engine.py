@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import count
 from typing import TypeVar
@@ -17,9 +18,10 @@ from torch import Tensor
 from ...errors import HeadscopeError
 from ...probes import Probe
 from ..evidence import STANDARD, ProbeEvidence, Spans
-from ..model import Adapter, ModelError, PrefixCache, running
+from ..model import Adapter, InPieces, ModelError, PrefixCache, running
+from .cuts import blocks, unit_of
 from .passes import LayerEvidence, PrefixPass, WholePass, without_spans
-from .plan import Plan, Prefix, Suffix
+from .plan import Plan, Prefix, Suffix, plan
 from .suffixes import SuffixPass
 
 log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ class Engine:
             runs out; no probe is ever dropped.
         progress: called with (rows done, rows in all, what is running).
         spans: name -> where in a probe attention mass is measured.
+        cut_alone: probes that run alone may be run in chunks, `preflight.may_be_cut` has found.
         topk: how many of the keys attended to most are kept for each row.
     """
 
@@ -57,6 +60,7 @@ class Engine:
     suffix_rows: int = SUFFIX_ROWS
     progress: Progress | None = None
     spans: Mapping[str, Spans] = field(default_factory=lambda: STANDARD)
+    cut_alone: bool = False
     topk: int = 0
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
@@ -72,18 +76,47 @@ class Engine:
     def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
         """Every probe in a forward of its own, without a cache: for models whose state cannot be shared.
 
-        The longest first: a forward that cannot be cut either fits into memory or not, and that should be known early.
+        One of more than `chunk` tokens is run in chunks where the model can be told how long it is. The longest first:
+        a forward that cannot be cut either fits into memory or not, and that should be known early.
 
         Raises:
             DoesNotFitError: one does not, even with the memory that torch had kept given back.
         """
         self._done, self._total = 0, sum(self.probes[i].length for i in indices)
         waiting = sorted(indices, key=lambda i: -self.probes[i].length)
+        while waiting and (pieces := self.in_pieces(self.probes[waiting[0]].length)) is not None:
+            i = waiting.pop(0)
+            with pieces:
+                found = self.run_in_chunks(i)
+            yield i, found
+            self._tick(1, "probes")  # the last answer token predicts nothing
         runs = {i: partial(self.run_whole, self.probes[i]) for i in waiting}
         of_length = {self.probes[i].length: run for i, run in runs.items()}
         for i, run in runs.items():
             yield i, self.in_one(f"probe {self.probes[i].id!r}", self.probes[i].length, run, of_length)
             self._tick(self.probes[i].length, "probes")
+
+    def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
+        """Inside, a sequence of `length` tokens may be run in chunks though it runs alone; None where it need not or
+        cannot be.
+        """
+        if length <= self.chunk or not self.cut_alone or not isinstance(self.model, InPieces):
+            return None
+        self.forget_lengths()
+        return self.model.in_pieces(length)
+
+    def run_in_chunks(self, index: int) -> ProbeEvidence:
+        """Run one probe by itself, its context in chunks. Inside `in_pieces` of its length."""
+        prefix = plan([self.probes[index]], "exact").prefixes[0]
+        prefix.suffixes[0] = replace(prefix.suffixes[0], probe=index)
+        cache = PrefixCache(len(prefix.ids))
+        self.prefill(prefix, cache)
+        return next(self.branch(prefix, cache))[1]
+
+    def forget_lengths(self) -> None:
+        """A RoPE may remember the longest sequence that it has seen."""
+        with running(PrefixPass()):
+            self.model.reset_dynamic_rope()
 
     def in_one(self, what: str, length: int, work: Callable[[], T], others: Mapping[int, Callable[[], T]]) -> T:
         """A forward that cannot be cut, after any RoPE's memory of earlier ones. Out of memory, once more.
@@ -110,8 +143,7 @@ class Engine:
     def _if_it_fits(self, work: Callable[[], T]) -> T | None:
         for _ in range(2):
             try:
-                with running(PrefixPass()):
-                    self.model.reset_dynamic_rope()
+                self.forget_lengths()
                 return work()
             except RuntimeError as error:
                 if not _out_of_memory(error):
@@ -124,17 +156,22 @@ class Engine:
         cache.length = prefix.keep
         while cache.length < len(prefix.ids):
             start = cache.length
-            end = min(start + self.chunk, len(prefix.ids))
+            end = self._chunk_end(start, len(prefix.ids))
             if self._retry(lambda start=start, end=end: self._chunk(prefix.ids[start:end], start, cache)) is None:  # type: ignore[misc]
                 continue  # out of memory: the chunk is smaller now, and writing it again is harmless
             cache.length = end
             self._tick(end - start, "haystack")
 
     def branch(self, prefix: Prefix, cache: PrefixCache) -> Iterator[tuple[int, ProbeEvidence]]:
-        """Run all suffixes of a prefix that is in the cache, in batches, shortest first."""
-        waiting = sorted(prefix.suffixes, key=lambda suffix: len(suffix.ids))
+        """Run all suffixes of a prefix that is in the cache, in batches, shortest first.
+
+        Needles of one place come into one batch, where they may share rows, and in it those that see as much side by
+        side.
+        """
+        waiting = sorted(prefix.suffixes, key=lambda t: (len(t.ids), t.graft_start if t.graft_len else 0))
         while waiting:
             batch = waiting[: self._batch_size(waiting)]
+            batch.sort(key=lambda t: (len(t.ids), t.context_len, t.probe))
             found = self._retry(lambda batch=batch: self.run_suffixes(batch, cache))  # type: ignore[misc]
             if found is None:
                 continue  # out of memory: the batch is smaller now
@@ -143,12 +180,18 @@ class Engine:
                 yield suffix.probe, evidence
             self._tick(sum(len(suffix.ids) for suffix in batch), "probes")
 
+    def _chunk_end(self, start: int, n: int) -> int:
+        """Where the chunk from `start` ends: on a GPU at a multiple of a power of two, see `cuts`."""
+        if self.model.device.type == "cpu":
+            return min(start + self.chunk, n)
+        return next(blocks(start, n, unit_of(self.chunk))).end
+
     def _chunk(self, ids: np.ndarray, start: int, cache: PrefixCache) -> Tensor:
-        with running(PrefixPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)))):
+        this = PrefixPass(cache, self.model.n_layers - 1, self._layer_by_layer(len(ids)), unit_of(self.chunk))
+        with running(this):
             tokens = self._tensor(ids)[None]
             positions = torch.arange(start, start + len(ids), device=tokens.device)[None]
-            last = torch.tensor([len(ids) - 1], device=tokens.device)
-            return self.model.forward(tokens, positions, cache, last)
+            return self.model.forward(tokens, positions, cache, positions.new_empty(0))
 
     def run_suffixes(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> list[ProbeEvidence]:
         """Run a batch of suffixes beside the prefix in the cache."""

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ...kernels import RowEvidence, attend, evidence_attention, implementation, row_evidence
+from ...kernels import RowEvidence, attend, evidence_attention, implementation, plans_shapes, row_evidence
 from ...probes import Probe
 from ..evidence import STANDARD, Spans
 from ..model import PrefixCache, Scoring, Visibility
+from .cuts import UNIT, attend_in_blocks
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ class PrefixPass:
         cache: where the chunk's keys and values go, and those before it lie; None for a sequence in one piece.
         unread: a layer whose output nobody reads, only its keys: the last one, unless logits are wanted.
         each_layer: called when a layer's attention is done.
+        unit: rows of a whole chunk, a power of two; see `cuts`.
     """
 
     def __init__(
@@ -92,15 +94,16 @@ class PrefixPass:
         cache: PrefixCache | None = None,
         unread: int | None = None,
         each_layer: Callable[[], None] | None = None,
+        unit: int = UNIT,
     ):
-        self.cache, self.unread, self.each_layer = cache, unread, each_layer
+        self.cache, self.unread, self.each_layer, self.unit = cache, unread, each_layer, unit
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
         if self.cache is not None:
             k, v = self.cache.put(layer, k, v)
         if layer == self.unread:
             return q.new_zeros(*q.shape[:3], v.shape[-1])
-        out = causal(q, k, v, sees, how)
+        out = causal(q, k, v, sees, how, self.unit)
         if self.each_layer is not None:
             self.each_layer()
         return out
@@ -133,13 +136,18 @@ class WholePass:
         return causal(q, k, v, sees, how)
 
 
-def causal(q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
-    """Attention of the last rows of a sequence to all of it; q [1, Hq, Q, D], k [1, Hkv, N, D], N >= Q."""
+def causal(q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring, unit: int = UNIT) -> Tensor:
+    """Attention of the last rows of a sequence to all of it; q [1, Hq, Q, D], k [1, Hkv, N, D], N >= Q.
+
+    Where torch's kernel plans for every shape, in blocks of `unit` rows.
+    """
     # Without our kernels a window is put together from causal squares, which on a GPU are too many small launches.
     narrow = sees.window is not None and sees.window < k.shape[2]
     if sees.chunk is not None or how.softcap is not None or (narrow and implementation(q, v) == "triton"):
         at = torch.arange(k.shape[2] - q.shape[2], k.shape[2], device=q.device)
         return evidence_attention(q, k, v, q_positions=at, sinks=how.sinks, **limits(at, sees, how))[0]
+    if not narrow and plans_shapes(q, k, v):
+        return attend_in_blocks(q, k, v, how.scale, how.sinks, unit)
     return attend(q, k, v, scale=how.scale, causal=True, window=sees.window, sinks=how.sinks)[0]
 
 

@@ -105,9 +105,12 @@ def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:
                 f"sharing='grafted': probe {odd[0]!r} has no single inserted piece that holds its needles; "
                 "use sharing='auto' or 'exact'"
             )
-        for prefix in _prefixes([_cut_grafted(i, probes[i]) for i in graftable]):
+        prefixes = _prefixes([_cut_grafted(i, probes[i]) for i in graftable])
+        for prefix in prefixes:
             if sharing == "grafted" or len(prefix.suffixes) >= SHARED_ENOUGH:
                 grafted[[suffix.probe for suffix in prefix.suffixes]] = True
+        if grafted.all():
+            return Plan(prefixes, grafted)
     cuts = [_cut_grafted(i, p) if grafted[i] else _cut_exact(i, p) for i, p in enumerate(probes)]
     return Plan(_prefixes(cuts), grafted)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...probes import Probe
-from ..model import Adapter, CaptureError, PrefixCache, first_line, running
+from ..model import Adapter, CaptureError, InPieces, PrefixCache, first_line, running
 from .engine import Engine
 from .passes import WholePass
 from .plan import plan
@@ -40,10 +40,8 @@ def preflight(model: Adapter, probe: Probe, alone: bool | None = None) -> str | 
     Raises:
         CaptureError: our attention does not reproduce the model's own, or was never asked.
     """
-    ids = np.resize(probe.input_ids, PREFLIGHT_LENGTH)
-    short = Probe.from_ids(
-        ids, prompt_len=PREFLIGHT_LENGTH - 4, needles=[(5, 9)], question_start=PREFLIGHT_LENGTH - 10, id="preflight"
-    )
+    short = _short(probe)
+    ids = short.input_ids
     whole = WholePass(short, model.device)
     tokens = torch.from_numpy(ids[:-1].astype(np.int64))[None].to(model.device)
     positions = torch.arange(PREFLIGHT_LENGTH - 1, device=model.device)[None]
@@ -79,6 +77,38 @@ def preflight(model: Adapter, probe: Probe, alone: bool | None = None) -> str | 
             return None
         log.warning("%s: %s; every probe runs alone", model.name, reason)
     return reason
+
+
+def may_be_cut(model: Adapter, probe: Probe) -> bool:
+    """Whether a model whose probes run alone can run one in chunks: forty tokens in two pieces are those in one.
+
+    Args:
+        model: inside its routing.
+        probe: its tokens are run.
+    """
+    short = _short(probe)
+    pieces = model.in_pieces(short.length) if isinstance(model, InPieces) else None
+    if pieces is None:
+        return False
+    whole, tokens = WholePass(short, model.device), torch.from_numpy(short.input_ids.astype(np.int64))
+    Engine(model, [short]).forget_lengths()
+    with running(whole):
+        positions = torch.arange(short.length, device=model.device)[None]
+        ours = model.forward(tokens[None].to(model.device), positions, None, whole.rows)
+    try:
+        with pieces:
+            cut, _ = _in_prefix_and_suffix(model, short)
+    except Exception as error:  # a rotary module of another kind: then it is one forward, as before
+        log.warning("%s: probes that run alone are not cut into chunks (%s)", model.name, first_line(error))
+        return False
+    return _difference(cut, ours) <= TOLERANCE.get(ours.dtype, TOLERANCE[torch.float32])
+
+
+def _short(probe: Probe) -> Probe:
+    ids = np.resize(probe.input_ids, PREFLIGHT_LENGTH)
+    return Probe.from_ids(
+        ids, prompt_len=PREFLIGHT_LENGTH - 4, needles=[(5, 9)], question_start=PREFLIGHT_LENGTH - 10, id="preflight"
+    )
 
 
 @contextmanager

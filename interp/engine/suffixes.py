@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from ...kernels import (
     RowEvidence,
-    attend,
     evidence_attention,
     implementation,
     merge,
@@ -21,6 +21,7 @@ from ...kernels import (
 from ...probes import Probe
 from ..evidence import STANDARD, Spans
 from ..model import PrefixCache, Scoring, Visibility
+from .cuts import attend_any_shape
 from .passes import LayerEvidence, answer_spans, by_kind, limits, needle_visible
 from .plan import Suffix
 
@@ -29,25 +30,31 @@ from .plan import Suffix
 class SuffixBatch:
     """Index tensors of a batch of B suffixes, padded to m rows, with A answer rows in all and at most a in one suffix.
 
-    ids, positions: [B, m] tokens and the positions at which the model runs them.
-    limits: [B * m], prefix keys that each row may see; 0 for padding.
-    order: rows that see any of the prefix, sorted by their limit, as indices into [B * m].
-    by_limit, place: [B * m], all rows sorted by their limit, and where each then stands.
-    answers: [A], the answer rows in [B * m].
+    What the model is given are R rows: all B * m, or, where suffixes begin alike, each different one once.
+
+    ids, run_at: [B, m], or [1, R] where rows are shared: tokens and the positions at which the model runs them.
+    rows: [B, m], which of the R rows each suffix's rows are; None where they are all B * m.
+    first: [R], the first of [B * m] that each of the R rows is; None where rows is.
+    positions: [B, m], the positions at which the suffixes' rows are run.
+    limits: [R], prefix keys that each row may see; 0 for padding.
+    by_limit, place: [R], all rows sorted by their limit, and where each then stands; None where they lie so already.
+    answers: [A], the answer rows in [R].
     asked: [B, a], the answer rows in each suffix, filled up with repeats; kept: [A], which of [B * a] are no repeats.
     own_spans: [B, a, S, 2], spans among the suffix's own keys, in `positions`; own_kinds: [S], number of each's name.
     prefix_spans: [1, A, S', 2], spans among the prefix's keys; prefix_kinds: [S'].
-    row_spans: [1, B * m, S', 2], the same for all rows in the order of by_limit, empty for those that are no answers.
+    row_spans: [1, R, S', 2], the same for all rows in the order of by_limit, empty for those that are no answers.
     needle_end, shift: [A], own keys from needle_end on stand `shift` further back in the probe than they are run at.
     graft_start, graft_len: [A], prefix keys from graft_start on stand graft_len further back in the probe.
     """
 
     ids: Tensor
+    run_at: Tensor
+    rows: Tensor | None
+    first: Tensor | None
     positions: Tensor
     limits: Tensor
-    order: Tensor
-    by_limit: Tensor
-    place: Tensor
+    by_limit: Tensor | None
+    place: Tensor | None
     answers: Tensor
     asked: Tensor
     kept: Tensor
@@ -62,7 +69,9 @@ class SuffixBatch:
     graft_len: Tensor
 
     def to(self, device: torch.device) -> SuffixBatch:
-        return SuffixBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        held = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: x if x is None else x.to(device) for name, x in held.items()}
+        return SuffixBatch(**moved)
 
 
 class SuffixPass:
@@ -93,43 +102,44 @@ class SuffixPass:
         self.cache = cache
         self.n_kinds, self.topk = len(spans), topk
         layout = lay_out(suffixes, self.probes, spans)
-        in_order = layout.limits[layout.order].numpy()
+        in_order = np.sort(layout.limits.numpy())
         starts = np.flatnonzero(np.diff(in_order, prepend=0)).tolist()
         # rows that may see the same number of prefix keys share one attention call: (limit, first row, behind the last)
         self.groups = [(int(in_order[i]), i, j) for i, j in zip(starts, [*starts[1:], len(in_order)], strict=True)]
         self._on: dict[torch.device, SuffixBatch] = {}
         self._visible: dict[Visibility, np.ndarray] = {}
         self._layout = layout
-        self.ids, self.positions, self.answers = (x.to(device) for x in (layout.ids, layout.positions, layout.answers))
+        self.ids, self.positions, self.answers = (x.to(device) for x in (layout.ids, layout.run_at, layout.answers))
         self.evidence: dict[int, LayerEvidence] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
         if q.device not in self._on:
             self._on[q.device] = self._layout.to(q.device)
         at = self._on[q.device]
+        rows = _flat(q)
+        q, k, v = (_of_suffixes(x, at) for x in (q, k, v))
         out, lse = self._see_itself(at, q, k, v, sees, how)
         found = self._own_evidence(at, q, k, sees, how)
+        out, lse = (_once(_flat(x), at) for x in (out, lse))
         if self.groups:
-            n, heads, width, dim = q.shape
-            rows = q.transpose(0, 1).reshape(1, heads, n * width, dim)
             if implementation(rows, self.cache.values[layer], topk=self.topk) == "triton":
                 prefix_out, prefix_lse, beside = self._prefix_at_once(at, layer, rows, sees, how)
             else:
                 prefix_out, prefix_lse = self._see_prefix(at, layer, rows, sees, how)
                 beside = self._prefix_evidence(at, layer, rows[:, :, at.answers], sees, how)
-            out = merge_attention_states(_flat(out), _flat(lse), prefix_out, prefix_lse)[0]
-            out = out.view(heads, n, width, -1).transpose(0, 1)
+            out = merge_attention_states(out, lse, prefix_out, prefix_lse)[0]
             found = merge(found, beside)
         if sees not in self._visible:  # layers share a handful of rules
             self._visible[sees] = np.array([needle_visible(probe, sees) for probe in self.probes])
         self.evidence[layer] = LayerEvidence.of(found, self._visible[sees])
-        return out
+        n, width = at.ids.shape
+        return out.view(-1, n, width, out.shape[-1]).transpose(0, 1)
 
     def _see_itself(
         self, at: SuffixBatch, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring
     ) -> tuple[Tensor, Tensor]:
         if _plain(sees, how):
-            return attend(q, k, v, scale=how.scale, causal=True, sinks=how.sinks)
+            return attend_any_shape(q, k, v, scale=how.scale, causal=True, sinks=how.sinks)
         own = limits(at.positions, sees, how)
         out, found = evidence_attention(
             q, k, v, q_positions=at.positions, k_positions=at.positions, sinks=how.sinks, **own
@@ -158,7 +168,7 @@ class SuffixPass:
         self, at: SuffixBatch, layer: int, asked: Tensor, sees: Visibility, how: Scoring
     ) -> RowEvidence:
         """Evidence [1, Hq, A] of the answer rows over the prefix, in the probes' positions."""
-        positions = at.positions.view(-1)[at.answers]
+        positions = at.run_at.view(-1)[at.answers]
         found = row_evidence(
             asked,
             self.cache.keys[layer][:, :, : self.cache.length],
@@ -175,20 +185,20 @@ class SuffixPass:
     ) -> tuple[Tensor, Tensor, RowEvidence]:
         """What `_see_prefix` and `_prefix_evidence` return, by one launch over all rows, equal limits side by side."""
         end = self.cache.length
-        positions = at.positions.view(-1)[at.by_limit]
+        positions = _at(at.run_at.view(-1), at.by_limit)
         out, found = evidence_attention(
-            rows[:, :, at.by_limit],
+            _at(rows, at.by_limit, 2),
             self.cache.keys[layer][:, :, :end],
             self.cache.values[layer][:, :, :end],
             q_positions=positions,
-            key_limits=at.limits[at.by_limit],
+            key_limits=_at(at.limits, at.by_limit),
             spans=at.row_spans,
             topk=self.topk,
             **limits(positions, sees, how),
         )
-        asked = at.place[at.answers]
+        asked = at.answers if at.place is None else at.place[at.answers]
         beside = self._in_probes(at, found.map(lambda x: x[:, :, asked]))
-        return out[:, :, at.place], found.lse[:, :, at.place], beside
+        return _at(out, at.place, 2), _at(found.lse, at.place, 2), beside
 
     def _in_probes(self, at: SuffixBatch, found: RowEvidence) -> RowEvidence:
         """Evidence of the answer rows over the prefix: its keys as positions in the probes, mass by kind."""
@@ -198,31 +208,30 @@ class SuffixPass:
     def _see_prefix(
         self, at: SuffixBatch, layer: int, rows: Tensor, sees: Visibility, how: Scoring
     ) -> tuple[Tensor, Tensor]:
-        """Attention of all rows [1, Hq, B * m, D] to the prefix, and its log-sum-exp: -inf for rows that see none."""
+        """Attention of all rows [1, Hq, R, D] to the prefix, and its log-sum-exp: -inf for rows that see none."""
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         wide = torch.promote_types(rows.dtype, torch.float32)
         out = rows.new_zeros(*rows.shape[:3], values.shape[-1])
         lse = torch.full(rows.shape[:3], -torch.inf, dtype=wide, device=rows.device)
-        rows = rows[:, :, at.order]
+        rows = _at(rows, at.by_limit, 2)
         if _plain(sees, how):
-            parts = [
-                attend(rows[:, :, i:j], keys[:, :, :n], values[:, :, :n], scale=how.scale, causal=False)
-                for n, i, j in self.groups
-            ]
-            out[:, :, at.order] = torch.cat([part for part, _ in parts], dim=2)
-            lse[:, :, at.order] = torch.cat([part for _, part in parts], dim=2)
-            return out, lse
-        positions, end = at.positions.view(-1)[at.order], self.cache.length
-        out[:, :, at.order], found = evidence_attention(
-            rows,
-            keys[:, :, :end],
-            values[:, :, :end],
-            q_positions=positions,
-            key_limits=at.limits[at.order],
-            **limits(positions, sees, how),
-        )
-        lse[:, :, at.order] = found.lse
-        return out, lse
+            for n, i, j in self.groups:
+                out[:, :, i:j], lse[:, :, i:j] = attend_any_shape(
+                    rows[:, :, i:j], keys[:, :, :n], values[:, :, :n], scale=how.scale, causal=False
+                )
+        else:
+            seeing, end = slice(self.groups[0][1], None), self.cache.length
+            positions = _at(at.run_at.view(-1), at.by_limit)[seeing]
+            out[:, :, seeing], found = evidence_attention(
+                rows[:, :, seeing],
+                keys[:, :, :end],
+                values[:, :, :end],
+                q_positions=positions,
+                key_limits=_at(at.limits, at.by_limit)[seeing],
+                **limits(positions, sees, how),
+            )
+            lse[:, :, seeing] = found.lse
+        return _at(out, at.place, 2), _at(lse, at.place, 2)
 
 
 def _moved(found: RowEvidence, edge: Tensor, by: Tensor) -> RowEvidence:
@@ -250,7 +259,14 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
         positions[b, m:] = suffix.rotary[-1] + 1 + np.arange(width - m)  # padding lies behind the suffix
         asked[b] = np.minimum(m - suffix.n_answer + np.arange(most), m - 1)
         kept[b, : suffix.n_answer] = True
-    flat_limits = row_limits.reshape(-1)
+    answers = (asked + width * np.arange(n)[:, None])[kept]
+    flat_limits, run, run_at, rows, first = row_limits.reshape(-1), ids, positions, None, None
+    if (shared := _shared_rows(suffixes, width)) is not None:
+        rows, first = shared
+        by_limit = np.argsort(flat_limits[first], kind="stable")
+        first, rows = first[by_limit], np.argsort(by_limit)[rows]
+        flat_limits, answers = flat_limits[first], rows.reshape(-1)[answers]
+        run, run_at = ids.reshape(1, -1)[:, first], positions.reshape(1, -1)[:, first]
     order = np.argsort(flat_limits, kind="stable")
     spans, kinds = _in_slots([answer_spans(probe, named) for probe in probes], len(named))
     own = np.concatenate([_in_suffix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
@@ -258,20 +274,20 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
     own_spans = np.zeros((n * most, int(own_used.sum()), 2), np.int64)
     own_spans[kept.reshape(-1)] = own[:, own_used]
     prefix_spans = np.concatenate([_in_prefix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
-    answers = (asked + width * np.arange(n)[:, None])[kept]
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
+    place = np.argsort(order)
     used = (prefix_spans[..., 1] > prefix_spans[..., 0]).any(axis=0)
-    row_spans = np.zeros((1, n * width, int(used.sum()), 2), np.int64)
+    row_spans = np.zeros((1, len(order), int(used.sum()), 2), np.int64)
     row_spans[0, place[answers]] = prefix_spans[:, used]
     per_answer = [t.n_answer for t in suffixes]
     arrays = {
-        "ids": ids,
+        "ids": run,
+        "run_at": run_at,
+        "rows": rows,
+        "first": first,
         "positions": positions,
         "limits": flat_limits,
-        "order": order[flat_limits[order] > 0],
-        "by_limit": order,
-        "place": place,
+        "by_limit": None if shared else order,
+        "place": None if shared else place,
         "answers": answers,
         "asked": asked,
         "kept": np.flatnonzero(kept),
@@ -285,7 +301,35 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
         "graft_start": np.repeat([t.graft_start for t in suffixes], per_answer),
         "graft_len": np.repeat([t.graft_len for t in suffixes], per_answer),
     }
-    return SuffixBatch(**{name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()})
+    made: dict[str, Any] = {
+        name: x if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()
+    }
+    return SuffixBatch(**made)
+
+
+def _shared_rows(suffixes: Sequence[Suffix], width: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """Rows that suffixes have in common, each run once: which row each is [B, m], and the first that is each [R].
+
+    Two rows are the same when they are and see the same: token, position and limit, of themselves and of all before. So
+    it is with a needle that probes of several lengths have at the same place. Answer rows are every suffix's own,
+    because spans are. None where no two rows are the same.
+    """
+    known: dict[tuple[int, int, int, int], int] = {}
+    first: list[int] = []
+    rows = np.zeros((len(suffixes), width), np.int64)
+    for b, suffix in enumerate(suffixes):
+        row, alike = -1, len(suffix.ids) - suffix.n_answer
+        for i, what in enumerate(zip(suffix.ids.tolist(), suffix.rotary.tolist(), suffix.limits.tolist(), strict=True)):
+            before, row = row, len(first)
+            if i < alike:
+                row = known.setdefault((before, *what), row)
+            if row == len(first):
+                first.append(b * width + i)
+            rows[b, i] = row
+        rows[b, len(suffix.ids) :] = row  # padding: any row, for nobody sees it
+    if len(first) == sum(len(suffix.ids) for suffix in suffixes):
+        return None
+    return rows, np.array(first)
 
 
 def _in_slots(described: Sequence[tuple[np.ndarray, np.ndarray]], n_kinds: int) -> tuple[list[np.ndarray], np.ndarray]:
@@ -325,3 +369,18 @@ def _in_prefix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
 def _flat(x: Tensor) -> Tensor:
     """[B, H, m, ...] -> [1, H, B * m, ...]"""
     return x.transpose(0, 1).reshape(1, x.shape[1], x.shape[0] * x.shape[2], *x.shape[3:])
+
+
+def _of_suffixes(x: Tensor, at: SuffixBatch) -> Tensor:
+    """The R rows as the suffixes have them: [1, H, R, D] -> [B, H, m, D]."""
+    return x if at.rows is None else x[0].transpose(0, 1)[at.rows].transpose(1, 2)
+
+
+def _at(x: Tensor, index: Tensor | None, dim: int = 0) -> Tensor:
+    """Some of x, or all of it as it lies where there is no index."""
+    return x if index is None else x.index_select(dim, index)
+
+
+def _once(x: Tensor, at: SuffixBatch) -> Tensor:
+    """Of all rows [1, H, B * m, ...] the R that are run."""
+    return x if at.first is None else x[:, :, at.first]

@@ -17,7 +17,8 @@ from ...probes import Probe
 
 def copyable_positions(probe: Probe) -> np.ndarray:
     """K: int [k], the needle positions that some answer token can be copied from; empty where there is none."""
-    return np.flatnonzero(probe.needle_mask & np.isin(probe.input_ids, probe.answer_ids))
+    positions = np.concatenate([np.arange(start, end) for start, end in sorted(probe.needle_spans)])
+    return positions[np.isin(probe.input_ids[positions], probe.answer_ids)]
 
 
 def chance(probe: Probe) -> tuple[float, float]:

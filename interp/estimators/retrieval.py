@@ -23,11 +23,11 @@ def retrieval(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Raises:
         ProbeError: no answer token occurs in the needle.
     """
-    positions = copyable(probe)
-    hits = evidence.hits(probe)
-    # [n_layers, n_heads, n_answer] against each copyable position: a position counts once, however often it is hit
-    found = sum(((evidence.argmax_key == j) & hits).any(axis=-1).astype(np.float32) for j in positions)
-    return evidence.hidden_as_nan(found / len(positions))
+    positions = copyable(probe)  # every hit is one of them
+    hit = np.sort(np.where(evidence.hits(probe), evidence.argmax_key, -1), axis=-1)
+    # a position counts once, however often it is hit
+    first = np.concatenate([hit[..., :1] >= 0, hit[..., 1:] > hit[..., :-1]], axis=-1)
+    return evidence.hidden_as_nan(first.sum(axis=-1).astype(np.float32) / len(positions))
 
 
 def copyable(probe: Probe) -> np.ndarray:

@@ -18,13 +18,13 @@ def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Returns:
         float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
     """
-    counts = np.where(evidence.hits(probe), worth(probe)[evidence.argmax_key], 0)
+    counts = np.where(evidence.hits(probe), worth(probe, evidence.argmax_key), 0)
     return evidence.hidden_as_nan(counts.sum(axis=-1))
 
 
-def worth(probe: Probe) -> np.ndarray:
-    """float64 [length]: what a hit at each position adds; 0 outside the needles."""
-    found = np.zeros(probe.length, np.float64)
+def worth(probe: Probe, key: np.ndarray) -> np.ndarray:
+    """float64, as `key`: what a hit at these positions adds; 0 outside the needles."""
+    found = np.zeros(key.shape, np.float64)
     for start, end in probe.needle_spans:
-        found[start:end] = 1 / (end - start)
+        found[(key >= start) & (key < end)] = 1 / (end - start)
     return found

@@ -24,4 +24,4 @@ def wu_count_top5(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     """
     hits = evidence.topk_hits(probe)
     best = hits & (hits.cumsum(axis=-1) == 1)
-    return evidence.hidden_as_nan(np.where(best, worth(probe)[evidence.topk_key], 0).sum(axis=(-2, -1)))
+    return evidence.hidden_as_nan(np.where(best, worth(probe, evidence.topk_key), 0).sum(axis=(-2, -1)))

@@ -1,7 +1,7 @@
 """A model in, its attention reachable: loading, what its weights are, adapters, routing of attention, prefix cache."""
 
 from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
-from .adapter import Adapter
+from .adapter import Adapter, InPieces
 from .attention import CaptureError, Scoring, Visibility, current_pass, running
 from .formats import what_it_is
 from .hub import hub_name
@@ -14,6 +14,7 @@ __all__ = [
     "Adapter",
     "CaptureError",
     "HuggingFaceModel",
+    "InPieces",
     "LoadedModel",
     "ModelError",
     "Scoring",

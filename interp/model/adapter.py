@@ -79,7 +79,7 @@ class Adapter(Protocol):
         Args:
             ids, positions: int64 [B, m].
             cache: where keys go, or None to keep none.
-            rows: int64 [A], indices into the flattened [B * m] rows.
+            rows: int64 [A], indices into the flattened [B * m] rows. A is 0 where only the keys are wanted.
 
         Returns:
             Logits [A, vocabulary]; no other row's logits are computed.
@@ -87,3 +87,13 @@ class Adapter(Protocol):
 
     def reset_dynamic_rope(self) -> None:
         """Make the model forget how long the sequences before were, where it remembers that."""
+
+
+@runtime_checkable
+class InPieces(Protocol):
+    """What an adapter may have besides: long probes of models that run each alone are then run in chunks."""
+
+    def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
+        """Inside, parts of a sequence of `length` tokens, run one after the other with their keys kept, are what they
+        are in one forward of it all. None where this model's sequences cannot be cut.
+        """

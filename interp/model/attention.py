@@ -9,16 +9,18 @@ that says how far back a row can see.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import HeadscopeError
+from .temperature import tempered
 
 NAME = "headscope"  # must contain neither "flash" nor "sdpa": transformers treats such names in its own way
 
@@ -82,6 +84,36 @@ def current_pass() -> Pass:
     if this is None:
         raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
     return this
+
+
+class _Stopped(BaseException):
+    """No error: the forward has come as far as it is wanted."""
+
+
+_last_layer: ContextVar[int | None] = ContextVar("headscope_last_layer", default=None)
+
+
+@contextmanager
+def stopping_after(layer: int | None) -> Iterator[None]:
+    """End the forward inside the block with this layer's attention, if any: what lies behind it is not computed."""
+    token = _last_layer.set(layer)
+    try:
+        yield
+    except _Stopped:
+        pass
+    finally:
+        _last_layer.reset(token)
+
+
+def may_stop(model: nn.Module, layer: int) -> bool:
+    """Whether no layer lies behind this one, and nothing waits for the end of a module's forward: what FSDP, DeepSpeed
+    and accelerate fetch before it they give back behind it, and a user's hook may do the like.
+    """
+
+    def waits(m: nn.Module) -> bool:
+        return bool(m._forward_hooks) or hasattr(m, "_hf_hook") or (getattr(m, "layer_idx", None) or 0) > layer
+
+    return not torch.nn.modules.module._global_forward_hooks and not any(map(waits, model.modules()))
 
 
 def classify(mask_function: Callable[..., Any], length: int, device: torch.device | str) -> Visibility:
@@ -152,8 +184,36 @@ class Unreadable:
     reason: str
 
 
-# The mask interface is called once per forward pass and kind of layer; how many positions matter is set by `routed`.
-_length: ContextVar[int] = ContextVar("headscope_length")
+@dataclass(frozen=True)
+class _Run:
+    """Of one `routed`: how many positions matter, and the rules that are known already."""
+
+    length: int
+    known: dict[tuple[Hashable, torch.device], Visibility | Unreadable] = field(default_factory=dict)
+
+
+_run: ContextVar[_Run] = ContextVar("headscope_run")
+
+
+def _made_of(mask_function: Any) -> Hashable | None:
+    """What decides a mask: functions and the numbers they hold. Every forward makes new ones of the same.
+
+    None where there is something else within, such as tensors, whose values may be others the next time.
+    """
+    if mask_function is None or isinstance(mask_function, (bool, int, float, str)):
+        return (type(mask_function), mask_function)
+    if isinstance(mask_function, (tuple, list)):
+        parts: list[Any] = list(mask_function)
+        held: Any = len(parts)
+    elif isinstance(mask_function, FunctionType):
+        cells = mask_function.__closure__ or ()
+        parts = [*(x for c in cells if (x := c.cell_contents) is not mask_function), mask_function.__defaults__]
+        parts += (mask_function.__kwdefaults__ or {}).values()
+        held = mask_function.__code__
+    else:
+        return None
+    inner = [_made_of(part) for part in parts]
+    return None if None in inner else (held, *inner)
 
 
 def _mask(
@@ -165,10 +225,16 @@ def _mask(
 ) -> Visibility | Unreadable:
     if attention_mask is not None and not bool(attention_mask.all()):
         raise CaptureError("a padding mask was passed while headscope scores this model; headscope runs unpadded rows")
-    try:
-        return classify(mask_function, _length.get(), device)
-    except CaptureError as error:
-        return Unreadable(str(error))
+    run, made_of = _run.get(), _made_of(mask_function)
+    # asked once a run: the answer makes the processor wait for a GPU
+    if made_of is None or (found := run.known.get((made_of, torch.device(device)))) is None:
+        try:
+            found = classify(mask_function, run.length, device)
+        except CaptureError as error:
+            found = Unreadable(str(error))
+        if made_of is not None:
+            run.known[made_of, torch.device(device)] = found
+    return found
 
 
 def autocasted(x: Tensor) -> Tensor:
@@ -205,10 +271,12 @@ def _attention(
         )
     how = Scoring(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap, s_aux)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    query, key, value = (autocasted(x) for x in (query, key, value))
+    query, key, value = (autocasted(x) for x in (tempered(module, query), key, value))
     # off, or the float32 sums of the kernels would be cast down too
     with torch.autocast(query.device.type, enabled=False):
         out = this.attend(layer, query, key, value, attention_mask, how)
+    if layer == _last_layer.get():
+        raise _Stopped
     return out.transpose(1, 2).contiguous(), None
 
 
@@ -260,12 +328,12 @@ def routed(model: nn.Module, length: int) -> Iterator[None]:
 
     AttentionInterface.register(NAME, _attention)
     AttentionMaskInterface.register(NAME, _mask)
-    token = _length.set(length)
+    token = _run.set(_Run(length))
     try:
         with attending(model, NAME):
             yield
     finally:
-        _length.reset(token)
+        _run.reset(token)
 
 
 def _switch(model: Any, implementation: str) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..checkpoint_names import local_model_name
-from .attention import CaptureError, attending, routed
+from .attention import CaptureError, attending, may_stop, routed, stopping_after
 from .prefix_cache import PrefixCache
-from .rope import longest_sequence, rope_types
+from .rope import longest_sequence, rope_of, rope_types
+from .temperature import rows_at
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -99,6 +100,15 @@ class HuggingFaceModel:
             return f"RoPE of type {', '.join(sorted(rope))} depends on the total length"
         return None
 
+    def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
+        """Inside, parts of a sequence of `length` tokens run as in one forward of it all; None where they cannot.
+
+        For models whose probes run alone for their RoPE, which can be told the length.
+        """
+        others = set(getattr(self.config, "layer_types", None) or ()) - _ATTENTION_LAYERS
+        known = rope_types(self.config) & _LENGTH_DEPENDENT_ROPE
+        return rope_of(self.model, length) if known and not others else None
+
     def as_defined(self) -> AbstractContextManager[None]:
         """Eager attention: SDPA may leave out what the authors define, as it once did with the soft-cap of Gemma 2."""
         return attending(self.model, "eager")
@@ -113,12 +123,17 @@ class HuggingFaceModel:
         Args:
             ids, positions: int64 [B, m].
             cache: where keys go, or None to keep none.
-            rows: int64 [A], indices into the flattened [B * m] rows.
+            rows: int64 [A], indices into the flattened [B * m] rows. Without any only the keys are wanted, and the
+                forward ends with the last layer's attention, unless somebody waits for the end of it.
 
         Returns:
-            Logits [A, vocabulary]; no other row's logits are computed.
+            Logits [A, vocabulary]; no other row's logits are computed. Nothing [0, 0] where the forward was ended.
         """
-        with _only_rows(self.model.get_output_embeddings(), rows), self._named_outputs():
+        last = self.n_layers - 1 if not len(rows) and may_stop(self.model, self.n_layers - 1) else None
+        kept = rows if len(rows) else rows.new_zeros(1)  # a head may not take none
+        out = None
+        told = rows_at(positions, 0 if cache is None else cache.length)
+        with _only_rows(self.model.get_output_embeddings(), kept), self._named_outputs(), stopping_after(last), told:
             out = self.model(
                 input_ids=ids,
                 position_ids=positions,
@@ -126,8 +141,10 @@ class HuggingFaceModel:
                 use_cache=cache is not None,
                 return_dict=True,
             )
+        if out is None:
+            return torch.empty(0, 0, device=ids.device)
         logits: Tensor = out.logits
-        return logits.reshape(-1, logits.shape[-1])
+        return logits.reshape(-1, logits.shape[-1])[: len(rows)]
 
     @contextmanager
     def _named_outputs(self) -> Iterator[None]:

@@ -1,8 +1,13 @@
-"""What a config says about RoPE: its types, and the longest sequence that it is made for."""
+"""What a config says about RoPE: its types, and the longest sequence that it is made for. RoPE of a longer sequence."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 # max_position_embeddings is the extended length already, whatever the factor.
 _EXTENDED = {"default", "llama3", "longrope"}
@@ -42,3 +47,31 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     """RoPE parameters: of the model, or of every type of layer."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     return [r for r in rope.values() if isinstance(r, dict)] or [rope]
+
+
+@contextmanager
+def rope_of(model: nn.Module, length: int) -> Iterator[None]:
+    """Inside, RoPE that depends on the total length is that of `length` tokens, whichever of their positions are run.
+
+    It takes the total from the highest position that it is given: so it is given the last one as well, every time.
+    """
+    ropes = [m for m in model.modules() if any("inv_freq" in name for name in m._buffers)]
+    before = [m.__dict__.get("forward") for m in ropes]
+    try:
+        for m in ropes:
+            object.__setattr__(m, "forward", _with_last(m.forward, length - 1))
+        yield
+    finally:
+        for m, forward in zip(ropes, before, strict=True):
+            del m.__dict__["forward"]
+            if forward is not None:
+                object.__setattr__(m, "forward", forward)
+
+
+def _with_last(forward: Callable[..., Any], last: int) -> Callable[..., Any]:
+    def extended(x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        end = position_ids.new_full((*position_ids.shape[:-1], 1), last)
+        found = forward(x, torch.cat([position_ids, end], dim=-1), *args, **kwargs)
+        return tuple(each[..., :-1, :] for each in found)  # cos and sin [B, m + 1, D]
+
+    return extended

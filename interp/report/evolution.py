@@ -6,7 +6,6 @@ evolution.panel.n_heads, evolution.verdicts, evolution.head_curve((18, 6))
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,7 +45,7 @@ from ..analysis import (
 from ..checkpoint_names import model_name
 from ..lengths import group_lengths, human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
-from ..store import PROVENANCE_COLUMNS, reading, text
+from ..store import PROVENANCE_COLUMNS, read_provenance, reading, text
 from .facts import plural
 
 NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}
@@ -342,7 +341,7 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
         told = [{name: str(values[c]) for name, values in columns.items()} for c in range(trajectory.n_checkpoints)]
         created = text(file, "created_at") if "created_at" in file.attrs else ""
         kv = int(np.ravel(file.attrs["n_kv_heads"])[0])
-        full = [{**entry, "json": json.loads(entry["json"] or "{}")} for entry in told]
+        full = [{**entry, "json": read_provenance(entry["json"])} for entry in told]
     return Evolution(trajectory, full, created, kv, scores)
 
 

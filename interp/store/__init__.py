@@ -2,18 +2,18 @@
 
 from . import schema
 from .exporting import export, qrhead_string, render
+from .gate import open_hdf5
 from .locks import Busy, beside, locked
 from .merging import merge, refresh
 from .netcdf import LIBVER, create_variable, set_attrs
+from .provenance import read_provenance, swept
 from .rescue import Unsaved, rescue, save_elsewhere, unsaved_message
 from .results_file import (
     append,
     as_dataset,
     check_writable,
     checkpoints,
-    one_line,
     open,
-    open_hdf5,
     read_scores,
     read_steps,
     reading,
@@ -25,6 +25,7 @@ from .results_file import (
     write_file,
 )
 from .schema import COPY_PROFILE, PROVENANCE_COLUMNS, StoreError, Variable, datasets, text
+from .structure import one_line
 
 __all__ = [
     "COPY_PROFILE",
@@ -48,6 +49,7 @@ __all__ = [
     "open",
     "open_hdf5",
     "qrhead_string",
+    "read_provenance",
     "read_scores",
     "read_steps",
     "reading",
@@ -59,6 +61,7 @@ __all__ = [
     "schema",
     "set_aside",
     "set_attrs",
+    "swept",
     "target_path",
     "text",
     "unsaved_message",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..results import CHANCE_COLUMNS, HeadScores
 from . import schema
+from .provenance import read_provenance, swept
 from .results_file import append, read_scores, read_steps, reading, target_path, write
 from .schema import StoreError
 
@@ -27,12 +28,7 @@ class _Row:
     step: int
     tokens_seen: float | None
     json: str
-
-    @property
-    def stage(self) -> tuple[str, str]:
-        """Of which run and stage a sweep took it to be; empty texts where none did."""
-        made = json.loads(self.json or "{}").get("sweep") or {}
-        return (made["stage"], "") if "stage" in made else (made.get("run", ""), made.get("label", ""))
+    stage: tuple[str, str]  # of which run and stage a sweep took it to be; empty texts where none did
 
 
 @dataclass(frozen=True)
@@ -167,7 +163,7 @@ def _failed(folder: Path) -> dict[int, str]:
         try:
             note = json.loads(path.read_text(encoding="utf-8"))
             found[int(note["step"])] = str(note["reason"])
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue
     return found
 
@@ -187,7 +183,7 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             item = file[f"probes/{name}"]
             columns.update(f"{name}|{item[:].tolist()}|".encode())
         rows = [
-            _Row(step, tokens, told)
+            _Row(step, tokens, told, _stage(told))
             for (step, tokens), told in zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
         ]
         return _Contents(
@@ -196,6 +192,11 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             columns=columns.hexdigest(),
             rows=tuple(rows),
         )
+
+
+def _stage(told: str) -> tuple[str, str]:
+    made = swept(read_provenance(told))
+    return (made["stage"], "") if "stage" in made else (made.get("run", ""), made.get("label", ""))
 
 
 def _difference(a: _Contents, b: _Contents) -> str:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from ..results import NLL_CLASSES, RETRIEVAL_THRESHOLD, HeadScores
+from .provenance import swept
 from .schema import (
     NAME,
     PROVENANCE_COLUMNS,
@@ -143,7 +144,7 @@ def row(scores: HeadScores, step: int, tokens_seen: float) -> dict[str, Any]:
 
 def _swept(scores: HeadScores) -> Mapping[str, Any]:
     """What a sweep says of the checkpoint (SCHEMA.md, Sweeps): among others its stage, where there are several."""
-    return scores.provenance.get("sweep") or {}
+    return swept(scores.provenance)
 
 
 def write_row(file: h5py.File, new: Mapping[str, Any]) -> None:

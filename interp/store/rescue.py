@@ -13,7 +13,8 @@ from pathlib import Path
 from ..results import HeadScores
 from .locks import beside
 from .merging import could_merge
-from .results_file import StoreError, append, one_line
+from .results_file import StoreError, append
+from .structure import one_line
 
 log = logging.getLogger(__name__)
 

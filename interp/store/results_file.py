@@ -7,10 +7,8 @@ schema.py and, for people, in SCHEMA.md.
 
 from __future__ import annotations
 
-import json
 import operator
 import os
-import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,13 +22,16 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ...errors import ArgumentError, ArgumentTypeError
+from ...errors import ArgumentError, ArgumentTypeError, HeadscopeError
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
-from . import schema
+from . import gate, schema
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, extend, row, write_row
+from .partial import partial_file
+from .provenance import read_provenance
 from .schema import StoreError
+from .structure import Use, one_line
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -50,9 +51,10 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     Raises StoreError when the file is missing, damaged, not ours or from a newer major version; MissingPackageError
     without xarray or h5netcdf.
     """
+    gate.start()
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
-    with reading(path) as file:
+    with _opened(path, "root" if group is None else "xarray") as file:
         _check_group(file, group, str(path))
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]
@@ -108,9 +110,11 @@ def append(
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
         if target.exists():
-            with reading(target) as file:
+            gate.start()
+            if target.is_file():
+                shutil.copy(target, partial)
+            with reading(target, "structure") as file:
                 _refuse_misfit(file, path, scores, step)
-            shutil.copy(target, partial)
         with _in_memory(partial, "r+" if target.exists() else "w") as file:
             _add(file, scores, step, tokens)
 
@@ -151,7 +155,7 @@ def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
     """
     step = _step(checkpoint)
     with _in_one_step(path) as (target, partial):
-        with reading(target) as file:
+        with reading(target, "structure") as file:
             steps = checkpoints_of(file)
         kept = [held for held in steps if held < step]
         if len(kept) == len(steps):
@@ -186,9 +190,15 @@ def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     order = {"track_order": True} if mode == "w" else {}
     # Nobody else knows of the file, so it needs no lock of HDF5's.
     with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
-        yield file
-        file.flush()
-        image = file.id.get_file_image()
+        try:
+            yield file
+            file.flush()
+            image = file.id.get_file_image()
+        except (HeadscopeError, OSError):
+            raise
+        except Exception as error:  # what the file there holds is not to be added to
+            told = one_line(error) or type(error).__name__
+            raise StoreError(f"the file that is there takes no more: {told}; write to another file") from error
     path.write_bytes(image)
 
 
@@ -227,12 +237,9 @@ def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
     Its name, its folder and, where it is to be appended to, its lock are tried; the file itself is not touched.
     """
     target = target_path(path)
-    tried = beside(target, f".{{}}.{os.getpid()}.tmp")
     try:
-        try:
+        with partial_file(target) as tried:
             tried.write_bytes(b"tried")
-        finally:
-            tried.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {one_line(error)}; choose another place") from error
     # A lock file that is not there is held by nobody, and need not be made for trying.
@@ -269,7 +276,7 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
             probes=columns,
             probe_set_name=schema.text(file, "probe_set_name"),
             probe_set_hash=schema.text(file, "probe_set_hash"),
-            provenance=json.loads(file["provenance/json"].asstr()[i]),
+            provenance=read_provenance(file["provenance/json"].asstr()[i]),
         )
 
 
@@ -280,7 +287,7 @@ def runs_alone(path: str | PathLike[str]) -> bool | None:
     """
     if not target_path(path).exists():
         return None
-    with reading(path) as file:
+    with reading(path, "structure") as file:
         told = file["provenance/sharing"].asstr()[:]
         return told[0] == "alone" if len(told) else None
 
@@ -295,7 +302,7 @@ def read_steps(path: str | PathLike[str]) -> dict[int, float | None]:
 
     Raises StoreError when the file cannot be read.
     """
-    with reading(path) as file:
+    with reading(path, "structure") as file:
         told = (None if np.isnan(tokens) else float(tokens) for tokens in file["tokens_seen"][:])
         return dict(zip(checkpoints_of(file), told, strict=True))
 
@@ -305,7 +312,7 @@ def validate(path: str | PathLike[str]) -> list[str]:
     from .validation import problems
 
     try:
-        with reading(path) as file:
+        with _opened(path) as file:
             return list(problems(file))
     except StoreError as error:
         return [str(error)]
@@ -314,13 +321,10 @@ def validate(path: str | PathLike[str]) -> list[str]:
 def write_file(path: str | PathLike[str], content: bytes) -> None:
     """Write a whole file or nothing. Raises StoreError when it cannot be written."""
     target = target_path(path)
-    partial = beside(target, f".{{}}.{os.getpid()}.tmp")
     try:
-        try:
+        with partial_file(target) as partial:
             partial.write_bytes(content)
             replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {one_line(error)}") from error
 
@@ -343,8 +347,17 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 
 
 @contextmanager
-def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
+def reading(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
+    with _opened(path, use) as file:
+        for misfit in schema.misfits(file):
+            raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
+        yield file
+
+
+@contextmanager
+def _opened(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
+    """The same for a file whose variables need not be as the schema has them."""
     path = Path(path)
     if not path.exists():
         raise StoreError(f"{path} does not exist; `headscope score MODEL -o {path}` or scores.save() makes it")
@@ -352,41 +365,19 @@ def reading(path: str | PathLike[str]) -> Iterator[h5py.File]:
         raise StoreError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; give the .h5 file that was written")
     if path.stat().st_size == 0:
         raise StoreError(f"{path} is empty; delete it and run again")
-    try:
-        if not h5py.is_hdf5(path):
-            raise StoreError(f"{path} is not an HDF5 file")
-        file = open_hdf5(path)
-    except OSError as error:
-        raise StoreError(f"cannot open {path}: {one_line(error)}; restore it or write to another file") from error
+    if not h5py.is_hdf5(path):
+        raise StoreError(f"{path} is not an HDF5 file")
+    file = gate.open_hdf5(path, use)
     try:
         with file:
             _check_ours(file, path)
             yield file
     except StoreError:
         raise
-    except (OSError, KeyError, IndexError, RuntimeError, ValueError, TypeError) as error:
+    except Exception as error:  # whatever h5py, numpy and xarray make of damage
         remedy = f"`headscope validate {path}` says what is wrong"
-        raise StoreError(f"{path} is damaged or incomplete: {one_line(error)}; {remedy}") from error
-
-
-def open_hdf5(path: Path) -> h5py.File:
-    """Open an HDF5 file for reading, also where its file system has no locks.
-
-    A file of ours is only ever replaced as a whole, so a reader needs none; but HDF5's own tell that another program
-    writes into it. Raises StoreError for that and for locks that cannot be done without, OSError for anything else.
-    """
-    try:
-        return h5py.File(path, "r")
-    except BlockingIOError as error:
-        raise StoreError(f"another program has {path} open for writing; close it there, then try again") from error
-    except OSError as error:
-        try:
-            return h5py.File(path, "r", locking=False)
-        except OSError as again:
-            if "unable to lock" not in str(again):
-                raise error from None
-            why = f"{one_line(again)}, and the variable HDF5_USE_FILE_LOCKING insists on them"
-            raise StoreError(f"cannot lock {path}: {why}; set HDF5_USE_FILE_LOCKING=FALSE") from again
+        told = one_line(error) or type(error).__name__
+        raise StoreError(f"{path} is damaged or incomplete: {told}; {remedy}") from error
 
 
 def _check_ours(file: h5py.File, path: Path) -> None:
@@ -410,11 +401,13 @@ def _check_ours(file: h5py.File, path: Path) -> None:
 
 def target_path(path: str | PathLike[str]) -> Path:
     """Where to write: links are followed, so that the file behind a link grows and the link stays."""
-    target = Path(path).resolve()
     try:
+        target = Path(path).resolve()
         target.stat()
     except FileNotFoundError:
         pass
+    except RuntimeError as error:
+        raise StoreError(f"cannot write {path}: it is a link to itself; choose another name") from error
     except OSError as error:  # a name that is too long, a file system that is gone, a file where a folder should be
         raise StoreError(f"cannot write {path}: {one_line(error)}; choose another name or place") from error
     if target.is_dir():
@@ -457,6 +450,10 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
         remedy = "write it to another file, and `headscope merge` puts the two in order; or, if training went back to "
         remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
         raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
+
+    for name, item in schema.datasets(file).items():
+        if schema.dims(item)[:1] == ("checkpoint",) and item.maxshape[0] is not None:
+            raise StoreError(f"{name} in {path} cannot grow along checkpoint; write to another file")
 
     there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))
     here = (scores.n_layers, scores.n_heads, scores.n_kv_heads)
@@ -514,10 +511,3 @@ def _n_kv_heads(file: h5py.File) -> int:
 def _list(steps: list[int]) -> str:
     shown = steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-3:]]
     return ", ".join(map(str, shown))
-
-
-def one_line(error: BaseException) -> str:
-    words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    if inside := re.search(r"\berrno = (\d+)", words):  # HDF5 wraps the reason in addresses and sizes
-        words = os.strerror(int(inside[1]))
-    return " ".join(words.strip("'\"").split())

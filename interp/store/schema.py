@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +11,16 @@ import numpy as np
 
 from ...errors import HeadscopeError
 from ..levels import FALSE_COUNT
-from ..results import CHANCE_COLUMNS, NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD
+from ..results import (
+    CHANCE_COLUMNS,
+    INTEGER_COLUMNS,
+    NLL_CLASSES,
+    PROBE_COLUMNS,
+    REAL_COLUMNS,
+    RETRIEVAL_THRESHOLD,
+    TEXT_COLUMNS,
+)
+from .provenance import read_provenance
 
 NAME = "headscope"
 COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
@@ -141,6 +149,39 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
     return found
 
 
+def misfits(file: h5py.File) -> Iterator[str]:
+    """Variables that cannot be read as the schema has them: of another kind, or of sizes that do not go together.
+
+    What is missing is not told here: who needs it finds that out.
+    """
+    lengths = {}
+    for name, path in SCALES.items():
+        item = file.get(path)
+        if isinstance(item, h5py.Dataset):
+            if item.ndim != 1:
+                yield f"{path} has {item.ndim} axes, and a dimension has one"
+                return
+            lengths[name] = len(item)
+    columns = dict.fromkeys(TEXT_COLUMNS, STRING) | dict.fromkeys(INTEGER_COLUMNS, "i8")
+    columns |= dict.fromkeys((*REAL_COLUMNS, *CHANCE_COLUMNS), "f8")
+    columns.pop("id", None)
+    estimators = estimators_of(file) if "estimators" in file.attrs else ()
+    taken = {"S": ("S", "texts"), "i": ("iub", "integers"), "f": ("fiub", "numbers")}
+    for variable in layout(estimators, columns, stages=True):
+        item = file.get(variable.path)
+        if not isinstance(item, h5py.Dataset):
+            continue
+        kinds, words = taken["S" if variable.dtype == STRING else variable.dtype[0]]
+        if ("S" if disk_type(item) == STRING else disk_type(item)[0]) not in kinds:
+            yield f"{variable.path} does not hold {words}"
+        elif item.ndim != len(variable.dims):
+            yield f"{variable.path} has {item.ndim} axes, not ({', '.join(variable.dims)})"
+        for name, size in zip(variable.dims, item.shape, strict=False):
+            # netCDF lets variables be shorter than an unlimited dimension: what is missing is the fill value.
+            if name in lengths and (size > lengths[name] or (size < lengths[name] and name != "checkpoint")):
+                yield f"{variable.path} has {size} entries along {SCALES[name]}, which has {lengths[name]}"
+
+
 def estimator_variables(name: str, columns: Iterable[str] = ()) -> tuple[Variable, Variable, Variable]:
     """What a file holds of one estimator beside these probe columns: mean, standard error, one value a probe."""
     beside = {"coordinates": "tokens_seen kv_head"}
@@ -199,8 +240,9 @@ def measured(file: h5py.File) -> list[set[str]]:
         for row, values in zip(rows, file[name][:], strict=True):
             row |= {name} if not np.isnan(values).all() else set()
     for row, made in zip(rows, file["provenance/json"].asstr()[:], strict=True):
-        told = json.loads(made or "{}").get("estimators")
-        row |= {"retrieval", *(told if isinstance(told, list) else ())} & {*estimators_of(file)}
+        told = read_provenance(made).get("estimators")
+        names = [name for name in told if isinstance(name, str)] if isinstance(told, list) else []
+        row |= {"retrieval", *names} & {*estimators_of(file)}
     return rows
 
 

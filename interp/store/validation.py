@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 import h5py
 import numpy as np
 
+from ...errors import ArgumentError
 from ..levels import chance_known, counting_level
 from ..results import CHANCE_COLUMNS, INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
+from .provenance import read_provenance
 from .schema import (
     IN_UNIT_INTERVAL,
     ROOT_ATTRIBUTES,
@@ -150,6 +151,6 @@ def _row_contents(file: h5py.File, row: int) -> Iterator[str]:
     if not np.isin(file["probes/exact_match"][row], (-1, 0, 1)).all():
         yield "probes/exact_match has values other than -1, 0 and 1"
     try:
-        json.loads(file["provenance/json"].asstr()[row])
-    except ValueError as error:
-        yield f"provenance/json is not JSON ({error})"
+        read_provenance(file["provenance/json"].asstr()[row])
+    except ArgumentError as error:
+        yield str(error)

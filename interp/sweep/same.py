@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from os import PathLike
 from typing import Any
 
@@ -10,7 +9,7 @@ import h5py
 import numpy as np
 
 from ..environment import describe
-from ..store import datasets, reading
+from ..store import datasets, read_provenance, reading
 
 WHEN = ("created_at", "history")
 """Attributes, provenance columns and entries that tell when the scores were made."""
@@ -54,7 +53,8 @@ def _values(path: str, a: h5py.Dataset, b: h5py.Dataset, where: set[str]) -> lis
     if (a.shape, a.dtype, a.chunks) != (b.shape, b.dtype, b.chunks):
         return [f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"]
     if path == "provenance/json":
-        pairs = zip(*([_without_run(json.loads(told)) for told in item.asstr()[:]] for item in (a, b)), strict=True)
+        rows = ([_without_run(read_provenance(told)) for told in item.asstr()[:]] for item in (a, b))
+        pairs = zip(*rows, strict=True)
         return [
             f"row {i}, {name}: {x.get(name)!r} and {y.get(name)!r}"
             for i, (x, y) in enumerate(pairs)

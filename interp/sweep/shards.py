@@ -37,11 +37,13 @@ from ..store import (
     Unsaved,
     beside,
     locked,
+    read_provenance,
     read_scores,
     read_steps,
     reading,
     save_elsewhere,
     schema,
+    swept,
     unsaved_message,
     write,
     write_file,
@@ -228,7 +230,7 @@ def same_weights(checkpoint: Checkpoint, made: dict[str, Any], allow_pickle: boo
 
     Raises ModelError when that cannot be told because the weights are no longer readable.
     """
-    then = (made.get("sweep") or {}).get("stamp")
+    then = swept(made).get("stamp")
     now = stamp(checkpoint)
     if then is not None and then == now:
         return True
@@ -243,7 +245,7 @@ def same_weights(checkpoint: Checkpoint, made: dict[str, Any], allow_pickle: boo
 
 def placed(scores: HeadScores, checkpoint: Checkpoint) -> HeadScores:
     """The scores with what tells which checkpoint they are of, and where there are several, its stage."""
-    made = {**scores.provenance.get("sweep", {}), "run": checkpoint.run, "label": checkpoint.label}
+    made = {**swept(scores.provenance), "run": checkpoint.run, "label": checkpoint.label}
     for name in ("stage", "step_in_stage", "tokens_in_stage"):
         made.pop(name, None)
         if checkpoint.stage:
@@ -269,12 +271,12 @@ class Held:
             raise StoreError(f"{path} holds {len(steps)} checkpoints, and a shard holds one; move it away")
         ((step, tokens),) = steps.items()
         with reading(path) as file:
-            provenance = json.loads(file["provenance/json"].asstr()[0])
+            provenance = read_provenance(file["provenance/json"].asstr()[0])
             return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance)
 
     @property
     def made(self) -> dict[str, Any]:
-        return self.provenance.get("sweep") or {}
+        return swept(self.provenance)
 
     @property
     def checkpoint(self) -> Checkpoint:

@@ -25,7 +25,7 @@ from torch import Tensor
 from ..sequences import Sequences
 from .configs import FUSED, LONG_WALK, Tile, long_row_tile, processors, row_tile
 from .kernel_args import KernelArgs
-from .primitives import LOG2E, NO_KEY, close_rows, load_rows, logit, or_zero, tile_rows, walked_keys
+from .primitives import LOG2E, NO_KEY, close_rows, least, load_rows, logit, or_zero, tile_rows, walked_keys
 from .sequences import key_scores, sequence_args, sequence_keys, sequence_rows
 from .visible_keys import interval, interval_args
 from .waves import WAVES, splits_for
@@ -245,8 +245,7 @@ def row_evidence_kernel(
     n_from = low + i_s * share * BN
     n_to = tl.minimum(n_from + share * BN, low + blocks * BN)
 
-    # Below every score, and finite: a block of nothing but -inf is then like any other, and needs no care in the loop.
-    lowest = -1e38 / tl.maximum(mult * LOG2E, 1.0)
+    lowest = least(mult)  # a block of nothing but -inf is then like any other, and needs no care in the loop
     b_m = tl.zeros([BM], tl.float32) + lowest  # highest raw score
     b_l = tl.zeros([BM], tl.float32)  # sum of exp(logit - logit(b_m))
     b_at = tl.full([BM], NO_KEY, tl.int32)  # key of b_m; with RESCAN the first of its block

@@ -36,7 +36,7 @@ def splits_for(tiles: int, slots: int, blocks: int, more_waves: int = WAVES) -> 
     Time is waves x (blocks of the longest program + START). Only the largest number of splits of every number of waves
     is worth a look. Scratch grows with the waves: ``more_waves`` than the fewest are not tried.
     """
-    blocks = max(1, blocks)
+    tiles, blocks = max(1, tiles), max(1, blocks)
     best, chosen = None, 1
     fewest = -(-tiles // slots)
     for waves in range(fewest, fewest + 1 + more_waves):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import torch
 import oracle
 from builders import random_grid, random_probe
 from headscope.interp.copying import copy_profile
+from headscope.interp.engine import suffixes
 from headscope.interp.engine.engine import DoesNotFitError, Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.engine.preflight import preflight
@@ -24,9 +27,10 @@ from headscope.interp.monitor import HeadMonitor
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import StoreError, runs_alone
 from headscope.interp.store import results_file as store
-from headscope.probes import ProbeSet
+from headscope.probes import Probe, ProbeSet
 from tiny_models import BYPASSING, FAMILIES, LENGTH_DEPENDENT, LINEAR, WINDOWED, build
 
+T = TypeVar("T")
 GRID = random_grid()
 preflight_module = sys.modules["headscope.interp.engine.preflight"]  # the package has a function of that name
 # fp32 rounding through four peaky layers; the oracle differs from itself in fp64 by about as much
@@ -91,7 +95,7 @@ def test_evidence_equals_eager_attention(family: str) -> None:
         np.testing.assert_allclose(found[i].p_max, truth.p_max, **CLOSE)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gemma2", "llama4_text"])
 def test_grafting_at_the_end_is_exact(family: str) -> None:
     """With the needle right before the question no prefix token lies behind it, so nothing is approximated."""
     model = build(family)
@@ -340,6 +344,125 @@ def test_an_adapter_is_all_that_scoring_asks_of_a_model() -> None:
     np.testing.assert_array_equal(found.per_probe["retrieval"], expected.per_probe["retrieval"])
     ids = np.arange(3, 100)
     np.testing.assert_array_equal(copy_profile(narrow, ids).copies, copy_profile(model, ids).copies)
+
+
+def rows_run(model: torch.nn.Module, work: Callable[..., T], *args: Any, **kwargs: Any) -> tuple[T, list[int]]:
+    """What `work(model, ...)` gives, and how many rows each forward in it had."""
+    rows: list[int] = []
+    handle = model.get_input_embeddings().register_forward_pre_hook(lambda _, args: rows.append(args[0].numel()))
+    try:
+        return work(model, *args, **kwargs), rows
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "deepseek_v3"])
+def test_a_needle_at_one_place_is_run_once_for_all_lengths(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Needles of 7 and 8 tokens at 20, in three lengths each; what they have in common is run once, the rest too."""
+    model = build(family)
+    probes = []
+    for length in (61, 90, 121):
+        for seed, needle in ((3, 7), (4, 8), (3, 8)):
+            depth = 20 / (length - needle - 1 - 9 - 5)
+            probe = random_probe(length, depth, needle=needle, seed=seed)
+            assert probe.graft == (20, 21 + needle)
+            probes.append(replace(probe, id=f"{length}-{seed}-{needle}"))
+    grid = ProbeSet(probes)
+    shared, rows = rows_run(model, run, grid, "grafted")
+    with monkeypatch.context() as without:
+        without.setattr(suffixes, "_shared_rows", lambda *_: None)
+        separate, all_rows = rows_run(model, run, grid, "grafted")
+    own = 9 * (9 + 5 - 1)  # question and answer of each probe
+    # the first two needles have nothing in common, the third begins as the first, which is random, does
+    assert (rows[-1], all_rows[-1]) == (own + 8 + 9 + 1, 9 * (9 + 9 + 5 - 1))
+    for i in range(len(grid)):
+        assert_same_evidence(shared[i], separate[i])
+
+
+def test_answers_are_every_probe_s_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two probes of the same tokens whose needles are said to be elsewhere."""
+    first = random_probe(90, 0.5, seed=1)
+    ((start, end),) = first.needle_spans
+    second = replace(
+        Probe.from_ids(
+            first.input_ids, prompt_len=first.prompt_len, needles=[(start + 1, end)], id="second",
+            question_start=first.question_start,
+        ),
+        graft=first.graft,
+    )  # fmt: skip
+    model, both = build("llama"), ProbeSet([first, second])
+    for sharing in ("exact", "grafted"):
+        together = run(model, both, sharing)
+        for i in range(2):
+            assert_same_evidence(together[i], run(model, both[i : i + 1], sharing)[0])
+    mass = [together[i].mass["needle"] for i in range(2)]
+    assert (mass[1] <= mass[0] + 1e-6).all() and (mass[1] < mass[0] - 1e-4).any()
+
+
+def test_a_prefill_ends_with_the_last_keys_unless_somebody_waits() -> None:
+    """Behind the last layer's attention nothing of a haystack is read; a hook behind a module is let run."""
+    model, calls = build("llama"), []
+    last = model.model.layers[-1].mlp
+    before = last.register_forward_pre_hook(lambda _, args: calls.append(args[0].shape[1]))
+    found = run(model, GRID, "grafted", chunk=64)
+    stopped = calls.copy()
+    calls.clear()
+    waiting = model.model.norm.register_forward_hook(lambda *_: None)
+    whole = run(model, GRID, "grafted", chunk=64)
+    before.remove(), waiting.remove()
+    assert len(stopped) == 1, "suffixes only"
+    assert calls[:2] == [64, 64] and calls[-1] == stopped[0], "the haystack too"
+    for i in range(len(GRID)):  # bit for bit: the same calls, and some that nobody reads
+        np.testing.assert_array_equal(found[i].p_max, whole[i].p_max)
+        np.testing.assert_array_equal(found[i].logprob, whole[i].logprob)
+    ids = torch.arange(3, 60)[None]
+    assert torch.equal(model(ids).logits, build("llama")(ids).logits), "a stopped forward leaves nothing behind"
+
+
+def test_visibility_is_asked_for_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    from headscope.interp.model import attention
+
+    asked, classify = [], attention.classify
+    monkeypatch.setattr(attention, "classify", lambda *args: asked.append(args) or classify(*args))
+    model = build("gemma3_text")
+    for lengths, window in (((60, 121), 32), ((60, 121), 16)):
+        for layer in model.model.layers:
+            layer.self_attn.sliding_window = window
+        model.config.sliding_window = window
+        asked.clear()
+        run(model, random_grid(lengths=lengths), "exact", chunk=16)
+        assert len(asked) == 2, "full and sliding"
+
+
+@pytest.mark.parametrize("family", LENGTH_DEPENDENT)
+def test_a_long_probe_that_runs_alone_is_cut_where_its_rope_can_be_told_the_length(family: str) -> None:
+    model = build(family)
+    whole, (*_, most) = rows_run(model, score_heads, GRID)
+    cut, rows = rows_run(model, score_heads, GRID, chunk=48)
+    assert most == 60 and max(rows) == 48 and cut.provenance["sharing"] == "alone"
+    np.testing.assert_allclose(cut.nll, whole.nll, atol=1e-4)
+    np.testing.assert_allclose(cut.per_probe["needle_mass"], whole.per_probe["needle_mass"], **CLOSE)
+    ids = np.resize(GRID[8].input_ids, 150)
+    profiles = [copy_profile(build(family), ids, chunk=chunk) for chunk in (48, 4096)]
+    assert np.abs(profiles[0].sink_rows - profiles[1].sink_rows).sum() <= 2  # ties to rounding
+    assert "forward" not in vars(model.model.rotary_emb)
+
+
+def test_a_probe_that_cannot_be_cut_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recurrent layers; and a model whose own prefill in chunks is wrong, whatever its RoPE."""
+    from transformers.models.llama import modeling_llama
+
+    attention = modeling_llama.LlamaAttention.forward
+
+    def forgetful(module, hidden_states, *args, past_key_values=None, **kwargs):
+        if past_key_values is not None and past_key_values.get_seq_length():
+            hidden_states = hidden_states * 1.5
+        return attention(module, hidden_states, *args, past_key_values=past_key_values, **kwargs)
+
+    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", forgetful)
+    for family in ("llama_dynamic", "jamba"):
+        model = build(family)
+        assert max(rows_run(model, score_heads, GRID[-1:], chunk=48)[1]) == 200
 
 
 def test_nan_weights_are_an_error_not_a_score() -> None:

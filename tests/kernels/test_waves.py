@@ -45,5 +45,5 @@ def test_what_efficiency_is() -> None:
     assert efficiency(3, 4, 10, 1) == 30 / (4 * 10), "three of four slots"
     assert efficiency(3, 4, 10, 2) == 30 / (2 * 4 * 5), "six programs of five blocks, in two waves"
     assert attainable(3, 264, 128) == 384 / 528, "two blocks a slot at least"
-    assert splits_for(3, 264, 128) == 64 and splits_for(8, 264, 0) == 1
+    assert splits_for(3, 264, 128) == 64 and splits_for(8, 264, 0) == splits_for(0, 264, 1) == 1
     assert splits_for(8, 264, 4096) == 33, "no more programs than slots where these are full"

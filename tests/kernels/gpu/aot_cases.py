@@ -91,7 +91,8 @@ def test_highest_keys_of_many_rows() -> None:
 
 
 def test_masses_merge_and_intervals() -> None:
-    small = table_tile(configs.ROWS, 90, torch.bfloat16, 128)._replace(rows=64, keys=32, warps=4, stages=1)
+    table = table_tile(configs.ROWS, 90, torch.bfloat16, 128)
+    small = table._replace(rows=64, keys=32, warps=4, stages=1, registers=None)
     spans = build(span_mass_kernel, 90, "bf16", 128, small, PACKED_Q=True, PAGE=16)
     keys = build(key_mass_kernel, 90, "bf16", 128, small._replace(keys=64), HAS_CAP=True)
     for kernel in (spans, keys):

@@ -1,0 +1,201 @@
+"""The one way into an HDF5 file: what it is made of is examined first, in a process of its own.
+
+The HDF5 library trusts what it reads: damaged metadata can crash it, or let it run or allocate for ever. So a helper
+process examines every file (structure.py) before this process opens it; what kills the helper is told in one line.
+There is one helper a process, started for the first file and ended with it. A file that was examined is not examined
+again while it is the same, by its place on the disk, its size and its times.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from typing import BinaryIO
+
+import h5py
+
+from .schema import StoreError
+from .structure import Use, examine, open_unexamined
+
+try:
+    import resource
+except ImportError:  # Windows, where nothing limits the helper
+    resource = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
+
+CPU_SECONDS = 10  # of the helper, for one file, and more for a large one; waiting for a slow disk does not count
+BYTES_PER_SECOND = 10_000_000
+MEMORY = 2**30  # bytes, of the helper, beyond what it has when it starts
+_REMEMBERED = 4096
+
+_START = (
+    "import sys; sys.path[:] = sys.argv[1:]; "
+    "from headscope.interp.store.gate import serve; serve(sys.stdin.buffer, sys.stdout.buffer)"
+)
+_lock = threading.RLock()
+_helper: _Helper | None = None
+_examined: dict[tuple[tuple[int, ...], Use], None] = {}
+
+
+def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
+    """Open an HDF5 file for reading, after it has been examined for that use. Raises StoreError."""
+    shown, place = str(path), os.path.abspath(path)
+    before = _identity(place, shown)
+    with _lock:
+        if not any((before, other) in _examined for other in (use, "values" if use == "structure" else use)):
+            if problem := _ask(place, shown, use):
+                raise StoreError(problem)
+            if _identity(place, shown) == before:
+                if len(_examined) >= _REMEMBERED:
+                    del _examined[next(iter(_examined))]
+                _examined[before, use] = None
+    return open_unexamined(place, shown)
+
+
+def start() -> None:
+    """Start the helper, which takes a moment, before it is needed: something else may be done meanwhile."""
+    with _lock:
+        _running()
+
+
+def _identity(path: str, shown: str) -> tuple[int, ...]:
+    """What changes when a file does. StoreError for what is no file: opening a pipe would wait for its other end."""
+    try:
+        told = os.stat(path)
+    except OSError as error:
+        raise StoreError(f"cannot open {shown}: {error.strerror}; check the path and its permissions") from error
+    if not stat.S_ISREG(told.st_mode):
+        raise StoreError(f"{shown} is no file; give the .h5 file that was written")
+    return told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
+
+
+def _ask(path: str, shown: str, use: Use) -> str | None:
+    helper = _running()
+    if helper is None or not helper.ready():
+        return examine(path, shown, use)[0]
+    problem, sound = None, False
+    try:
+        problem, sound = helper.ask(path, shown, use)
+    except (OSError, ValueError):
+        problem = f"{shown} is not read: {_cause(helper.end())}; restore the file, or make it again"
+    finally:
+        if not sound:  # interrupted, or damage has left its marks on the library
+            _end()
+    return problem
+
+
+def _cause(end: int) -> str:
+    """What the end of a helper says about the file. end: its exit code, or minus the signal that ended it."""
+    if resource is not None and end == -signal.SIGXCPU:
+        return f"the HDF5 library computes for more than {CPU_SECONDS} s (and 1 s for 10 MB) without coming to an end"
+    how = signal.Signals(-end).name if end < 0 else f"exit code {end}"
+    return f"it is damaged so that the HDF5 library crashes ({how})"
+
+
+class _Helper:
+    """A process that examines files, one after the other. It ends with its questions."""
+
+    def __init__(self) -> None:
+        self.owner = os.getpid()
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _START, *sys.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "HDF5_PLUGIN_PRELOAD": "::"},  # no filter is loaded from anywhere
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._questions, self._answers = self._process.stdin, self._process.stdout
+        self._ready: bool | None = None
+
+    def ready(self) -> bool:
+        """Whether it has started. Waits until that is known."""
+        if self._ready is None:
+            self._ready = self._answers.readline() == b"ready\n"
+            if not self._ready:
+                log.warning("no helper process could be started: damaged HDF5 files may crash this one")
+        return self._ready
+
+    def ask(self, path: str, shown: str, use: Use) -> tuple[str | None, bool]:
+        """What `examine` says. Raises OSError or ValueError when no answer comes."""
+        self._questions.write(json.dumps([path, shown, use]).encode() + b"\n")
+        self._questions.flush()
+        problem, sound = json.loads(self._answers.readline())
+        return problem, sound
+
+    def gone(self) -> bool:
+        """Whether another should be started. Where one did not get ready, none will."""
+        return self._ready is not False and self._process.poll() is not None
+
+    def end(self) -> int:
+        """End it. Returns its exit code, negative for a signal."""
+        with suppress(OSError):
+            self._questions.close()
+        try:
+            code = self._process.wait(1)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        self._answers.close()
+        return code
+
+
+def _running() -> _Helper | None:
+    """The helper of this process; None where none can be started. That of a parent is the parent's."""
+    global _helper
+    if _helper is not None and _helper.owner == os.getpid() and not _helper.gone():
+        return _helper
+    try:
+        _helper = _Helper()
+    except OSError as error:
+        log.warning("no helper process could be started (%s): damaged HDF5 files may crash this one", error.strerror)
+        _helper = None
+    return _helper
+
+
+def _end() -> None:
+    global _helper
+    if _helper is not None and _helper.owner == os.getpid():
+        _helper.end()
+    _helper = None
+
+
+atexit.register(_end)
+
+
+def serve(questions: BinaryIO, answers: BinaryIO) -> None:
+    """Be the helper: examine the files that the questions name, until they end."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for those who ask, who may have something to save
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    _limit_memory()
+    answers.write(b"ready\n")
+    answers.flush()
+    for line in questions:
+        path, shown, use = json.loads(line)
+        if resource is not None:
+            seconds = CPU_SECONDS + os.stat(path).st_size // BYTES_PER_SECOND
+            most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + seconds, most))
+        answers.write(json.dumps(examine(path, shown, use)).encode() + b"\n")
+        answers.flush()
+
+
+def _limit_memory() -> None:
+    if resource is None:
+        return
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with suppress(OSError, ValueError):  # where there is no /proc, or less is allowed already
+        with open("/proc/self/statm", encoding="ascii") as file:
+            now = int(file.read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
