@@ -1,7 +1,7 @@
 """Kernels compiled before a GPU is there: a folder of Triton's cache that is carried to it (`make gpu-bundle`).
 
-Triton finds a kernel in its cache by a hash of its own compiler (sources and binary: a release for another Python is
-another compiler), the kernel's source, its arguments' types, and the device's architecture. ``bundle.json`` has the
+Triton finds a kernel in its cache by a hash of its own compiler (sources and binary, so a release for another Python is
+another compiler; ptxas, and environment variables that change what is compiled), the kernel's source, its arguments' types, and the device's architecture. ``bundle.json`` has the
 first, the second and the last, so that whether a bundle fits can be said before anything runs. What it lacks is
 compiled where it runs, as ever, and so are the small C functions that launch kernels.
 """
@@ -20,11 +20,15 @@ ABOUT = "bundle.json"
 def identity(arch: int | None) -> dict[str, Any]:
     """What must agree where a bundle is made and where it is used; arch is 90 for compute capability 9.0."""
     import triton
-    from triton.runtime.cache import triton_key
+    from triton._C.libtriton import get_cache_invalidating_env_vars
+    from triton.backends.nvidia.compiler import get_ptxas_version
+    from triton.runtime import cache
 
+    settings = sorted(get_cache_invalidating_env_vars().items())
+    compiler = f"{cache.triton_key()}{get_ptxas_version(arch or 90)}{settings}"
     return {
         "triton": triton.__version__,
-        "compiler": sha256(triton_key().encode()).hexdigest()[:16],
+        "compiler": sha256(compiler.encode()).hexdigest()[:16],
         "kernels": sha256("".join(settle()).encode()).hexdigest()[:16],
         "arch": arch,
     }

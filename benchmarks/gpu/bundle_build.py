@@ -180,18 +180,28 @@ def fill(folder: Path, arch: int, steps: Iterator[tuple[str, Any]], there: Path 
     os.environ["TRITON_CACHE_DIR"] = str(folder.absolute())
     try:
         with patch.object(cache, "triton_key", lambda: key), compiling(arch) as asked, torch.no_grad():
-            triton.knobs.compilation.store_binary_only = True  # without the stages before it, a tenth of the size
+            triton.knobs.compilation.store_binary_only = True  # without the stages before it: a fifth of the size
             about = identity(arch)
             for what, call in steps:
                 had = len(asked)
                 call()
                 say(f"{what}: {len(asked) - had} new")
+        _drop_sources(folder)
         entries = sorted(path.parent.name for path in folder.glob("*/*.cubin"))
         (folder / ABOUT).write_text(json.dumps({**about, "entries": entries}, indent=1), encoding="utf-8")
     finally:
         os.environ.pop("TRITON_CACHE_DIR")
         os.environ.update({} if before is None else {"TRITON_CACHE_DIR": before})
     return len(entries)
+
+
+def _drop_sources(folder: Path) -> None:
+    """Half of what is left is the first stage's text, which nobody reads again."""
+    for group in folder.glob("*/__grp__*.json"):
+        files = json.loads(group.read_text(encoding="utf-8"))["child_paths"]
+        for name in [name for name in files if name.endswith(".source")]:
+            Path(files.pop(name)).unlink(missing_ok=True)
+        group.write_text(json.dumps({"child_paths": files}), encoding="utf-8")
 
 
 def _key_of(there: Path, here: Path, key: str) -> str:
