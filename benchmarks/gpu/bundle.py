@@ -1,9 +1,10 @@
 """Kernels compiled before a GPU is there: a folder of Triton's cache that is carried to it (`make gpu-bundle`).
 
 Triton finds a kernel in its cache by a hash of its own compiler (sources and binary, so a release for another Python is
-another compiler; ptxas, and environment variables that change what is compiled), the kernel's source, its arguments' types, and the device's architecture. ``bundle.json`` has the
-first, the second and the last, so that whether a bundle fits can be said before anything runs. What it lacks is
-compiled where it runs, as ever, and so are the small C functions that launch kernels.
+another compiler; ptxas; environment variables that change what is compiled), the kernel's source, its arguments' types,
+and the device's architecture. ``bundle.json`` has the first, the second and the last, so that whether a bundle fits can
+be said before anything runs. What it lacks is compiled where it runs, as ever, and so are the small C functions that
+launch kernels.
 """
 
 from __future__ import annotations
