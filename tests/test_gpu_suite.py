@@ -205,6 +205,8 @@ def test_verdicts_and_rows_that_are_kept(tmp_path: Path) -> None:
         file.write('{"part": "rows", "wh')  # killed while it wrote
     rows = record.read(kept.path)
     assert [row.verdict for row in rows] == ["reached", "missed", "out of memory", ""]
+    record.Record("model", kept.path).add("weights", 15.0, "GiB")
+    assert [row.part for row in record.read(kept.path)] == [*["rows"] * 4, "model"]
     assert record.read(tmp_path / "none") == []
     assert record.Row("a", "b").verdict == "not run"
     assert "rows: ratio  <= 1.3   1.4 x     missed" in record.table(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,9 @@ class Record:
 
     def __init__(self, part: str, path: Path):
         self.part, self.path = part, path
+        if path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n"):  # another part was killed while it wrote
+            with path.open("a") as file:
+                file.write("\n")
 
     def add(self, what: str, measured: float | None = None, unit: str = "", **more: Any) -> None:
         row = Row(self.part, what, measured, unit, **more)
@@ -59,11 +63,12 @@ class Record:
 
 
 def read(path: Path) -> list[Row]:
-    """The complete lines of the file; a process that was killed may leave half a line at the end."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Row(**json.loads(line)) for line in lines if line.endswith("\n")]
+    """The complete lines of the file; a process that was killed may leave half a line behind."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            rows.append(Row(**json.loads(line)))
+    return rows
 
 
 def table(rows: list[Row]) -> str:
