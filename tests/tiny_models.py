@@ -102,6 +102,8 @@ _CONFIGS: dict[str, tuple[str, dict[str, Any], bool]] = {
             "attention_chunk_size": WINDOW,
             "layer_types": ["chunked_attention", "chunked_attention", "chunked_attention", "full_attention"],
             "no_rope_layers": [1, 1, 1, 0],
+            "floor_scale": 16,  # queries are scaled up every so many tokens, so much: 8192 and 0.1 in the models
+            "attn_scale": 10.0,
             "intermediate_size_mlp": 96,
             "num_local_experts": 4,
             "num_experts_per_tok": 1,

@@ -185,6 +185,7 @@ def _show(path: Path, out: Path) -> None:
 
 
 ACTIONS: dict[str, Action] = {"load": _load, "verify": _verify, "show": _show}
+IN_TURN = False
 
 
 def prepare(path: Path, folder: Path) -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import HeadscopeError
+from .temperature import tempered
 
 NAME = "headscope"  # must contain neither "flash" nor "sdpa": transformers treats such names in its own way
 
@@ -270,7 +271,7 @@ def _attention(
         )
     how = Scoring(query.shape[-1] ** -0.5 if scaling is None else float(scaling), softcap, s_aux)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    query, key, value = (autocasted(x) for x in (query, key, value))
+    query, key, value = (autocasted(x) for x in (tempered(module, query), key, value))
     # off, or the float32 sums of the kernels would be cast down too
     with torch.autocast(query.device.type, enabled=False):
         out = this.attend(layer, query, key, value, attention_mask, how)

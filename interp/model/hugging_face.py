@@ -14,6 +14,7 @@ from ..checkpoint_names import local_model_name
 from .attention import CaptureError, attending, may_stop, routed, stopping_after
 from .prefix_cache import PrefixCache
 from .rope import longest_sequence, rope_of, rope_types
+from .temperature import rows_at
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
 _LENGTH_DEPENDENT_ROPE = {"dynamic", "longrope"}
@@ -131,7 +132,8 @@ class HuggingFaceModel:
         last = self.n_layers - 1 if not len(rows) and may_stop(self.model, self.n_layers - 1) else None
         kept = rows if len(rows) else rows.new_zeros(1)  # a head may not take none
         out = None
-        with _only_rows(self.model.get_output_embeddings(), kept), self._named_outputs(), stopping_after(last):
+        told = rows_at(positions, 0 if cache is None else cache.length)
+        with _only_rows(self.model.get_output_embeddings(), kept), self._named_outputs(), stopping_after(last), told:
             out = self.model(
                 input_ids=ids,
                 position_ids=positions,

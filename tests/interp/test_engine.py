@@ -95,7 +95,7 @@ def test_evidence_equals_eager_attention(family: str) -> None:
         np.testing.assert_allclose(found[i].p_max, truth.p_max, **CLOSE)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gemma2", "llama4_text"])
 def test_grafting_at_the_end_is_exact(family: str) -> None:
     """With the needle right before the question no prefix token lies behind it, so nothing is approximated."""
     model = build(family)
