@@ -42,9 +42,7 @@ class Outcome:
     detail: str = ""
 
 
-def run_case(
-    path: Path, actions: Mapping[str, Action], canaries: Canaries, turn: int | None = None
-) -> list[Outcome]:
+def run_case(path: Path, actions: Mapping[str, Action], canaries: Canaries, turn: int | None = None) -> list[Outcome]:
     """Every action on the input, in order. A child that dies is followed by one for the actions after it.
 
     turn: after the first action do only the one whose turn it is, unless the file is not read at all; None: do all.
