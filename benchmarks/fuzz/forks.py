@@ -1,4 +1,4 @@
-"""A small process that forks for whoever connects: forking one that has everything imported costs several times more."""
+"""A small process that forks for whoever connects: forking one with everything imported costs several times more."""
 
 from __future__ import annotations
 
