@@ -230,7 +230,7 @@ def row_evidence_kernel(
     o_r = (begin_row + o_r).to(tl.int64)
     o_d = tl.arange(0, BD)
     b_first, b_last = interval(
-        positions, limits, starts, s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_q, o_r, real,
+        positions, limits, starts, s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_q, o_r,
         CAUSAL, HAS_WINDOW, HAS_LIMIT, HAS_START,
     )  # fmt: skip
 

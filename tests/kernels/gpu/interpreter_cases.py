@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder
 
 import ragged
 from benchmark_modules import benchmark
@@ -132,6 +133,16 @@ def test_query_heads_share_key_heads(group: int) -> None:
 @pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 33, 77])
 def test_odd_lengths(n: int) -> None:
     compare(*qkv(1, 1, 2, 3, n, 5, seed=n), q_positions=torch.tensor([n - 1, 0, n // 2]))
+
+
+def test_rows_that_fill_no_tile_walk_their_own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pads a tile is its last row once more: a row at position 0 would have all keys before the window walked."""
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: 1)
+    blocks, dot = [], InterpreterBuilder.create_dot
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda *args: blocks.append(1) or dot(*args))
+    q, k, _ = qkv(1, 1, 3, 1, 96, 8)
+    compare(q, k, q_positions=torch.tensor([95]), window=16)
+    assert len(blocks) == 1
 
 
 @pytest.mark.parametrize("tile", [(16, 32, 4, 1), (32, 16, 4, 1)])
