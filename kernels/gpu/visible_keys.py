@@ -60,7 +60,7 @@ def interval(
     b_first = b_t * 0
     b_last = b_first + N
     if CAUSAL:
-        b_last = tl.minimum(b_last, b_t + 1)
+        b_last = tl.minimum(b_last - 1, b_t) + 1  # b_t may be the largest number there is
     if HAS_LIMIT:
         b_last = tl.minimum(b_last, tl.load(limits + i_b * s_lb + o_r * s_lr))
     if HAS_START:

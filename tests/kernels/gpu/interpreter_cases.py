@@ -25,7 +25,16 @@ from headscope.interp.engine import suffixes as suffixes
 from headscope.interp.engine.engine import Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
-from headscope.kernels import KernelError, RowEvidence, api, evidence_attention, first_use, merge, row_evidence
+from headscope.kernels import (
+    KernelError,
+    RowEvidence,
+    api,
+    evidence_attention,
+    first_use,
+    merge,
+    row_evidence,
+    row_evidence_varlen,
+)
 from headscope.kernels import dispatch_log as choices
 from headscope.kernels import reference as definition
 from headscope.kernels import sdpa as plain
@@ -143,6 +152,7 @@ def test_rows_that_fill_no_tile_walk_their_own_keys_only(monkeypatch: pytest.Mon
     q, k, _ = qkv(1, 1, 3, 1, 96, 8)
     compare(q, k, q_positions=torch.tensor([95]), window=16)
     assert len(blocks) == 1
+    compare(q, k, q_positions=torch.tensor([torch.iinfo(torch.int64).max]))
 
 
 @pytest.mark.parametrize("tile", [(16, 32, 4, 1), (32, 16, 4, 1)])
@@ -418,6 +428,12 @@ def test_packed_and_paged_calls_are_the_reference_s(page: int, walk: int, monkey
         same_evidence(batch.packed("triton", page, topk=3), batch.packed("reference", topk=3))
         rows = ragged.Batch(1, [2, 2], [20, 50], heads=2, kv_heads=1, dim=8)
         same_evidence(rows.paged("triton", 16), rows.paged("reference", 16))
+
+
+def test_no_sequences() -> None:
+    none = torch.zeros(1, dtype=torch.int32)
+    q = torch.zeros(0, 2, 4)
+    assert row_evidence_varlen(q, q, cu_seqlens_q=none, cu_seqlens_k=none, impl="triton").lse.shape == (1, 2, 0)
 
 
 def same_evidence(got: RowEvidence, wanted: RowEvidence) -> None:
