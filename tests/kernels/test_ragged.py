@@ -110,7 +110,8 @@ def test_tables_and_lengths_that_do_not_fit(message: str, change: dict[str, Any]
         ("pass where the keys are", {"cu_seqlens_k": None}),
         (r"spans has shape \(3, 1, 2\); .*\[B, S, 2\] = \[2, S, 2\], or per row", {"spans": [[[0, 1]]] * 3}),
         (r"q has shape \(1, 5, 4, 8\); pass \[total_q, Hq, D\]", {"q": torch.zeros(1, 5, 4, 8)}),
-        ("keys are torch.bfloat16", {"k": torch.zeros(12, 2, 8).bfloat16()}),
+        ("k is torch.bfloat16 on cpu, q is torch.float32", {"k": torch.zeros(12, 2, 8).bfloat16()}),
+        ("the keys have D = 6 and q has D = 8", {"k": torch.zeros(12, 2, 6)}),
         ("q has 4 heads and k has 3", {"k": torch.zeros(12, 3, 8)}),
     ],
 )
