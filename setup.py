@@ -55,7 +55,7 @@ extras["test"] = [
     "websocket-client>=1.8",  # tests drive Chromium, where there is one
     "setuptools>=77",  # tests/test_packaging.py builds a wheel without the network
 ]
-extras["dev"] = ["mypy>=1.18", "pre-commit>=4", "ruff>=0.12"]
+extras["dev"] = ["mypy>=1.18", "pip-audit>=2.9", "pre-commit>=4", "ruff>=0.12"]
 
 setup(
     name="headscope",

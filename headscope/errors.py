@@ -47,9 +47,17 @@ UnknownSet            there is no built-in probe set of that name               
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from .printable import printable
+
 
 class HeadscopeError(Exception):
-    """Something was asked of headscope that it cannot do; the message says in one line what to do instead."""
+    """Something was asked of headscope that it cannot do; the message says in one line what to do instead.
+
+    Names from files and paths that it repeats are shown as a terminal may show them: see `printable`.
+    """
+
+    def __str__(self) -> str:  # a KeyError's own would be the repr of the message
+        return printable(Exception.__str__(self).replace("\n", " "))
 
 
 class ArgumentError(HeadscopeError, ValueError):

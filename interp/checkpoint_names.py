@@ -12,6 +12,7 @@ from pathlib import Path, PureWindowsPath
 from ..errors import ArgumentError
 
 LARGEST_STEP = 2**31 - 1
+LARGEST_STATE = 2**28  # bytes of a trainer's state; a log of a million steps has less
 MILLION = 1_000_000
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
@@ -120,9 +121,12 @@ def read_amount(text: str) -> float:
 def trainer_state(folder: Path) -> tuple[int | None, float | None]:
     """global_step and num_input_tokens_seen of the trainer_state.json in a folder; None where it does not tell."""
     try:
-        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        file = folder / "trainer_state.json"
+        if not file.is_file() or file.stat().st_size > LARGEST_STATE:
+            return None, None
+        state = json.loads(file.read_text(encoding="utf-8"))
         step, tokens = state.get("global_step"), state.get("num_input_tokens_seen")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return None, None
     # The trainer writes 0 tokens when it was not asked to count them.
     counted = isinstance(tokens, int | float) and (tokens > 0 or step == 0)

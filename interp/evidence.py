@@ -67,6 +67,19 @@ class ProbeEvidence:
         """A score [n_layers, n_heads] with NaN where the layer cannot see the needle: unobservable is not zero."""
         return np.where(self.visible, score, np.nan).astype(np.float32)
 
+    def nothing(self) -> ProbeEvidence:
+        """The same without any evidence, where the model computed no numbers: nothing is visible, all else is NaN."""
+        return ProbeEvidence(
+            argmax_key=np.full_like(self.argmax_key, -1),
+            p_max=np.full_like(self.p_max, np.nan),
+            mass={name: np.full_like(values, np.nan) for name, values in self.mass.items()},
+            visible=np.zeros_like(self.visible),
+            logprob=np.full_like(self.logprob, np.nan),
+            correct=np.zeros_like(self.correct),
+            topk_key=np.full_like(self.topk_key, -1),
+            topk_p=np.full_like(self.topk_p, np.nan),
+        )
+
     def hits(self, probe: Probe) -> np.ndarray:
         """Bool [n_layers, n_heads, n_answer]: the top key lies in a needle and holds the token that comes next."""
         return _copies(probe, self.argmax_key, probe.answer_ids)

@@ -8,8 +8,8 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from datetime import timedelta
 from os import PathLike
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -19,6 +19,7 @@ from torch import distributed, nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from ..errors import ArgumentError
+from ..printable import printable
 from ..probes import Codec, Probe, ProbeSet
 from . import store
 from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
@@ -28,10 +29,12 @@ from .levels import counting_level
 from .model import check_kind, preserve_training_state, unwrapped
 from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from .scoring import score_heads
-from .store import rescue, schema
+from .store import schema
 
 log = logging.getLogger(__name__)
 
+TOGETHER = 300.0  # seconds that ranks wait for each other: one may be writing a checkpoint
+WAIT = 10.0  # seconds for the lock of a file from which a branch is to be set aside
 UNKNOWN_LENGTH = 100  # measurements to plan for when nobody says how long the run will be
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -61,7 +64,9 @@ class HeadMonitor(TrainerCallback):
 
     A failure never ends a training run: whatever goes wrong in a measurement (scores that are not finite, an attention
     that cannot be followed) is logged as a warning, once for each reason, and the next measurement is tried again.
-    Scores that the file does not take (a full disk, a lock that is held) are saved in another, which the warning names.
+    A file that another program holds is waited for some seconds; what is measured meanwhile stays in memory and is
+    written with the next measurement, at the end of the training or of the program. Scores that the file does not take
+    (a full disk, a lock that is held to the end) are saved in another, which the warning names.
     Arguments that cannot work are refused at once, when the monitor is made.
 
     A file that already ends with the step keeps it: a resumed run measures on from there, and says so. Where it holds
@@ -69,8 +74,10 @@ class HeadMonitor(TrainerCallback):
     as it was is kept beside (`store.set_aside`), with a warning, and goes on from before the step.
 
     With several processes every one runs the same forwards (sharded models need that), and only rank zero writes,
-    logs and decides. Tested with two gloo processes on CPUs: DDP in a Trainer, and FSDP2 in a plain loop. FSDP1's
-    wrapper is refused, with a warning; DeepSpeed ZeRO-3 and tensor parallelism were not tried.
+    logs and decides. They meet before every measurement; where one does not come within `TOGETHER` seconds, because it
+    measures at other steps or has no monitor, the others skip the measurement with a warning. Tested with two gloo
+    processes on CPUs: DDP in a Trainer, and FSDP2 in a plain loop. FSDP1's wrapper is refused, with a warning;
+    DeepSpeed ZeRO-3 and tensor parallelism were not tried.
 
     Args:
         probes: what to measure, a ProbeSet or any iterable of Probe; the same for the whole run.
@@ -127,7 +134,9 @@ class HeadMonitor(TrainerCallback):
         self._planned = planned
         self._alone: bool | None = None  # whether every probe runs alone: decided once, by the first measurement
         self._last: int | None = None  # latest step that was measured
-        self._rescued: Path | None = None  # where measurements are that the file did not take
+        self._given_up: int | None = None  # from where on the file holds a branch that cannot be set aside yet
+        self._backlog = store.Backlog(path)
+        self._met: dict[str, int] = {}  # how often the ranks were to meet for a purpose
         self._initial: np.ndarray | None = None  # bool [L, H]
         self._began: float | None = None
         self._spent = 0.0
@@ -153,12 +162,19 @@ class HeadMonitor(TrainerCallback):
         Returns:
             The scores, also on ranks that do not write; None when the step was skipped or the measurement failed.
         """
+        if not self._try("meeting the other ranks", self._together, f"to measure step {step}"):
+            return None
         if self._began is None:
             self._begin()
         if self._last is not None and step < self._last:
+            self._given_up = step if self._given_up is None else min(step, self._given_up)
+        if self._given_up is not None:
             if _rank() == 0:
-                self._try(f"setting aside what {self.path} holds from step {step} on", self._go_back, step)
+                what = f"setting aside what {self.path} holds from step {self._given_up} on"
+                self._try(what, self._go_back, step, self._given_up)
             self._agree()
+            if self._given_up is not None:
+                return None  # what is measured now does not belong to what the file holds
         if self._last is not None and step <= self._last:
             self._say(logging.INFO, f"{self.path} already holds step {self._last}; it is not measured again")
             return None
@@ -177,8 +193,14 @@ class HeadMonitor(TrainerCallback):
         self._trainer = _caller_with(state)
         if self._planned is None and state.max_steps > 0:
             self._planned = math.ceil(state.max_steps / self.every) + 1
-        self._begin()
+        self._began, self.should_stop = None, False  # `measure` begins, once all ranks are there
         self._at_step(args, state, control, kwargs)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if _rank() == 0 and len(self._backlog):
+            self._warn_of(self._backlog.finish())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if state.global_step % self.every == 0 or state.global_step == state.max_steps:
@@ -235,15 +257,12 @@ class HeadMonitor(TrainerCallback):
         return replace(scores, provenance={**scores.provenance, "monitor": cost})
 
     def _write(self, scores: HeadScores, step: int, tokens_seen: float | None) -> None:
-        # Who has waited long for the lock once does not hold up the training at every measurement.
-        timeout = None if self._rescued is None else 10.0
-        try:
-            store.append(self.path, scores, checkpoint=step, tokens_seen=tokens_seen, timeout=timeout)
-        except Exception as error:
-            unsaved = rescue(scores, self.path, step, tokens_seen, error, into=self._rescued)
-            self._rescued = unsaved.rescued
-            self._say(logging.WARNING, f"writing failed: {unsaved}; training goes on")
+        self._warn_of(self._backlog.add(scores, step, tokens_seen))
         self._last = step
+
+    def _warn_of(self, unwritten: str | None) -> None:
+        if unwritten is not None:
+            self._say(logging.WARNING, f"writing failed: {unwritten}; training goes on")
 
     def _judge(self, scores: HeadScores, step: int) -> None:
         if self._initial is None:
@@ -253,7 +272,7 @@ class HeadMonitor(TrainerCallback):
             return
         if self.on_regression == "stop":
             self.should_stop = True
-        log.warning("step %d: %s", step, self.regression.words)
+        log.warning("step %d: %s", step, printable(self.regression.words))
 
     def _log(self, scores: HeadScores) -> None:
         if self._trainer is None:
@@ -267,9 +286,9 @@ class HeadMonitor(TrainerCallback):
             "retrieval_heads_plain": float(len(scores.retrieval_heads(plain=True))),
             "counting_level": float(np.nanmax(level)) if not np.isnan(level).all() else np.nan,
             "leading": float(np.mean([head.score for head in best])) if best else np.nan,
-            "nll": float(scores.nll.mean()),
+            "nll": float(np.nanmean(scores.nll)) if scores.computed.any() else np.nan,
             "nll_novel": float(np.nanmean(scores.nll_novel)) if not np.isnan(scores.nll_novel).all() else np.nan,
-            "exact_match": float(scores.exact_match.mean()),
+            "exact_match": scores.share_of_matches,
             **scores.provenance["monitor"],
         }
         if self._initial is not None and self._initial.any():
@@ -317,28 +336,63 @@ class HeadMonitor(TrainerCallback):
         level = counting_level(~np.isnan(run.scores[0]), probes, RETRIEVAL_THRESHOLD)
         self._last, self._initial = int(run.steps[-1]), run.maps[0] > level
 
-    def _go_back(self, step: int) -> None:
+    def _go_back(self, step: int, first: int) -> None:
         last = self._last
-        beside = store.set_aside(self.path, step)
-        self._last = self._initial = self.regression = None
+        self._warn_of(self._backlog.finish())
+        beside = store.set_aside(self.path, first, timeout=WAIT)
+        self._last = self._initial = self.regression = self._given_up = None
         self._start_watch()
         self._read_history()
         log.warning(
             "training goes on at step %d, but %s held measurements up to step %s, of a branch that was given up: the "
             "file as it was is kept as %s, and step %d is measured anew",
             step,
-            self.path,
+            printable(self.path),
             last,
-            beside,
+            printable(beside),
             step,
         )
+
+    def _together(self, purpose: str) -> bool:
+        """Whether all ranks are here for the same purpose; a collective would wait for a missing one for ever.
+
+        They meet at the store that every process group has, which can be left: whoever comes last says that all go on,
+        and whoever has waited too long that nobody does, also those who come later.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return True
+        self._met[purpose] = self._met.get(purpose, 0) + 1
+        place = f"headscope/{purpose}/{self._met[purpose]}"
+        try:
+            meeting = distributed.distributed_c10d._get_default_store()
+        except (AttributeError, ValueError):  # a backend without one
+            return True
+
+        def decide(word: str) -> None:
+            if meeting.add(f"{place}/decided", 1) == 1:
+                meeting.set(f"{place}/all", word)
+
+        if meeting.add(f"{place}/here", 1) == distributed.get_world_size():
+            decide("here")
+        try:
+            meeting.wait([f"{place}/all"], timedelta(seconds=TOGETHER))
+        except RuntimeError:  # of torch.distributed, of a time-out
+            decide("left")
+        if meeting.get(f"{place}/all") == b"here":
+            return True
+        self._say(
+            logging.WARNING,
+            f"rank {_rank()} came {purpose}, and others did not within {TOGETHER:g} s, so nothing is measured: every "
+            "rank has to measure, and at the same steps; training goes on",
+        )
+        return False
 
     def _agree(self) -> None:
         """Every rank skips and stops when rank zero does; one that did otherwise would wait for the others forever."""
         if distributed.is_available() and distributed.is_initialized():
-            said = [(self._last, self.should_stop, self._alone)]
+            said = [(self._last, self.should_stop, self._alone, self._given_up)]
             distributed.broadcast_object_list(said, src=0)
-            self._last, self.should_stop, self._alone = said[0]
+            self._last, self.should_stop, self._alone, self._given_up = said[0]
 
     def _try(self, what: str, work: Any, *arguments: Any) -> Any:
         try:
@@ -350,7 +404,7 @@ class HeadMonitor(TrainerCallback):
     def _say(self, level: int, words: str) -> None:
         if words not in self._said:
             self._said.add(words)
-            log.log(level, "%s", words)
+            log.log(level, "%s", printable(words))
 
 
 def _rank() -> int:

@@ -39,8 +39,6 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 class UnknownEstimatorError(HeadscopeError, ValueError, KeyError):
     """Scores were asked for an estimator that this run did not compute."""
 
-    __str__ = Exception.__str__  # KeyError would print the repr of the message
-
 
 @dataclass(frozen=True)
 class HeadScore:
@@ -131,6 +129,16 @@ class HeadScores:
     def n_probes(self) -> int:
         """How many probes were scored."""
         return len(self.nll)
+
+    @property
+    def computed(self) -> np.ndarray:
+        """bool [n_probes]: where the model computed numbers. Elsewhere (it overflowed) all is NaN, and no match."""
+        return ~np.isnan(self.nll)
+
+    @property
+    def share_of_matches(self) -> float:
+        """Exact matches in the probes that the model computed numbers for; NaN where there are none."""
+        return float(self.exact_match[self.computed].mean()) if self.computed.any() else float("nan")
 
     @property
     def estimators(self) -> tuple[str, ...]:

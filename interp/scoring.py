@@ -12,8 +12,9 @@ import numpy as np
 
 from ..errors import ArgumentError
 from ..kernels import recording
+from ..printable import NAME, printable
 from ..probes import Codec, Probe, ProbeSet, check_tokenizer
-from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, may_be_cut, preflight
+from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, may_be_cut, not_finite, preflight
 from .environment import for_files
 from .estimators import chance, choose, score_probe, spans_of
 from .model import Adapter, LoadedModel, adapt, load_model
@@ -65,7 +66,8 @@ def score_heads(
 
     Raises:
         ProbeError: a probe is malformed, made with another tokenizer, or no token of its answer occurs in its needle.
-        ModelError: the model cannot be loaded, or computes NaN.
+        ModelError: the model cannot be loaded, or computes NaN for every probe. Where it does for some, they are NaN
+            (and no exact match), with a warning that names them.
         CaptureError: the model's attention cannot be followed exactly.
         ArgumentTypeError: model or probes is nothing that can be scored; the message names what can.
         ArgumentError: a probe is longer than the model's context, or its tokens are not in the vocabulary.
@@ -107,6 +109,7 @@ def score_heads(
         found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
         scored = {i: score_probe(probes[i], evidence, chosen) for i, evidence in found}
         per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in chosen}
+        _tell_not_finite(adapted, probes, engine)
         checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
         if generate and codec is not None:
             from .engine import generated_counts
@@ -141,6 +144,21 @@ def score_heads(
             "weights_sha256": loaded.fingerprint if loaded else None,
         },
         **{name: np.array([scored[i].nll[name] for i in range(len(probes))], np.float32) for name in scored[0].nll},
+    )
+
+
+def _tell_not_finite(model: Adapter, probes: ProbeSet, engine: Engine) -> None:
+    """One probe that overflows does not cost the scores of the others; a model that computes none is refused."""
+    if not engine.not_finite:
+        return
+    bad = [probe for probe in probes if probe.id in engine.not_finite]
+    if len(bad) == len(probes):
+        raise not_finite(model, engine.not_finite[bad[0].id])
+    named = ", ".join(probe.id for probe in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
+    log.warning(
+        "%s: %d of %d probes have no scores (NaN): %s, of %d tokens or more; at %s, %s: it overflows in %s",
+        *(model.name, len(bad), len(probes), printable(named, 400), min(probe.length for probe in bad)),
+        *(printable(bad[0].id, NAME), engine.not_finite[bad[0].id], model.dtype),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,14 @@ def from_text(
         begins near the depth), NeedleLeak (the needle is in the context twice, or the answer also stands outside the
         needle), JoinNotCanonical (question or answer do not begin at a token), NoChatTemplate.
     """
+    texts = {"id": id, "context": context, "needle": needle, "question": question, "answer": answer}
+    for name, given in texts.items():
+        if not isinstance(given, str):
+            raise ProbeError(f"{name} is {given!r}; give a string.")
+        if any("\ud800" <= c <= "\udfff" for c in given):
+            raise ProbeError(f"{name} holds half of a surrogate pair, which is no text; read it as UTF-8.")
+    if not isinstance(depth, Real):
+        raise DepthOutOfRange(f"{id}: depth is {depth!r}; give a number from 0 (start of the context) to 1 (end).")
     codec = Codec(tokenizer)
     needle, answer = needle.strip(), answer.strip()
     if not answer:

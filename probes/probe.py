@@ -27,6 +27,10 @@ from .hashing import short_hash
 ROLES = ("needle", "distractor")
 TOKEN_CLASSES = ("echo", "novel", "format")
 ALIGNMENTS = ("exact", "id", "none")
+_TEXTS = (
+    *("family", "variant", "alignment", "needle_id", "answer_text", "tokenizer_fp", "haystack_id", "needle_text"),
+    *("value", "vocabulary_fp"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,17 +110,19 @@ class Probe:
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id:
             raise ProbeError(f"Probe id is {self.id!r}; give a non-empty string.")
+        for name in _TEXTS:
+            if not isinstance(getattr(self, name), str):
+                raise ProbeError(f"{self.id}: {name} is {getattr(self, name)!r}; give a string.")
         object.__setattr__(self, "input_ids", _frozen_int32(self.input_ids, 1, f"{self.id}: input_ids"))
         object.__setattr__(self, "sources", _frozen_int32(self.sources, 2, f"{self.id}: sources"))
         for name in ("prompt_len", "question_start", "seed"):
             object.__setattr__(self, name, _whole(getattr(self, name), f"{self.id}: {name}"))
         if self.graft is not None:
-            start, end = self.graft
-            object.__setattr__(self, "graft", (_whole(start, f"{self.id}: graft"), _whole(end, f"{self.id}: graft")))
-        object.__setattr__(self, "depth", float(self.depth))
-        object.__setattr__(self, "depth_nominal", float(self.depth_nominal))
-        object.__setattr__(self, "spans", tuple(self.spans))
-        object.__setattr__(self, "token_class", tuple(self.token_class))
+            object.__setattr__(self, "graft", _pairs([self.graft], f"{self.id}: graft")[0])
+        for name in ("depth", "depth_nominal"):
+            object.__setattr__(self, name, _number(getattr(self, name), f"{self.id}: {name}"))
+        for name, kind in (("spans", Span), ("token_class", str)):
+            object.__setattr__(self, name, _items(getattr(self, name), kind, f"{self.id}: {name}"))
         _check_layout(self)
         _check_spans(self)
         _check_answer(self)
@@ -213,13 +219,16 @@ class Probe:
             tokenizer_fp: `headscope.probes.fingerprint(tokenizer)`, so that `verify` can tell a wrong tokenizer.
         """
         ids = _frozen_int32(input_ids, 1, f"{id}: input_ids")
-        needle_spans = [Span(start, end, "needle") for start, end in needles]
+        needle_spans = [Span(start, end, "needle") for start, end in _pairs(needles, f"{id}: needles")]
+        others = [Span(start, end, "distractor") for start, end in _pairs(distractors, f"{id}: distractors")]
         if not needle_spans:
             raise ProbeError(f"{id}: needles is empty; give at least one (start, end) token range inside the prompt.")
-        _check_prompt_len(id, _whole(prompt_len, f"{id}: prompt_len"), len(ids))
+        prompt_len = _whole(prompt_len, f"{id}: prompt_len")
+        _check_prompt_len(id, prompt_len, len(ids))
         for span in needle_spans:
             _check_in_prompt(id, span, prompt_len)
-        branch = prompt_len - 1 if question_start is None else question_start
+        branch = prompt_len - 1 if question_start is None else _whole(question_start, f"{id}: question_start")
+        _check_question(id, branch, prompt_len)
         answer, spans = ids[prompt_len:], [(span.start, span.end) for span in needle_spans]
         sources, alignment = align(ids, answer, spans)
         held = sum(end - start for start, end in spans)
@@ -232,7 +241,7 @@ class Probe:
             input_ids=ids,
             prompt_len=prompt_len,
             question_start=branch,
-            spans=(*needle_spans, *(Span(start, end, "distractor") for start, end in distractors)),
+            spans=(*needle_spans, *others),
             sources=sources,
             token_class=classify(answer, question=ids[branch:prompt_len], sources=sources),
             alignment=alignment,
@@ -288,8 +297,37 @@ def _whole(value: Any, name: str) -> int:
         raise ProbeError(f"{name} is {value!r}; give a whole number.") from error
 
 
+def _pairs(values: Any, name: str) -> list[tuple[int, int]]:
+    """Ranges (start, end) of whole numbers."""
+    try:
+        return [(_whole(start, name), _whole(end, name)) for start, end in values]
+    except (TypeError, ValueError) as error:
+        if isinstance(error, ProbeError):
+            raise
+        raise ProbeError(f"{name} is {values!r}; give (start, end) token ranges, such as [(3, 9)].") from error
+
+
+def _number(value: Any, name: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProbeError(f"{name} is {value!r}; give a number from 0 to 1.") from error
+
+
+def _items(values: Any, kind: type, name: str) -> tuple[Any, ...]:
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise ProbeError(f"{name} is {values!r}; give a list of {kind.__name__}.")
+    found = tuple(values)
+    if odd := [item for item in found if not isinstance(item, kind)]:
+        raise ProbeError(f"{name} holds {odd[0]!r}; every item must be a {kind.__name__}.")
+    return found
+
+
 def _frozen_int32(values: ArrayLike, ndim: int, name: str) -> NDArray[np.int32]:
-    array = np.asarray(values)
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ProbeError(f"{name} cannot be made an array ({error}); give a {ndim}-D array of integers.") from error
     if array.ndim != ndim:
         raise ProbeError(f"{name} has shape {array.shape}; give a {ndim}-D array of integers.")
     if array.size and not np.issubdtype(array.dtype, np.integer):
@@ -308,6 +346,11 @@ def _check_prompt_len(id: str, prompt_len: int, length: int) -> None:
         raise ProbeError(f"{id}: prompt_len is {prompt_len}; with {length} input_ids it must be 1 to {length - 1}.")
 
 
+def _check_question(id: str, question_start: int, prompt_len: int) -> None:
+    if not 0 <= question_start <= prompt_len:
+        raise ProbeError(f"{id}: question_start is {question_start}; it must be 0 to prompt_len = {prompt_len}.")
+
+
 def _check_in_prompt(id: str, span: Span, prompt_len: int) -> None:
     if span.end > prompt_len:
         raise ProbeError(
@@ -320,10 +363,7 @@ def _check_layout(probe: Probe) -> None:
     _check_prompt_len(probe.id, probe.prompt_len, probe.length)
     if probe.input_ids.min() < 0:
         raise ProbeError(f"{probe.id}: input_ids holds {probe.input_ids.min()}; token ids are not negative.")
-    if not 0 <= probe.question_start <= probe.prompt_len:
-        raise ProbeError(
-            f"{probe.id}: question_start is {probe.question_start}; it must be 0 to prompt_len = {probe.prompt_len}."
-        )
+    _check_question(probe.id, probe.question_start, probe.prompt_len)
     for name in ("depth", "depth_nominal"):
         if not 0.0 <= getattr(probe, name) <= 1.0:
             raise ProbeError(f"{probe.id}: {name} is {getattr(probe, name)}; it must be 0 to 1.")

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 # A room is a folder, or a file that lies in interp/ itself. Each imports from rooms before it only.
 ORDER = (
-    *("headscope.errors", "kernels", "probes"),
+    *("headscope.printable", "headscope.errors", "kernels", "probes"),
     *(f"interp.{name}" for name in ("packages", "lengths", "checkpoint_names", "environment", "levels")),
     *("interp.evidence", "interp.results"),
     *(f"interp.{name}" for name in ("model", "estimators", "engine", "store", "analysis", "scoring", "copying")),
@@ -67,9 +67,10 @@ FACES = {module: named_in_all(module) for module, path in MODULES.items() if pat
 
 
 def room(module: str) -> str:
-    """A folder at the top or in interp/, or a file of interp/; and the errors, which all rooms raise."""
+    """A folder at the top or in interp/, or a file of interp/; and the two files that all rooms import from."""
     parts = module.split(".")
-    return ".".join(parts[:2]) if parts[0] == "interp" and len(parts) > 1 or module == "headscope.errors" else parts[0]
+    below_all = module in ("headscope.printable", "headscope.errors")
+    return ".".join(parts[:2]) if parts[0] == "interp" and len(parts) > 1 or below_all else parts[0]
 
 
 def arrows() -> Iterator[Arrow]:

@@ -13,7 +13,9 @@ An outcome is good when it is valid, or refused in one line.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
+import json
 import os
 import random
 import shutil
@@ -22,12 +24,15 @@ import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from headscope.interp.store import gate
 
 from ..machine import machine, one_line, write_results
 from ..smollm2 import say
 from .canary import Canaries
-from .cases import GOOD, fresh, in_child, run_case
+from .cases import GOOD, SmallHelper, fresh, run_case
+from .forks import Nursery
 
 KINDS = {"results": "results_files", "probes": "probe_sets", "folders": "folders"}
 _SHOWN = 200  # findings that the results file keeps
@@ -44,20 +49,21 @@ def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None =
         home = Path(name).resolve()
         canaries = Canaries(home / "canaries")
         bases = made_by.bases(home / "bases")
+        maker = Nursery(home / "maker", partial(_make, made_by, canaries))
+        SmallHelper.nursery = Nursery(home / "helpers", gate.serve)
         warm_up(made_by, bases[0], home)
+        gc.collect()
+        gc.freeze()
         done = 0
         for number in [only] if only is not None else range(files):
             if time.monotonic() - began > seconds:
                 break
             folder = fresh(home / "case")
-            rng = random.Random(f"{seed}/{kind}/{number}")
-            base = rng.choice(bases)
-            path = folder / base.name
-            os.chdir(folder)
-            change = in_child(partial(made_by.make, path, base, rng, canaries))
+            path, base, change = _made(maker, folder, bases, f"{seed}/{kind}/{number}")
             if not os.path.lexists(path):
                 continue
-            outcomes = run_case(path, made_by.ACTIONS, canaries)
+            turn = number if made_by.IN_TURN and only is None else None
+            outcomes = run_case(path, made_by.ACTIONS, canaries, turn)
             done += 1
             changes[change] += 1
             counts.update((each.action, each.kind) for each in outcomes)
@@ -69,7 +75,8 @@ def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None =
                 (shutil.copytree if path.is_dir() else shutil.copy)(path, keep)
             if done % 100 == 0:
                 say(f"{kind}: {done} files, {len(findings)} findings, {time.monotonic() - began:.0f} s")
-        os.chdir("/")
+        maker.end()
+        SmallHelper.nursery.end()
     table = {
         action: {kind: count for (of, kind), count in sorted(counts.items()) if of == action}
         for action in made_by.ACTIONS
@@ -84,6 +91,25 @@ def fuzz(kind: str, files: int, seconds: float, seed: int, *, only: int | None =
         "findings": len(findings),
         "found": findings[:_SHOWN],
     }
+
+
+def _made(maker: Nursery, folder: Path, bases: list[Path], seed: str) -> tuple[Path, Path, str]:
+    """The hostile input, what it was made of, and what was done to it."""
+    base = random.Random(f"{seed}/base").choice(bases)
+    path = folder / base.name
+    with maker.connect() as connection, connection.makefile("rb") as answer:
+        connection.sendall(json.dumps([str(path), str(base), seed]).encode() + b"\n")
+        told = json.loads(answer.readline())
+    return path, base, told if isinstance(told, str) else f"could not be made: {told}"
+
+
+def _make(made_by: Any, canaries: Canaries, question: BinaryIO, answer: BinaryIO) -> None:
+    """In a process of its own: the HDF5 library may also crash where hostile files are made."""
+    path, base, seed = json.loads(question.readline())
+    os.chdir(Path(path).parent)
+    change = made_by.make(Path(path), Path(base), random.Random(seed), canaries)
+    answer.write(json.dumps(change).encode() + b"\n")
+    answer.flush()
 
 
 def warm_up(made_by: Any, base: Path, home: Path) -> None:

@@ -260,6 +260,7 @@ def _tokenizer(path: Path, out: Path) -> None:
 
 
 ACTIONS: dict[str, Action] = {"load": _load, "tokenizer": _tokenizer}
+IN_TURN = False
 
 
 def prepare(path: Path, folder: Path) -> None:

@@ -35,7 +35,7 @@ def tokenizer() -> Any:
 
 def bases(folder: Path) -> list[Path]:
     folder.mkdir()
-    hs.probes.build("grid", tokenizer(), lengths=[256], depths=2, needles=1, seed=0).save(folder / "probes.npz")
+    hs.probes.build("grid", tokenizer(), lengths=[384], depths=2, needles=1, seed=0).save(folder / "probes.npz")
     return [folder / "probes.npz"]
 
 
@@ -185,6 +185,7 @@ def _show(path: Path, out: Path) -> None:
 
 
 ACTIONS: dict[str, Action] = {"load": _load, "verify": _verify, "show": _show}
+IN_TURN = False
 
 
 def prepare(path: Path, folder: Path) -> None:

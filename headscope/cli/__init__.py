@@ -23,6 +23,7 @@ from . import copying, files, probes, sweep
 from .errors import FrontDoor
 from .report import report
 from .score import score
+from .terminal import echo
 
 app = typer.Typer(
     cls=FrontDoor,
@@ -69,7 +70,7 @@ def env() -> None:
     """Versions, devices and switches, to paste into a bug report."""
     from ..interp.environment import describe, format_report
 
-    typer.echo(format_report(describe()))
+    echo(format_report(describe()))
 
 
 def main() -> None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from ..printable import NAME, printable
+from . import options, terminal
 from .errors import UsageError
 from .score import progress_bar, working
 
@@ -75,7 +76,7 @@ def copy_profile(
             paths = save_copy_figures(profile, figures)
         lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
         lines.append(f"         and as .svg in {figures}")
-    typer.echo("\n" + "\n".join(lines))
+    terminal.echo("\n" + "\n".join(lines))
 
 
 def save(profile: CopyProfile, path: Path) -> Unsaved | None:
@@ -104,12 +105,11 @@ def read_text(path: Path) -> str:
 
 
 def show(profile: CopyProfile) -> None:
-    from rich.console import Console
 
     from ..interp.report import copy_table
 
-    console = Console(highlight=False, markup=False)
-    console.print(f"{profile.model_id}", style="bold")
+    console = terminal.console()
+    console.print(printable(profile.model_id, NAME), style="bold")
     size = f"{profile.n_layers} layers x {profile.n_heads} heads ({profile.n_kv_heads} KV)"
     console.print(f"{profile.n_tokens:,} tokens, {size}", style="dim")
     console.print()

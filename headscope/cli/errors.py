@@ -15,6 +15,7 @@ from typing import Any
 from typer.core import TyperGroup
 
 from ..errors import HeadscopeError, UsageError
+from ..printable import printable
 
 __all__ = ["FrontDoor", "UsageError", "user_message"]
 
@@ -75,7 +76,7 @@ def user_message(error: Exception) -> str | None:
         text = str(error)
     else:
         return None
-    return " ".join(_as_options(text).split())
+    return printable(" ".join(_as_options(text).split()))
 
 
 _NAMES = "allow_pickle|chat|device|dtype|generate|kind|replace_changed|revision"

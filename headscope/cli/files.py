@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..printable import printable
+from . import terminal
 from .errors import UsageError
 from .options import at_least
 
@@ -21,11 +24,11 @@ def validate(file: ResultsFile) -> None:
 
     problems = problems_of(file)
     for problem in problems:
-        typer.echo(f"error: {problem}", err=True)
+        terminal.echo(f"error: {problem}", err=True)
     if problems:
         raise typer.Exit(2)
     steps = checkpoints(file)
-    typer.echo(f"{file} is in order: {len(steps)} checkpoint{'s' if len(steps) != 1 else ''}")
+    terminal.echo(f"{file} is in order: {len(steps)} checkpoint{'s' if len(steps) != 1 else ''}")
 
 
 class Format(StrEnum):
@@ -73,7 +76,9 @@ def export(
     name = _PYTHON_NAMES.get(format, format.value)
     if output is None:
         content = render(file, name, checkpoint=checkpoint, top=top)
+        if isinstance(content, str) and sys.stdout.isatty():
+            content = printable(content, len(content), keep="\n\t")
         typer.echo(content, nl=isinstance(content, str) and not content.endswith("\n"))
         return
     write(file, name, output, checkpoint=checkpoint, top=top)
-    typer.echo(f"{output}: {format.value}")
+    terminal.echo(f"{output}: {format.value}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, terminal
 from .errors import FrontDoor, UsageError
 from .score import working
 
@@ -44,7 +44,7 @@ def list_sets() -> None:
     known = probes.list_sets()
     width = max(map(len, known))
     for name, description in known.items():
-        typer.echo(f"{name:<{width}}  {description}")
+        terminal.echo(f"{name:<{width}}  {description}")
 
 
 @app.command()
@@ -57,7 +57,6 @@ def show(
     trust_remote_code: options.RemoteCode = False,
 ) -> None:
     """One probe as the model reads it: the needle highlighted, the long haystack left out."""
-    from rich.console import Console
 
     from ..interp.model import load_tokenizer
     from ..probes import show as marked
@@ -69,7 +68,7 @@ def show(
     if not 0 <= index < len(probe_set):
         raise UsageError(f"INDEX: {index} given, but {probes} has the probes 0 to {len(probe_set) - 1}")
     text = marked(probe_set[index], chosen)
-    console = Console(highlight=False, markup=False)  # a text may hold [INST]
+    console = terminal.console()
     console.print(text if console.color_system else bracketed(text))
 
 
@@ -103,4 +102,4 @@ def build(
         probe_set = source(load_tokenizer(tokenizer, trust_remote_code=trust_remote_code))
     probe_set.save(output)
     facts: dict[str, Any] = probe_set.summary()
-    typer.echo(f"{output}: {facts['n_probes']} probes, {facts['n_tokens']:,} tokens, hash {facts['hash']}")
+    terminal.echo(f"{output}: {facts['n_probes']} probes, {facts['n_tokens']:,} tokens, hash {facts['hash']}")

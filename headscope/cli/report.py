@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from . import terminal
 from .errors import UsageError
 from .files import ResultsFile
 from .score import working
@@ -68,7 +69,7 @@ def report(
         lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
         lines.append(f"         and as .svg and .pdf in {figures}")
     show(evolution)
-    typer.echo("\n".join(lines))
+    terminal.echo("\n".join(lines))
 
 
 def check_page(page: Path, file: Path) -> None:
@@ -86,12 +87,11 @@ def check_page(page: Path, file: Path) -> None:
 
 def show(evolution: Evolution) -> None:
     """The verdicts, in the terminal."""
-    from rich.console import Console
     from rich.text import Text
 
     from ..interp.report import run_facts, run_name
 
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     console.print(Text(run_name(evolution), style="bold"))
     console.print(", ".join(run_facts(evolution)), style="dim")
     console.print()

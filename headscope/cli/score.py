@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from . import options
+from . import options, terminal
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def score(
             paths = save_figures(scores, figures)
         lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
         lines.append(f"         and as .svg in {figures}")
-    typer.echo("\n" + "\n".join(lines))
+    terminal.echo("\n" + "\n".join(lines))
 
 
 def load(
@@ -230,12 +230,11 @@ def save(scores: HeadScores, path: Path, checkpoint: int, tokens_seen: float | N
 
 
 def show(scores: HeadScores, seconds: float) -> None:
-    from rich.console import Console
     from rich.text import Text
 
     from ..interp.report import facts, model_name, summary
 
-    console = Console(highlight=False, markup=False)
+    console = terminal.console()
     console.print(Text(model_name(scores), style="bold"))
     console.print(", ".join([*facts(scores), f"{seconds:.1f} s"]), style="dim")
     console.print()
@@ -252,9 +251,8 @@ def show(scores: HeadScores, seconds: float) -> None:
 @contextmanager
 def working(what: str) -> Iterator[None]:
     """A spinner while something without a length runs; nothing where stderr is not a terminal."""
-    from rich.console import Console
 
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     if not console.is_terminal:
         yield
         return
@@ -265,7 +263,6 @@ def working(what: str) -> Iterator[None]:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int, str], None] | None]:
     """A bar with the time left, fed by (done, total, what); None where stderr is not a terminal."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         Progress,
@@ -275,7 +272,7 @@ def progress_bar() -> Iterator[Callable[[int, int, str], None] | None]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
+    console = terminal.console(stderr=True)
     if not console.is_terminal:
         yield None
         return

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from . import options
+from . import options, terminal
 from .score import progress_bar
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def sweep(
     from ..interp.sweep import Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
 
     found = find_checkpoints(checkpoints, table)
-    typer.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
+    terminal.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
     chosen = Options(sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle)
     try:
         with reporting() as (progress, told):
@@ -121,7 +121,7 @@ def sweep(
                 on_checkpoint=told,
             )
     except KeyboardInterrupt:
-        typer.echo(f"what is done is kept in {output}; the same command goes on from there", err=True)
+        terminal.echo(f"what is done is kept in {output}; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
     conclude(result, output, share)
 
@@ -143,7 +143,7 @@ def merge(
 
     failed = merge_files(shards, output)
     n = len(checkpoints(output))
-    typer.echo(f"{output}: {n} checkpoint{'s' if n != 1 else ''}")
+    terminal.echo(f"{output}: {n} checkpoint{'s' if n != 1 else ''}")
     tell_failures(failed, {})
 
 
@@ -183,7 +183,7 @@ def reporting() -> Iterator[tuple[Callable[[int, int, str], None] | None, Callab
             words = f"failed: {outcome.reason}" if scores is None else outcome_line(scores)
             left = (time.monotonic() - start) / done * (total - done)
             then = f", about {duration(left)} left" if done < total else ""
-            typer.echo(f"[{done}/{total}] {outcome.checkpoint.place}: {words} ({duration(outcome.seconds)}{then})")
+            terminal.echo(f"[{done}/{total}] {outcome.checkpoint.place}: {words} ({duration(outcome.seconds)}{then})")
             sys.stdout.flush()
 
         yield None, line
@@ -196,23 +196,23 @@ def duration(seconds: float) -> str:
 
 
 def conclude(result: SweepResult, output: Path, share: tuple[int, int] | None) -> None:
-    from rich.console import Console
 
     from ..interp.store import beside
     from ..interp.sweep import summary_table
 
     if share is None and output.exists():
-        console = Console(highlight=False, markup=False)
+        console = terminal.console()
         console.print()
         console.print(summary_table(output))
         console.print()
     done, skipped = len(result.done), len(result.skipped)
-    typer.echo(f"{done} scored now, {skipped} before, {len(result.failed)} failed")
+    terminal.echo(f"{done} scored now, {skipped} before, {len(result.failed)} failed")
     if share is not None:
         shards = beside(output, "{}.shards")
-        typer.echo(f"part {share[0]} of {share[1]} is in {shards}; when all are: headscope merge {shards} -o {output}")
+        then = f"headscope merge {shards} -o {output}"
+        terminal.echo(f"part {share[0]} of {share[1]} is in {shards}; when all are: {then}")
     elif output.exists():
-        typer.echo(f"Scores   {output}")
+        terminal.echo(f"Scores   {output}")
     tell_failures(result.failed, result.names)
 
 
@@ -220,6 +220,6 @@ def tell_failures(failed: dict[int, str], names: dict[int, str]) -> None:
     """Say what failed and why, and end with exit code 1 if anything did."""
     for step, reason in failed.items():
         name = f" ({names[step]})" if step in names else ""
-        typer.echo(f"failed: step {step}{name}: {reason}", err=True)
+        terminal.echo(f"failed: step {step}{name}: {reason}", err=True)
     if failed:
         raise typer.Exit(1)

@@ -2,7 +2,7 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
-from .engine import CHUNK, DoesNotFitError, Engine, Progress
+from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
 from .generation import generated_counts
 from .passes import PrefixPass, limits
 from .plan import plan
@@ -20,6 +20,7 @@ __all__ = [
     "generated_counts",
     "limits",
     "may_be_cut",
+    "not_finite",
     "plan",
     "preflight",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import count
+from itertools import count, groupby
 from typing import TypeVar
 
 import numpy as np
@@ -64,14 +64,44 @@ class Engine:
     topk: int = 0
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
+    not_finite: dict[str, str] = field(default_factory=dict, init=False)  # probe id -> what of it is not finite
 
     def run(self, plan: Plan) -> Iterator[tuple[int, ProbeEvidence]]:
         """Yield (index of the probe, its evidence) for every probe of the plan, prefix by prefix."""
         self._done, self._total = 0, plan.n_tokens
         cache = PrefixCache(plan.capacity)
+        broken: list[tuple[np.ndarray, int, ProbeEvidence, Suffix]] = []
         for prefix in plan.prefixes:
             self.prefill(prefix, cache)
+            own = {suffix.probe: suffix for suffix in prefix.suffixes}
+            for i, evidence in self.branch(prefix, cache):
+                if self.probes[i].id in self.not_finite:
+                    broken.append((prefix.ids[: own[i].context_len], i, evidence, own[i]))
+                else:
+                    yield i, evidence
+        yield from self._beside_their_own(broken, cache)
+
+    def _beside_their_own(
+        self, broken: list[tuple[np.ndarray, int, ProbeEvidence, Suffix]], cache: PrefixCache
+    ) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Probes without finite evidence, each beside its own context alone: NaN behind it reaches what is shared.
+
+        (A masked key has the weight 0, and 0 times NaN is NaN.) broken: (context, probe, evidence so far, suffix). What
+        goes on where a context lies that gave nothing by itself gives nothing either, and is not run.
+        """
+        keyed = sorted(broken, key=lambda each: (len(each[0]), each[0].tobytes()))
+        hopeless: list[bytes] = []
+        for key, group in groupby(keyed, key=lambda each: each[0].tobytes()):
+            of_one = list(group)
+            if any(key.startswith(other) for other in hopeless):
+                yield from ((i, evidence) for _, i, evidence, _ in of_one)
+                continue
+            prefix = Prefix(of_one[0][0], 0, [suffix for *_, suffix in of_one])
+            self._total += len(prefix.ids) + sum(len(suffix.ids) for suffix in prefix.suffixes)
+            self.prefill(prefix, cache)
             yield from self.branch(prefix, cache)
+            if all(self.probes[i].id in self.not_finite for _, i, *_ in of_one):
+                hopeless.append(key)
 
     def run_alone(self, indices: Sequence[int]) -> Iterator[tuple[int, ProbeEvidence]]:
         """Every probe in a forward of its own, without a cache: for models whose state cannot be shared.
@@ -230,23 +260,13 @@ class Engine:
             key[layer, :h], p_max[layer, :h] = found.argmax_key.cpu().numpy(), found.p_max.float().cpu().numpy()
             mass[:, layer, :h], visible[layer, :h] = found.mass.float().cpu().numpy().transpose(2, 0, 1), found.visible
             top_key[layer, :h], top_p[layer, :h] = found.topk_key.cpu().numpy(), found.topk_p.float().cpu().numpy()
-            if np.isnan(p_max[layer, :h]).any():
-                raise ModelError(
-                    f"{self.model.name}: attention of layer {layer} is NaN; its weights hold NaN or overflow in "
-                    f"{self.model.dtype}. Check the checkpoint, or load it in float32 or bfloat16"
-                )
-        if not np.isfinite(logprobs).all():
-            raise ModelError(
-                f"{self.model.name}: the model's logits are not finite; its weights hold NaN or overflow in "
-                f"{self.model.dtype}. Check the checkpoint, or load it in float32 or bfloat16"
-            )
         cuts = np.cumsum([p.n_answer for p in probes])[:-1]
         parts = [np.split(x, cuts, axis=2) for x in (key, p_max, top_key, top_p)]
         absent = np.concatenate([without_spans(probe, self.spans) for probe in probes], axis=1)
         mass = np.where(absent[:, None, None], np.float32(np.nan), mass)
         masses = [dict(zip(self.spans, part, strict=True)) for part in np.split(mass, cuts, axis=3)]
         rows = [np.split(x, cuts) for x in (logprobs, correct)]
-        return [
+        evidence = [
             ProbeEvidence(
                 argmax_key=parts[0][i],
                 p_max=parts[1][i],
@@ -259,6 +279,17 @@ class Engine:
             )
             for i in range(len(probes))
         ]
+        looked_at = {layer: found.argmax_key.shape[0] for layer, found in layers.items()}
+        return [self._if_finite(each, probe.id, looked_at) for each, probe in zip(evidence, probes, strict=True)]
+
+    def _if_finite(self, found: ProbeEvidence, probe: str, heads: Mapping[int, int]) -> ProbeEvidence:
+        """The evidence as it is; where anything in it is not finite, none of it, and `not_finite` says why."""
+        layer = next((n for n in sorted(heads) if np.isnan(found.p_max[n, : heads[n]]).any()), None)
+        if layer is None and np.isfinite(found.logprob).all():
+            self.not_finite.pop(probe, None)
+            return found
+        self.not_finite[probe] = "the model's logits are not finite" if layer is None else f"layer {layer} is NaN"
+        return found.nothing()
 
     def _batch_size(self, waiting: Sequence[Suffix]) -> int:
         """How many of the waiting suffixes, shortest first, fit one forward."""
@@ -308,6 +339,13 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def not_finite(model: Adapter, what: str) -> ModelError:
+    return ModelError(
+        f"{model.name}: {what}; its weights hold NaN or overflow in {model.dtype}. Check the checkpoint, or load it in "
+        "float32 or bfloat16"
+    )
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

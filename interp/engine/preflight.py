@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...probes import Probe
 from ..model import Adapter, CaptureError, InPieces, PrefixCache, first_line, running
-from .engine import Engine
+from .engine import Engine, not_finite
 from .passes import WholePass
 from .plan import plan
 from .suffixes import SuffixPass
@@ -54,10 +54,12 @@ def preflight(model: Adapter, probe: Probe, alone: bool | None = None) -> str | 
         reason = model.alone_because() or ("alone=True was asked for" if alone else None)
         if reason is None:
             shared, n_layers = _in_prefix_and_suffix(model, short)
+            _refuse_if_not_finite(model, shared, own)
             if n_layers and _difference(shared, own) <= tolerance:
                 return None
         with running(whole):
             ours = model.forward(tokens, positions, None, whole.rows)
+    _refuse_if_not_finite(model, ours, own)
     if not whole.evidence:
         raise CaptureError(f"{model.name}: no layer asked for attention, so there are no heads to score")
     if max(whole.evidence) >= model.n_layers:
@@ -146,7 +148,12 @@ def _products(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if error > 2**-10 else torch.float16 if error > 2**-16 else torch.float32
 
 
+def _refuse_if_not_finite(model: Adapter, ours: Tensor, own: Tensor) -> None:
+    if not ours.isfinite().all() and not own.isfinite().all():
+        raise not_finite(model, "the model's logits are not finite")
+
+
 def _difference(a: Tensor, b: Tensor) -> float:
     a, b = a.cpu().double(), b.cpu().double()
     difference = float((a - b).norm() / b.norm().clamp(min=torch.finfo(b.dtype).tiny))  # logits may all be 0
-    return difference if b.isfinite().all() else 0.0  # NaN weights have an error message of their own
+    return difference if b.isfinite().all() else 0.0  # where ours are, the model's own attention overflows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,7 +106,7 @@ class SuffixPass:
         in_order = np.sort(layout.limits.numpy())
         starts = np.flatnonzero(np.diff(in_order, prepend=0)).tolist()
         # rows that may see the same number of prefix keys share one attention call: (limit, first row, behind the last)
-        self.groups = [(int(in_order[i]), i, j) for i, j in zip(starts, [*starts[1:], len(in_order)], strict=True)]
+        self.groups = [(int(in_order[i]), i, j) for i, j in pairwise([*starts, len(in_order)])]
         self._on: dict[torch.device, SuffixBatch] = {}
         self._visible: dict[Visibility, np.ndarray] = {}
         self._layout = layout

@@ -23,6 +23,8 @@ class ProbeScores:
 
 
 def score_probe(probe: Probe, evidence: ProbeEvidence, estimators: Mapping[str, Estimator]) -> ProbeScores:
-    """Every estimator, NLL class and the exact match of one probe."""
+    """Every estimator, NLL class and the exact match of one probe; NaN where the model computed no numbers."""
     heads = {name: estimator(probe, evidence) for name, estimator in estimators.items()}
+    if np.isnan(evidence.logprob).any():
+        heads = {name: np.full_like(values, np.nan) for name, values in heads.items()}
     return ProbeScores(heads, nll_classes(probe, evidence), bool(evidence.correct.all()))

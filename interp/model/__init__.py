@@ -7,8 +7,9 @@ from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
 from .prefix_cache import PrefixCache
+from .reading import ModelError, first_line
 from .training_state import preserve_training_state
-from .weights import ModelError, fingerprint, first_line, folder_weights, gguf_weights
+from .weights import fingerprint, folder_weights, gguf_weights
 
 __all__ = [
     "Adapter",

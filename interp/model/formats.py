@@ -5,7 +5,6 @@ Trainers leave checkpoints in formats of their own. Only names are looked at, an
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -13,6 +12,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+
+from .reading import ModelError, read_json
 
 _DEPTH = 3  # folders below the given one that are looked into
 _MOST = 2000  # names that are looked at
@@ -35,7 +36,7 @@ class _Format:
 # A state dict may be the model's alone, or hold it beside the optimizer's.
 _DCP = (
     'merge it: python -c "import torch, safetensors.torch as s; from torch.distributed.checkpoint.format_utils import '
-    "dcp_to_torch_save as d; d('{raw_p}', '{raw}/whole.pt'); t = torch.load('{raw}/whole.pt', weights_only=False); "
+    "dcp_to_torch_save as d; d('{raw_p}', '{raw}/whole.pt'); t = torch.load('{raw}/whole.pt', weights_only=True); "
     "t = t.get('app', t); t = t.get('model', t); "
     "s.save_file({{k: v.clone() for k, v in t.items() if hasattr(v, 'clone')}}, '{raw}/model.safetensors', "
     "{{'format': 'pt'}})\""
@@ -376,7 +377,6 @@ def _few(names: list[str], most: int = 3) -> str:
 
 def _json(path: Path) -> dict[str, object]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json(path, "")
+    except ModelError:
         return {}
-    return content if isinstance(content, dict) else {}

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from . import formats
-from .weights import ModelError, first_line, read_json
+from .reading import ModelError, first_line, named_in
 
 _NAME = r"[\w-][\w.-]*"
 _HUB = re.compile(rf"({_NAME}(?:/{_NAME})?)((?:/[^/@]+)*)(?:@(.+))?")
 
-TEXT_FILES = ["*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken"]
 INDEXES = {"model.safetensors": "model.safetensors.index.json", "pytorch_model.bin": "pytorch_model.bin.index.json"}
 
 
@@ -77,7 +76,7 @@ def locate_weights(name: str | os.PathLike[str], commit: str, folder: Path, allo
             continue
         names = [single]
         if (folder / index).is_file():
-            names = sorted({str(file) for file in read_json(folder / index, "").get("weight_map", {}).values()})
+            names = sorted(set(named_in(folder / index).values()))
         _download(wanted, [glob.escape(name) for name in names], argument)
         if any((folder / name).is_file() for name in names):
             return

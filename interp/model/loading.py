@@ -18,11 +18,13 @@ from unittest.mock import patch
 
 from ..checkpoint_names import local_model_name
 from .configs import readable_configs
-from .hub import TEXT_FILES as _TEXT_FILES
 from .hub import hub_name, locate, locate_weights, refuse_other_formats
 from .quantisation import check_quantisation, method
+from .reading import TEXT_FILES as _TEXT_FILES
+from .reading import ModelError, check_texts, first_line, read_json
 from .reuse import WeightSignature, fits, load_into, weight_signature
-from .weights import ModelError, Weights, fingerprint, first_line, folder_weights, gguf_weights, read_json
+from .sizes import check_described
+from .weights import Weights, fingerprint, folder_weights, gguf_weights, held
 
 if TYPE_CHECKING:
     import torch
@@ -169,19 +171,22 @@ def _load_weights(
     path: Path, weights: Weights, dtype: str | torch.dtype, device: torch.device, trust_remote_code: bool
 ) -> PreTrainedModel:
     where, gguf = _gguf_arguments(path)
+    if weights.kind != "gguf" and not trust_remote_code:
+        _check_size(path, weights)
     if weights.kind != "gguf":
         gguf["use_safetensors"] = weights.kind == "safetensors"
     try:
-        model, info = _auto_class(path).from_pretrained(
-            where,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            local_files_only=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # its own message points at a report that nobody sees; ours follows
-            **gguf,
-        )
-        model = model.to(device)
+        with _panics_are_errors():
+            model, info = _auto_class(path).from_pretrained(
+                where,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                local_files_only=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # its own message points at a report that nobody sees; ours follows
+                **gguf,
+            )
+            model = model.to(device)
     except Exception as error:
         # transformers raises almost anything here; the reader needs the file, the reason and a way on.
         raise ModelError(_load_failure(path, weights.kind, error)) from error
@@ -200,6 +205,20 @@ def _load_weights(
             f"{path} has no weights for {missing[0]}{more}: they would be random; give a complete causal LM checkpoint"
         )
     return model.eval()
+
+
+def _check_size(path: Path, weights: Weights) -> None:
+    """Refuse a model that is of another size than its weights, before it takes any memory. Costs some 0.1 s."""
+    import torch
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            model = _auto_class(path).from_config(config, trust_remote_code=False)
+    except Exception:  # loading fails for the same reason, and tells it
+        return
+    check_described(model, path, held(weights, read_json(path / "config.json", "")))
 
 
 def _auto_class(path: Path) -> Any:
@@ -298,9 +317,13 @@ def _tokenizer(given: str | os.PathLike[str] | Any, trust_remote_code: bool) -> 
         if commit is not None and (named := hub_name(os.fspath(given))):
             refuse_other_formats(named._replace(revision=commit), path, "tokenizer")
         raise ModelError(f"{path} has no tokenizer; {remedy}")
+    if path.is_dir():
+        check_texts(path)
     where, gguf = _gguf_arguments(path)
+    options = {"trust_remote_code": trust_remote_code, "local_files_only": True, **gguf}
     try:
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code, local_files_only=True, **gguf)
+        with _panics_are_errors():
+            return AutoTokenizer.from_pretrained(where, **options)
     except Exception as error:
         if gguf:
             raise ModelError(_load_failure(path, "gguf", error)) from error
@@ -331,6 +354,17 @@ def _refuse_bad_weights(model: PreTrainedModel, path: Path) -> None:
         if not torch.isfinite(extremes).all():
             what = "NaN" if torch.isnan(extremes).any() else "infinite"
             raise ModelError(f"{path}: {name} holds {what} weights; give an earlier checkpoint, or a wider dtype")
+
+
+@contextmanager
+def _panics_are_errors() -> Iterator[None]:
+    """The libraries in Rust panic on some files, which no `except Exception` sees."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise RuntimeError(str(error)) from error
+        raise
 
 
 # Quiet and quick

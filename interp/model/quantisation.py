@@ -6,7 +6,7 @@ import importlib.metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .weights import ModelError
+from .reading import ModelError
 
 if TYPE_CHECKING:
     import torch

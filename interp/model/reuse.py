@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .weights import Weights, read_json, safetensors_header
+from .reading import read_json
+from .weights import Weights, safetensors_header
 
 if TYPE_CHECKING:
     import torch

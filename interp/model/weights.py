@@ -9,24 +9,27 @@ import functools
 import hashlib
 import importlib.util
 import json
+import math
 import mmap
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import HeadscopeError
 from . import formats
+from .gguf_header import check_gguf
+from .reading import ModelError, check_file, check_texts, check_weights, first_line, named_in, read_json
+from .sizes import Held, check_config, check_counts, elements
 
 _CAUSAL = ("CausalLM", "LMHeadModel", "ForConditionalGeneration")
-
-
-class ModelError(HeadscopeError, ValueError):
-    """A model or tokenizer that cannot be loaded or must not be trusted. One line: what, why and the remedy."""
+LARGEST_HEADER = 10**8  # bytes, as the safetensors library has it
+# Bits of a number; of other types, which a later version may have, the library itself knows.
+_BITS = {"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16}
+_BITS |= {"U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64, "C64": 64}
 
 
 @dataclass(frozen=True)
@@ -40,16 +43,22 @@ def folder_weights(folder: Path, allow_pickle: bool) -> Weights:
     config = read_json(folder / "config.json", f"{folder} has no config.json; {_what_is_in(folder)}")
     if "model_type" not in config and (what := formats.what_it_is(folder)):
         raise ModelError(f"{folder}: {what}")  # trainers call their own settings config.json as well
+    check_texts(folder)
+    check_config(config, folder / "config.json")
     _check_causal(config, folder)
     index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").is_file():
+    if (folder / "model.safetensors").exists():
         files = [folder / "model.safetensors"]
     elif index.is_file():
         files = _named_in(index)
     else:
         pickles = _pickles(folder)
         if pickles and allow_pickle:
-            return Weights("pickle", tuple(pickles))
+            for file in pickles:
+                check_weights(file, folder)
+            found = Weights("pickle", tuple(pickles))
+            check_counts(config, folder / "config.json", held(found, config))
+            return found
         if pickles:
             raise ModelError(
                 f"{folder} holds only pickled weights ({pickles[0].name}), which can run code when opened;"
@@ -57,14 +66,26 @@ def folder_weights(folder: Path, allow_pickle: bool) -> Weights:
             )
         raise ModelError(f"{folder} has a config.json but no model.safetensors; {_what_is_in(folder)}")
     for file in files:
-        safetensors_header(file)
-    return Weights("safetensors", tuple(files))
+        check_weights(file, folder)
+    found = Weights("safetensors", tuple(files))
+    check_counts(config, folder / "config.json", held(found, config))
+    return found
+
+
+def held(weights: Weights, config: Mapping[str, Any]) -> Held:
+    """How much the weight files hold, by their headers. Raises ModelError for a damaged one."""
+    size = sum(file.stat().st_size for file in weights.files)
+    if weights.kind != "safetensors":
+        return Held(size, size, size)
+    headers = [safetensors_header(file)[0] for file in weights.files]
+    packed = config.get("quantization_config") is not None
+    return Held(sum(map(len, headers)), 8 * size if packed else elements(headers), size)
 
 
 def _named_in(index: Path) -> list[Path]:
     """The files that an index of shards names, all of them there."""
     folder = index.parent
-    names = sorted({str(name) for name in read_json(index, "").get("weight_map", {}).values()})
+    names = sorted(set(named_in(index).values()))
     lacking = [name for name in names if not (folder / name).exists()]
     if not lacking and names:
         return [folder / name for name in names]
@@ -82,15 +103,14 @@ def _pickles(folder: Path) -> list[Path]:
 
 
 def gguf_weights(path: Path) -> Weights:
+    check_file(path)
     if what := formats.split_gguf((file.name for file in path.parent.glob("*.gguf")), path.parent, path.name):
         raise ModelError(f"{path}: {what}")
     missing = [package for package in ("gguf", "accelerate") if importlib.util.find_spec(package) is None]
     if missing:
         raise ModelError(f"{path.name}: reading GGUF needs {' and '.join(missing)}; pip install {' '.join(missing)}")
     _refuse_pointer(path)
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise ModelError(f"{path} does not start like a GGUF file; download it again, or give the right file")
+    check_gguf(path)
     return Weights("gguf", (path,))
 
 
@@ -116,20 +136,6 @@ def _what_is_in(folder: Path) -> str:
     return f"give a folder written by save_pretrained (this one holds {held})"
 
 
-def read_json(path: Path, missing: str) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise ModelError(missing) from error
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read ({first_line(error)}); check its permissions") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ModelError(f"{path} is not valid JSON ({error}); copy or download it again") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} holds a JSON {type(content).__name__}, not an object; copy or download it again")
-    return content
-
-
 def _check_causal(config: dict[str, Any], folder: Path) -> None:
     architectures = config.get("architectures") or []
     remote = "AutoModelForCausalLM" in (config.get("auto_map") or {})
@@ -143,9 +149,10 @@ def _check_causal(config: dict[str, Any], folder: Path) -> None:
 
 
 def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
-    """name -> {dtype, shape, data_offsets} and where the data begins; the file's size is checked against it."""
+    """name -> {dtype, shape, data_offsets} and where the data begins; the tensors fill the file, and no more."""
     again = "copy or download it again"
     try:
+        check_file(file)
         _refuse_pointer(file)
         with file.open("rb") as stream:
             size = os.fstat(stream.fileno()).st_size
@@ -153,18 +160,39 @@ def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
             if not 2 <= length <= size - 8:
                 raise ModelError(f"{file} is cut short or no safetensors file ({size} bytes); {again}")
+            if length > LARGEST_HEADER:
+                raise ModelError(
+                    f"{file} has a header of {length:,} bytes, of which {LARGEST_HEADER:,} are read; {again}"
+                )
             header = json.loads(stream.read(length))
-            header.pop("__metadata__", None)
-            expected = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        header.pop("__metadata__", None)
+        extents = [_extent(entry) for entry in header.values()]
     except FileNotFoundError as error:
         raise ModelError(f"{file} is missing though the index names it; {again}") from error
     except OSError as error:
         raise ModelError(f"{file} cannot be read ({first_line(error)}); check its permissions") from error
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+    except ModelError:
+        raise
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ModelError(f"{file} has a damaged safetensors header; {again}") from error
+    ends = [extent for extent in extents if extent is not None]
+    if len(ends) < len(extents):
+        raise ModelError(f"{file} has a damaged safetensors header; {again}")
+    expected = 8 + length + max((last for _, last in ends), default=0)
     if size != expected:
         raise ModelError(f"{file} is {size} bytes, its header promises {expected}: cut short or damaged; {again}")
+    if sum(last - first for first, last in ends) != size - 8 - length:
+        raise ModelError(f"{file} has a damaged safetensors header: tensors lie in each other, or apart; {again}")
     return header, 8 + length
+
+
+def _extent(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """First and last byte of a tensor; None where its entry is not sound."""
+    shape, (first, last) = entry["shape"], entry["data_offsets"]
+    if any(type(number) is not int or number < 0 for number in (*shape, first, last)) or last < first:
+        return None
+    bits = _BITS.get(entry["dtype"])
+    return (first, last) if bits is None or math.prod(shape) * bits == 8 * (last - first) else None
 
 
 def fingerprint(weights: Weights) -> str:
@@ -203,9 +231,3 @@ def _digest(label: bytes, data: memoryview, first: int, last: int) -> bytes:
     with data[first:last] as part:
         digest.update(part)
     return digest.digest()
-
-
-def first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    line = text[0].strip() if text else ""
-    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__

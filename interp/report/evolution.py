@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ...printable import NAME, printable
 from ..analysis import (
     ALPHA,
     DepthCurve,
@@ -378,7 +379,7 @@ def run_name(evolution: Evolution) -> str:
     """A hub id as it is, of a local path only its end; the first and the last where checkpoints have their own."""
     told = [str(entry.get("model_id", "")) for entry in evolution.provenance]
     ids = told if any(told) else [str(evolution.trajectory.about.get("model_id", ""))]
-    names = [model_name(name) or "attention heads" for name in (ids[0], ids[-1])]
+    names = [printable(model_name(name), NAME) or "attention heads" for name in (ids[0], ids[-1])]
     return " to ".join(dict.fromkeys(names))
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...printable import NAME, printable
 from .. import checkpoint_names
 from ..lengths import human_length
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
 def model_name(scores: HeadScores) -> str:
     """A hub id as it is; of a local path only its end, in files that an older version wrote."""
-    return checkpoint_names.model_name(scores.model_id)
+    return printable(checkpoint_names.model_name(scores.model_id), NAME)
 
 
 def sharing(scores: HeadScores) -> str:
@@ -41,13 +42,13 @@ def facts(scores: HeadScores) -> list[str]:
         span += f" to {human_length(int(lengths.max()))}"
     needles = len(np.unique(scores.probes["needle_id"]))
     return [
-        f"probe set {scores.probe_set_name}",
+        f"probe set {printable(scores.probe_set_name, NAME)}",
         f"{len(lengths)} probe{'s' if len(lengths) != 1 else ''}",
         f"{needles} needle{'s' if needles != 1 else ''}",
         f"{span} tokens",
         f"{scores.n_layers} layers x {scores.n_heads} heads ({scores.n_kv_heads} KV)",
         f"sharing: {sharing(scores)}",
-        f"exact match {np.mean(scores.exact_match):.0%}",
+        f"exact match {scores.share_of_matches:.0%}",
     ]
 
 

@@ -17,6 +17,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from ...printable import NAME, printable
 from ..lengths import group_lengths
 from ..levels import chance_known, in_words
 from ..results import RETRIEVAL_THRESHOLD
@@ -97,7 +98,8 @@ def answer_table(scores: HeadScores, by: str, labels: list[str], group: np.ndarr
 
     group: [n_probes], the index into `labels` of the group of every probe; `by` says what the groups are.
     """
-    columns = {"NLL": scores.nll, "NLL needle only": scores.nll_novel, "exact match": scores.exact_match}
+    matched = np.where(scores.computed, scores.exact_match, np.nan)
+    columns = {"NLL": scores.nll, "NLL needle only": scores.nll_novel, "exact match": matched}
     table = plain_table()
     for name in (by, *columns, "probes"):
         table.add_column(name, justify="right", min_width=6)
@@ -116,7 +118,7 @@ def answer_tables(scores: HeadScores) -> list[RenderableType]:
     """By context length and, where the needles are of several kinds, by kind: some are far easier to answer."""
     tables: list[RenderableType] = [answer_table(scores, "length", *group_lengths(scores.probes["length"]))]
     named = ["/".join(pair) for pair in zip(scores.probes["family"], scores.probes["variant"], strict=True)]
-    kinds, group = np.unique(named, return_inverse=True)
+    kinds, group = np.unique([printable(name, NAME) for name in named], return_inverse=True)
     if len(kinds) > 1:
         tables += [Text(), answer_table(scores, "needle", kinds.tolist(), group)]
     return tables

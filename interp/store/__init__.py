@@ -1,6 +1,7 @@
 """The results file: written, read, merged, checked, exported; locks, and where results go that it does not take."""
 
 from . import schema
+from .backlog import Backlog
 from .exporting import export, qrhead_string, render
 from .gate import open_hdf5
 from .locks import Busy, beside, locked
@@ -31,6 +32,7 @@ __all__ = [
     "COPY_PROFILE",
     "LIBVER",
     "PROVENANCE_COLUMNS",
+    "Backlog",
     "Busy",
     "StoreError",
     "Unsaved",

@@ -133,7 +133,7 @@ def row(scores: HeadScores, step: int, tokens_seen: float) -> dict[str, Any]:
     new["n_retrieval_heads"] = len(scores.retrieval_heads(RETRIEVAL_THRESHOLD, plain=True))
     new["n_heads_above_chance"] = -1 if above_chance is None else above_chance
     new |= {f"probes/{name}": getattr(scores, name) for name in NLL_CLASSES}
-    new["probes/exact_match"] = scores.exact_match.astype(np.int8)
+    new["probes/exact_match"] = np.where(scores.computed, scores.exact_match, -1).astype(np.int8)
     known = {name: scores.provenance.get(name) for name in PROVENANCE_COLUMNS}
     new |= {f"provenance/{name}": "" if value is None else str(value) for name, value in known.items()}
     new |= {name: _swept(scores)[name] for name in ("stage", "step_in_stage") if name in _swept(scores)}

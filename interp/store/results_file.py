@@ -145,16 +145,16 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
 
 
-def set_aside(path: str | PathLike[str], checkpoint: int) -> Path:
+def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | None = None) -> Path:
     """Take what was measured from `checkpoint` on out of a file, for training that went back; nothing is lost.
 
     The file as it was is kept beside it under a name of its own, run.abandoned-1000.h5, whole: what led up to that
     branch is in it too. The file goes on with the checkpoints before; where there are none, it is gone. Returns the
-    path of the one beside. Raises StoreError, and leaves the file as it was, when it cannot be read or written, or
-    holds no such checkpoint.
+    path of the one beside. Waits like `append`. Raises StoreError, and leaves the file as it was, when it cannot be
+    read or written, or holds no such checkpoint.
     """
     step = _step(checkpoint)
-    with _in_one_step(path) as (target, partial):
+    with _in_one_step(path, timeout) as (target, partial):
         with reading(target, "structure") as file:
             steps = checkpoints_of(file)
         kept = [held for held in steps if held < step]

@@ -19,6 +19,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5g, h5o, h5p, h5r, h5s, h5t, h5z
 
+from ...printable import printable
 from .schema import StoreError
 
 # A file may declare this much, in memory, and so many times its own size: gzip makes zeros a thousand times smaller.
@@ -393,4 +394,4 @@ def one_line(error: BaseException) -> str:
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     if inside := re.search(r"\berrno = (\d+)", words):  # HDF5 wraps the reason in addresses and sizes
         words = os.strerror(int(inside[1]))
-    return " ".join(words.strip("'\"").split())
+    return printable(" ".join(words.strip("'\"").split()), 400)

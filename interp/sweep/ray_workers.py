@@ -7,8 +7,9 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
+from unittest.mock import patch
 
 from ..packages import need
 from .checkpoints import Checkpoint
@@ -95,17 +96,32 @@ def _cluster(ray: Any, address: str) -> Iterator[None]:
         arguments |= {"address": "local", "include_dashboard": False}
     else:
         arguments["address"] = address
-    try:
-        ray.init(**arguments)
-    except Exception as error:  # of a node that is slow to start it says so in a plain Exception
-        raise SweepError(
-            f"ray: no cluster at {address!r} ({_last_words(error)}); start one, or leave out the "
-            "address; where a cluster asks for a token, set RAY_AUTH_MODE=token"
-        ) from error
-    try:
+    with _on_loopback() if address == LOCAL else nullcontext():
+        try:
+            ray.init(**arguments)
+        except Exception as error:  # of a node that is slow to start it says so in a plain Exception
+            raise SweepError(
+                f"ray: no cluster at {address!r} ({_last_words(error)}); start one, or leave out the "
+                "address; where a cluster asks for a token, set RAY_AUTH_MODE=token"
+            ) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started inside is for this machine alone: whoever reaches a port of Ray's can run code.
+
+    Ray has no argument for it. It takes the loopback address where clusters of several machines are switched off, as
+    they are on macOS and Windows: its processes by a variable of the environment, this one by what it read of that.
+    """
+    from ray._private import ray_constants
+
+    alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    with patch.dict(os.environ, alone), patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False, create=True):
         yield
-    finally:
-        ray.shutdown()
 
 
 def _actors(ray: Any, setup: Setup, make_work: MakeWork) -> tuple[Any, int]:

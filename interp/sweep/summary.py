@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...printable import NAME, printable
 from ..levels import in_words
 from ..results import RETRIEVAL_THRESHOLD
 from ..store import reading
@@ -23,7 +24,7 @@ def outcome_line(scores: HeadScores) -> str:
     """ "37 heads above chance (level 0.23 with 2 needles), top L18H6 .91, exact match 100 %, NLL 0.12"."""
     best = next(iter(scores.top(1)), None)
     leader = f"top {best} {best.score:.2f}, " if best is not None else ""
-    heads, match = len(scores.retrieval_heads()), scores.exact_match.mean()
+    heads, match = len(scores.retrieval_heads()), scores.share_of_matches
     words = in_words(scores.counting_level(), scores.probes, RETRIEVAL_THRESHOLD)
     counted = f"{heads} head{'' if heads == 1 else 's'} above {words}"
     return f"{counted}, {leader}exact match {match:.0%}, NLL {_mean(scores.nll):.3f}"
@@ -59,8 +60,8 @@ def summary_table(path: str | PathLike[str]) -> Table:
             layer, number = np.unravel_index(np.nanargmax(maps[row]), maps[row].shape)
             head, score = f"L{layer}H{number}", f"{maps[row][layer, number]:.2f}"
         above = "-" if told[row] < 0 else str(told[row])
-        exact = f"{(matched[row] == 1).mean():.0%}"
-        place = (f"{own[row]:,}",) if stages is None else (stages[row], f"{own[row]:,}")
+        exact = f"{_mean(np.where(matched[row] < 0, np.nan, matched[row])):.0%}"
+        place = (f"{own[row]:,}",) if stages is None else (printable(stages[row], NAME), f"{own[row]:,}")
         made.add_row(*place, seen, above, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
     return made
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
 
 import headscope as hs
@@ -22,6 +23,7 @@ from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.model.prefix_cache import PrefixCache
 from headscope.interp.model.training_state import preserve_training_state
 from headscope.interp.scoring import score_heads
+from headscope.interp.store import backlog
 from headscope.interp.store import results_file as store
 from headscope.probes import ProbeSet, fingerprint
 from tiny_models import VOCAB, build
@@ -403,3 +405,55 @@ def test_a_file_of_other_probes_is_refused_at_once(tmp_path: Path) -> None:
     score_heads(build("llama"), random_grid()).save(tmp_path / "run.h5")
     with pytest.raises(ValueError, match=r"keep them with ProbeSet.save; .*chat template.*another file"):
         hs.HeadMonitor(PROBES, tmp_path / "run.h5")
+
+
+def test_a_branch_that_cannot_be_set_aside_is_never_mixed_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a_past(tmp_path / "run.h5", step=4)
+    monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=build("llama", num_hidden_layers=2))
+    with monkeypatch.context() as full:
+        full.setattr(store.shutil, "copy", no_room)
+        assert [monitor.measure(step) for step in (2, 3, 6)] == [None] * 3
+    assert store.checkpoints(tmp_path / "run.h5") == [4]
+    assert monitor.measure(8) is not None
+    assert store.checkpoints(tmp_path / "run.h5") == [8] and store.checkpoints(tmp_path / "run.abandoned-2.h5") == [4]
+
+
+@pytest.mark.parametrize("ends", ["next", "trainer", "program"])
+def test_a_file_that_another_program_holds_does_not_hold_up_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(backlog, "WAIT", 0.05)
+    monkeypatch.setattr(backlog, "LAST_WAIT", 0.05)
+    path, model = tmp_path / "run.h5", build("llama", num_hidden_layers=2)
+    monitor = hs.HeadMonitor(PROBES, path, model=model)
+    assert monitor.measure(1) is not None
+    with FileLock(tmp_path / ".run.h5.lock"):
+        assert monitor.measure(2) is not None and monitor.measure(3) is not None
+        assert store.checkpoints(path) == [1]
+        assert "kept in memory" in caplog.text and "training goes on" in caplog.text
+        if ends == "program":
+            monitor._backlog._at_exit()
+    if ends == "next":
+        assert monitor.measure(4) is not None
+        assert store.checkpoints(path) == [1, 2, 3, 4]
+    elif ends == "trainer":
+        monitor.on_train_end(None, None, None)  # type: ignore[arg-type]
+        assert store.checkpoints(path) == [1, 2, 3]
+    else:
+        (rescued,) = tmp_path.glob("run.unsaved-*.h5")
+        assert store.checkpoints(rescued) == [2, 3] and store.checkpoints(path) == [1]
+    assert len(monitor._backlog) == 0
+    assert ends == "program" or not list(tmp_path.glob("*unsaved*"))
+
+
+def test_what_waits_is_rescued_before_it_is_too_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backlog, "WAIT", 0.02)
+    monkeypatch.setattr(backlog, "MOST", 3)
+    scores = score_heads(build("llama", num_hidden_layers=2), PROBES)
+    held = backlog.Backlog(tmp_path / "run.h5")
+    with FileLock(tmp_path / ".run.h5.lock"):
+        told = [held.add(scores, step, None) for step in (1, 2, 3)]
+    assert ["memory" in (words or "") for words in told] == [True, True, False]
+    assert str(held.rescued) in (told[2] or "") and store.checkpoints(held.rescued) == [1, 2, 3] and len(held) == 0

@@ -72,7 +72,8 @@ def length_depth(scores: HeadScores, ax: Axes | None = None, *, value: str = "nl
     gathered into tenths of the context, as in the report. Cells without a value stay empty.
     """
     title, unit, more_is_better = known_value(value)
-    found = length_by_depth(np.asarray(getattr(scores, value), dtype=float), scores.probes)
+    values = np.where(scores.computed, getattr(scores, value), np.nan)
+    found = length_by_depth(values, scores.probes)
     cells, counts, depths = found.values, found.counts, depth_labels(scores.probes["depth_nominal"])
     lengths, _ = group_lengths(scores.probes["length"])
     with house_style():

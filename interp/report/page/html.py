@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ....printable import printable
 from ...analysis import Source, Trajectory
 from ...packages import need
 from ...store import write_file
@@ -51,9 +52,8 @@ def render(evolution: Evolution) -> str:
 
     shown = sections(evolution)
     here = files(__package__)
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        (here / "report.html.j2").read_text("utf-8")
-    )
+    page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, finalize=_shown)
+    template = page.from_string((here / "report.html.j2").read_text("utf-8"))
     return template.render(
         name=run_name(evolution),
         facts=run_facts(evolution),
@@ -81,7 +81,7 @@ def _data(evolution: Evolution, shown: list[Section]) -> Any:
     return htmlsafe_json_dumps(
         {
             "steps": evolution.trajectory.steps.tolist(),
-            "labels": evolution.slider_labels,
+            "labels": _shown(evolution.slider_labels),
             "shape": [evolution.maps.shape[2], evolution.maps.shape[1]],
             "levels": _packed(levels.transpose(0, 2, 1)),
             "observed": seen.sum(axis=(1, 2)).tolist(),
@@ -107,4 +107,13 @@ def _packed(values: np.ndarray) -> str:
 def _plain(plot: go.Figure) -> Any:
     from plotly.io import to_json
 
-    return json.loads(to_json(plot, validate=False, remove_uids=True))
+    return _shown(json.loads(to_json(plot, validate=False, remove_uids=True)))
+
+
+def _shown(value: Any) -> Any:
+    """Texts as a page may show them, in lists and objects too, whole: some are packed numbers. HTML stays as it is."""
+    if type(value) is str:
+        return printable(value, len(value), keep="\n\t")
+    if isinstance(value, list):
+        return [_shown(each) for each in value]
+    return {name: _shown(each) for name, each in value.items()} if isinstance(value, dict) else value

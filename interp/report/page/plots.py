@@ -7,12 +7,13 @@ checkpoints are in the file once. Names that come from files are escaped: plotly
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
+from html import escape as in_html
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ....printable import NAME, printable
 from ...levels import lines
 from ..evolution import RANKS, Evolution, FitPoints, head_name, human_count
 from ..palette import (
@@ -35,6 +36,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from ...analysis import Interval
+
+
+def escape(name: str) -> str:
+    return in_html(printable(name, NAME))
+
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "DejaVu Sans", Arial, sans-serif'
 MARKS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "pentagon", "star")

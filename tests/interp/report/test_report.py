@@ -134,6 +134,15 @@ def test_nothing_of_a_file_ends_the_script(run):
     assert nasty not in page and page.count("&lt;/script&gt;&lt;script&gt;alert(1)") >= 3
 
 
+def test_nothing_of_a_file_is_obeyed_or_unseen_in_the_page(run):
+    nasty = "\x1b]0;a\x07\u202eb\u200bc\x9bd\u2028e"
+    page = render(evolve(replace(run, about={**run.about, "model_id": nasty, "probe_set_name": nasty})))
+    outside_plotly = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not set(nasty) - set("]0;abcde") & set(outside_plotly)
+    title = re.search("<title>(.*?)</title>", page)
+    assert title and r"\x1b]0;a\x07\u202eb\u200bc\x9bd\u2028e" in title[1]
+
+
 def test_a_hundred_checkpoints_of_a_thousand_heads_stay_small():
     run = make_trajectory(100, layers=32, heads=32, needles=2, lengths=(1024,), depths=(0.5,))
     bare = len(render(evolve(make_trajectory(2))))
