@@ -40,8 +40,9 @@ def row_evidence_varlen(
     Every sequence has positions of its own from 0, and its rows see its keys only. Keys are packed as well (with
     ``cu_seqlens_k``), or lie in pages of a cache (with ``block_table`` and ``seq_lens``), as vLLM calls FlashAttention.
     The first call with some lengths or table checks them, and waits for the device; while these tensors are the same
-    and not changed, later calls do not (tensors made under ``torch.inference_mode`` are looked at every time). A CUDA
-    graph keeps the lengths that it was captured with.
+    and not changed, later calls do not (tensors made under ``torch.inference_mode`` are looked at every time). A change
+    that torch does not see, by a kernel of your own or through NumPy, goes unnoticed: pass another tensor. A CUDA graph
+    keeps the lengths that it was captured with.
 
     Other arguments and errors as in ``row_evidence``; further:
 
@@ -141,11 +142,8 @@ def _of_ragged(
     impl: str,
 ) -> RowEvidence:
     """q and k as described in ``sequences.Sequences``; rules without spans, and without positions if at_the_end."""
-    if k.dtype != q.dtype or k.device != q.device or k.shape[-1] != q.shape[-1]:
-        raise ArgumentError(
-            f"keys are {k.dtype} on {k.device} with D = {k.shape[-1]}, q is {q.dtype} on {q.device} with D = "
-            f"{q.shape[-1]}; they must be alike"
-        )
+    if k.shape[-1] != q.shape[-1]:
+        raise ArgumentError(f"the keys have D = {k.shape[-1]} and q has D = {q.shape[-1]}; they must be alike")
     for name, x in lengths.items():
         if x is not None and not (isinstance(x, Tensor) and x.dtype in INTS):
             integers(name, x, q.device)
