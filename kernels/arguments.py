@@ -13,6 +13,7 @@ from ..errors import ArgumentError, ArgumentTypeError
 from .rules import Rules
 
 _FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+_NO_LIMIT = 2**62  # keys; positions are int64
 INTS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -46,7 +47,7 @@ def checked(q: Tensor, k: Tensor, v: Tensor | None, rules: Rules) -> Rules:
         q_positions=integers("q_positions", rules.q_positions, q.device, ("R", rows), batch),
         scale=_positive("scale", rules.scale),
         causal=rules.causal,
-        window=rules.window,
+        window=None if rules.window is None else min(rules.window, _NO_LIMIT),
         softcap=None if rules.softcap is None else _positive("softcap", rules.softcap),
         sinks=None if sinks is None else sinks.detach().to(q.device),
         key_limits=per_row("key_limits", rules.key_limits),
