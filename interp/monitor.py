@@ -162,7 +162,7 @@ class HeadMonitor(TrainerCallback):
         Returns:
             The scores, also on ranks that do not write; None when the step was skipped or the measurement failed.
         """
-        if not self._together(f"to measure step {step}"):
+        if not self._try("meeting the other ranks", self._together, f"to measure step {step}"):
             return None
         if self._began is None:
             self._begin()

@@ -36,12 +36,11 @@ else:
         implementation,
         key_mass,
         row_evidence,
-        row_evidence_paged,
-        row_evidence_varlen,
     )
     from .dispatch_log import recording
     from .errors import KernelError
     from .evidence import RowEvidence, merge
+    from .packed import row_evidence_paged, row_evidence_varlen
     from .ranks import merge_across_ranks
     from .sdpa import attend, merge_attention_states, plans_shapes
 

@@ -132,7 +132,7 @@ def visible_keys(rules: Rules, n: int) -> tuple[Tensor, Tensor]:
     low = torch.full_like(at, torch.iinfo(torch.int64).min)
     high = torch.full_like(at, torch.iinfo(torch.int64).max)
     if rules.causal:
-        high = torch.minimum(high, at + 1)
+        high = torch.minimum(high - 1, at) + 1  # at may be the largest number there is
     if rules.key_limits is not None:
         high = torch.minimum(high, rules.key_limits)
     if rules.key_starts is not None:

@@ -110,7 +110,8 @@ class Ragged(Sequences):
             parts.append(reference.evidence(one_q, one_k, None, one_rules)[1])
         if not parts:
             count = 0 if rules.spans is None else rules.spans.shape[-2]
-            return RowEvidence.empty(*q.shape[:3], spans=count, topk=rules.topk, device=q.device)
+            wide = torch.promote_types(q.dtype, torch.float32)
+            return RowEvidence.empty(*q.shape[:3], spans=count, topk=rules.topk, dtype=wide, device=q.device)
         axis = 0 if self.row_starts is None else 2
         names = [name for name, x in vars(parts[0]).items() if x is not None]
         return RowEvidence(**{name: torch.cat([getattr(part, name) for part in parts], axis) for name in names})
@@ -129,7 +130,7 @@ def ragged(
     block_table: Tensor | None = None,
     seq_lens: Tensor | None = None,
 ) -> Ragged:
-    """Checked, of integer tensors on q's device, at most once for tensors that stay the same.
+    """Checked, of integer tensors, once for a device and tensors that stay the same.
 
     q is [B, Hq, R, D], packed [1, Hq, all rows, D]; k is [1, Hkv, all keys, D], with a table [pages, Hkv, page, D].
 
@@ -137,14 +138,10 @@ def ragged(
         ValueError: lengths do not fit, or a table points outside the cache.
     """
     given = [x for x in (cu_seqlens_q, cu_seqlens_k, block_table, seq_lens) if x is not None]
-    asked = (
-        q.shape[0],
-        q.shape[2],
-        k.shape,
-        None if any(x.is_inference() for x in given) else [x._version for x in given],
-    )
+    versions = None if any(x.is_inference() for x in given) else [x._version for x in given]
+    asked = (q.shape[0], q.shape[2], k.shape, q.device, versions)
     others, before, found = _known.get(given[0], ((), None, None))
-    if asked[-1] is None or asked != before or [id(one()) for one in others] != [id(x) for x in given[1:]]:
+    if versions is None or asked != before or [id(one()) for one in others] != [id(x) for x in given[1:]]:
         found = _looked_at(q, k, cu_seqlens_q, cu_seqlens_k, block_table, seq_lens)
         _known[given[0]] = ([weakref.ref(x) for x in given[1:]], asked, found)
 
@@ -220,6 +217,8 @@ def _in_pages(table: Tensor, lens: Tensor, batch: int, pages: int, page: int) ->
         )
     if lens.shape != (batch,):
         raise ArgumentError(f"seq_lens has shape {tuple(lens.shape)}; pass a number of keys a sequence, [{batch}]")
+    if page == 0:
+        raise ArgumentError("the cache has pages of 0 keys; pass [pages, page_size, Hkv, D] with a page_size above 0")
     most = table.shape[1] * page
     counts: list[int] = lens.tolist()
     for i, count in enumerate(counts):

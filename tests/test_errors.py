@@ -16,7 +16,7 @@ from headscope.cli.errors import user_message
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted(path for room in ("headscope", "interp", "kernels", "probes") for path in (ROOT / room).rglob("*.py"))
 # Raised and caught within their rooms; what comes out is a StoreError, a SweepError or a CheckpointError, or nothing.
-INSIDE = {"Busy", "_Unplaced", "_Stopped"}
+INSIDE = {"_Damaged", "Busy", "_Unplaced", "_Stopped"}
 
 
 def trees() -> list[tuple[Path, ast.Module]]:

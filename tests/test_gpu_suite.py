@@ -9,14 +9,13 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import pytest
 import torch
 
 from benchmark_modules import ROOT, benchmark
-from headscope.kernels import evidence_attention, row_evidence
+from headscope.kernels import evidence_attention, key_mass, row_evidence
 
 suite, record = benchmark("gpu.__main__"), benchmark("gpu.record")
 
@@ -26,35 +25,33 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(run, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, check=False)
 
 
-APART = ("device", "tests", "smoke")  # whose processes start others, and one that does not
-
-
 def needs_triton() -> None:
     if find_spec("triton") is None:
         pytest.fail("triton is missing") if os.environ.get("CI") else pytest.skip("needs triton")
 
 
 @pytest.mark.long
-def test_parts_run_at_toy_size_in_processes_of_their_own(tmp_path: Path) -> None:
+def test_a_part_runs_at_toy_size_in_a_process_of_its_own(tmp_path: Path) -> None:
     needs_triton()
-    done = command("--dry-run", "--output", str(tmp_path), "--only", *APART)
+    done = command("--dry-run", "--output", str(tmp_path), "--only", "device")
     assert done.returncode == 0, done.stdout + done.stderr
     (file,) = tmp_path.iterdir()
     content = json.loads(file.read_text())
     assert content["command"].startswith("python -m benchmarks.gpu --dry-run")
     assert {"torch", "triton", "transformers", "git_commit"} <= set(content["machine"])
     results = content["results"]
-    assert results["toy"] and results["not_reached"] == [] and set(results["seconds"]) == set(APART)
-    assert {row["part"] for row in results["rows"]} == set(APART)
+    assert results["toy"] and results["not_reached"] == [] and set(results["seconds"]) == {"device"}
+    assert {row["part"] for row in results["rows"]} == {"device"}
     assert not [row for row in results["rows"] if row["problem"]]
     assert {row["verdict"] for row in results["rows"]} == {""}, "a toy reaches no target"
+    assert "verdicts\ndevice: copy" in done.stdout, "what is said again at the end"
 
 
 @pytest.mark.long
-def test_every_other_part_runs_at_toy_size(tmp_path: Path) -> None:
+def test_the_other_parts_run_at_toy_size(tmp_path: Path) -> None:
     """In one process, because most of a toy's time goes into imports."""
     needs_triton()
-    others, rows = [name for name in suite.PARTS if name not in APART], tmp_path / "rows.jsonl"
+    others, rows = [name for name in suite.PARTS if name not in ("device", "smoke")], tmp_path / "rows.jsonl"
     run = "import sys; from pathlib import Path; from benchmarks.gpu.__main__ import _run_part; "
     run += "[_run_part(name, Path(sys.argv[1]), True) for name in sys.argv[2:]]"
     done = subprocess.run(
@@ -69,6 +66,8 @@ def test_every_other_part_runs_at_toy_size(tmp_path: Path) -> None:
     found = record.read(rows)
     assert {row.part for row in found} == set(others)
     assert not [row for row in found if row.problem]
+    at_least_one = [row.measured for row in found if row.at_least is not None and row.part == "tests"]
+    assert at_least_one and at_least_one[0] >= 1
 
 
 @pytest.fixture(autouse=True)
@@ -88,22 +87,49 @@ def test_parts_are_listed() -> None:
     assert [line.split()[0] for line in command("--list").stdout.splitlines()] == list(suite.PARTS)
 
 
-def test_a_part_that_takes_too_long_is_ended_and_said_to_have_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_takes_too_long_is_ended_and_what_it_measured_is_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setitem(suite.PARTS, "model", replace(suite.PARTS["model"], seconds=0.2))
-    rows, _ = suite._supervise("model", 100.0, True)
+    file = tmp_path / "rows.jsonl"
+    record.Record("model", file).add("weights", 15.0, "GiB")
+    record.Record("rows", file).add("another part's", 1.0)
+    rows, _ = suite._supervise("model", 100.0, True, file)
+    assert [row.what for row in rows] == ["weights", "the part as a whole"]
     assert rows[-1].verdict.startswith("failed: not done after")
-    (row,), _ = suite._supervise("model", 1.0, True)
+    (row,), _ = suite._supervise("model", 1.0, True, file)
     assert row.verdict == "not run: the budget is spent"
 
 
-def test_parts_that_are_only_run_when_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_smoke_comes_first_and_tune_only_when_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(suite, "_supervise", lambda name, left, toy: (ran.append(name), ([], 0.0))[1])
-    for arguments in ([], ["--only", "smoke"]):
+
+    def supervise(name: str, left: float | None, toy: bool, path: Path, dims: list[int]) -> Any:
+        ran.append(name)
+        assert path.parent == tmp_path and path.suffix == ".jsonl"
+        (results,) = tmp_path.glob(f"*{path.stem}.json")
+        assert json.loads(results.read_text())["results"]["not_reached"][0] == name, "written before the part is done"
+        return [], float(dims[0])
+
+    monkeypatch.setattr(suite, "_supervise", supervise)
+    for arguments in ([], ["--only", "tune", "--dims", "64"]):
         monkeypatch.setattr(sys, "argv", ["gpu", "--dry-run", "--output", str(tmp_path), *arguments])
         suite.main()
-    assert set(suite.PARTS) - set(ran[:-1]) == {"smoke", "tune"} and ran[-1] == "smoke"
-    assert len(list(tmp_path.glob("*-smoke.json"))) == 1 and len(list(tmp_path.iterdir())) == 2
+    assert ran[0] == "smoke" and ran[-1] == "tune" and set(ran[:-1]) == set(suite.PARTS) - {"tune"}
+    (tuned,) = tmp_path.glob("*-tune.json")
+    assert json.loads(tuned.read_text())["results"]["seconds"] == {"tune": 64.0} and len(list(tmp_path.iterdir())) == 2
+
+
+def test_verdicts_fit_what_is_left_of_the_output() -> None:
+    kinds = ({"at_most": 1.0}, {"at_most": 3.0}, {"problem": "failed: " + "x" * 300}, {}, {"again": True})
+    rows = [record.Row("rows", f"measure {i} " + "y" * 200, 2.0, "ms", **kinds[i % 5]) for i in range(400)]
+    said = record.verdicts(rows)
+    lines = said.splitlines()
+    assert len(said) <= 10_000 and lines[0] == "verdicts" and lines[1].startswith("failed: x")
+    assert lines[-1] == f"... and {320 - len(lines) + 2} more, in the file"
+    few = record.verdicts(rows[:5]).splitlines()
+    assert [line.split()[0] for line in few] == ["verdicts", "failed:", "missed", "reached", "rows:"]
+    assert record.verdicts(rows[3:4]) == "no verdicts"
 
 
 def test_what_a_failed_part_said_is_shown() -> None:
@@ -113,7 +139,7 @@ def test_what_a_failed_part_said_is_shown() -> None:
 
 
 def test_the_smoke_part_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    smoke = benchmark("gpu.smoke_part")
+    smoke = benchmark("gpu.smoke_check")
     case, device = smoke.Case("c", torch.float32, 16, group=2, rows=5, n=70, topk=3, options=("window",)), "cpu"
 
     def broken(**changes: float) -> None:
@@ -124,9 +150,16 @@ def test_the_smoke_part_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(smoke, "row_evidence", rows)
 
     def fused(*tensors: torch.Tensor, impl: str, **options: Any) -> Any:
-        return evidence_attention(*tensors, impl="reference", **options)
+        out, found = evidence_attention(*tensors, impl="reference", **options)
+        return out + far if impl == "triton" else out, found
 
+    def mass(*tensors: torch.Tensor, impl: str, **options: Any) -> torch.Tensor:
+        found = key_mass(*tensors, impl="reference", **options)
+        return found + far if impl == "triton" else found
+
+    far = 0.0
     monkeypatch.setattr(smoke, "evidence_attention", fused)
+    monkeypatch.setattr(smoke, "key_mass", mass)
     broken()
     assert smoke.check(case, torch.device(device)) == []
     for name, by, word in (
@@ -138,14 +171,28 @@ def test_the_smoke_part_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> N
         said = smoke.check(case, torch.device(device))
         assert any(line.startswith("row_evidence") and word in line for line in said), said
 
+    broken()
+    far = 0.1
+    said = smoke.check(case, torch.device(device))
+    assert [line.split(": off by 0.1 (limit ")[0] for line in said] == ["key_mass", "evidence_attention: output"]
 
-def test_a_smoke_process_that_dies_costs_one_case(monkeypatch: pytest.MonkeyPatch) -> None:
+
+def test_a_smoke_process_that_dies_costs_one_case(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    needs_triton()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    smoke = benchmark("gpu.smoke_part")
-    answers = smoke._watch(["no number", 0], monotonic() + 3600, True)
-    assert answers["no number"]["problems"] == ["the process ended with 1"]
-    assert "ValueError" in answers["no number"]["trace"][-1]
-    assert answers[0]["problems"] == []
+    smoke, stage = benchmark("gpu.smoke_part"), benchmark("gpu.stage")
+    watch, lost = smoke._watch, []
+
+    def one_more(shard: list[Any], until: float, toy: bool) -> dict[Any, Any]:
+        answers: dict[Any, Any] = watch(["no number", *shard], until, toy)
+        lost.append(answers.pop("no number"))
+        return answers
+
+    monkeypatch.setattr(smoke, "_watch", one_more)
+    smoke.run(stage.Stage(toy=True), record.Record("smoke", tmp_path / "rows"))
+    assert lost[0]["problems"] == ["the process ended with 1"] and "ValueError" in lost[0]["trace"][-1]
+    (row,) = record.read(tmp_path / "rows")
+    assert row.measured == len(smoke.cases(True)) == row.at_least and "packed" in row.detail["seconds"]
 
 
 def test_verdicts_and_rows_that_are_kept(tmp_path: Path) -> None:
@@ -158,6 +205,8 @@ def test_verdicts_and_rows_that_are_kept(tmp_path: Path) -> None:
         file.write('{"part": "rows", "wh')  # killed while it wrote
     rows = record.read(kept.path)
     assert [row.verdict for row in rows] == ["reached", "missed", "out of memory", ""]
+    record.Record("model", kept.path).add("weights", 15.0, "GiB")
+    assert [row.part for row in record.read(kept.path)] == [*["rows"] * 4, "model"]
     assert record.read(tmp_path / "none") == []
     assert record.Row("a", "b").verdict == "not run"
     assert "rows: ratio  <= 1.3   1.4 x     missed" in record.table(rows)

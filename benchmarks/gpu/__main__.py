@@ -1,13 +1,15 @@
 """Every test and every figure that needs a GPU, in one table and one file.
 
     python -m benchmarks.gpu
-    python -m benchmarks.gpu --only smoke         # first, on a GPU that has not been tried
-    python -m benchmarks.gpu --only rows attention
+    python -m benchmarks.gpu --only smoke rows attention
+    python -m benchmarks.gpu --only tune --dims 128
     python -m benchmarks.gpu --dry-run
+    python -m benchmarks.gpu --compiled           # what is known without a GPU: sass_table.py
 
 Writes benchmarks/results/<date>-<device>.json, again after every part: a part that fails, runs out of memory or out of
 time costs its own rows and nothing else. Each runs in a process of its own. With --only, the parts' names stand in the
-file's name.
+file's name. Rows lie in a .jsonl beside that file from the moment they are measured until all parts are done: a run
+that is cut off loses none. What was reached and what not is said last, in at most 10,000 characters.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +28,8 @@ from typing import Any
 
 from ..machine import RESULTS, machine, one_line, write_results
 from ..smollm2 import say
-from .record import FAILED, NOT_RUN, Record, Row, read, table, troubles
+from . import bundle
+from .record import FAILED, NOT_RUN, Record, Row, read, table, troubles, verdicts
 
 
 @dataclass(frozen=True)
@@ -39,19 +43,19 @@ class Part:
     """runs only where --only names it"""
 
 
-# In the order of what would be missed most. Together they are expected to take seven minutes on an H100.
+# What is wrong first, then in the order of what would be missed most. Expected to take seven minutes on an H100.
 PARTS = {
-    "device": Part("device_part", "run", 60, "copy bandwidth, matrix product"),
-    "rows": Part("rows_part", "run", 100, "row_evidence beside bandwidth, roofline and a prefill"),
+    "smoke": Part("smoke_part", "run", 110, "every kernel and option, small, against float64: all that is wrong"),
+    "device": Part("device_part", "run", 30, "copy bandwidth, matrix product"),
+    "rows": Part("rows_part", "run", 90, "row_evidence beside bandwidth, roofline and a prefill"),
     "attention": Part("attention_part", "run", 100, "evidence_attention beside itself without evidence and SDPA"),
-    "model": Part("model_part", "run", 260, "a grid of 308 probes on an 8B-shaped model at 256K"),
-    "tests": Part("checks_part", "run", 220, "pytest -m gpu"),
+    "model": Part("model_part", "run", 235, "a grid of 308 probes on an 8B-shaped model at 256K"),
+    "tests": Part("checks_part", "run", 160, "pytest -m gpu"),
     "alternatives": Part("alternatives_part", "run", 100, "eager products, FlexAttention, output_attentions"),
     "sanitizer": Part("checks_part", "sanitize", 80, "compute-sanitizer over a small case"),
-    "smoke": Part("smoke_part", "run", 120, "every kernel and option, small, against float64: all that is wrong", True),
     "tune": Part("tune_part", "run", 500, "other tiles than those of kernels/gpu/configs.py", True),
 }
-BUDGET = 530.0  # seconds
+BUDGET = 560.0  # seconds
 LEAST = 5.0  # seconds a part is still worth
 
 
@@ -63,7 +67,15 @@ def main() -> None:
             say(f"{name:<13} {part.what} (at most {part.seconds:.0f} s{asked})")
         return
     if options.part:
-        _run_part(options.part, Path(options.rows), options.dry_run)
+        _run_part(options.part, Path(options.rows), options.dry_run, tuple(options.dims))
+        return
+    if options.compiled:
+        from . import sass_table
+
+        found = machine()
+        say(one_line(found))
+        name = f"compiled-triton-{found['triton']}"
+        say(f"written to {write_results(name, sass_table.run(), found, Path(options.output or RESULTS)).name}")
         return
     if not options.dry_run:
         _need_a_gpu()
@@ -73,27 +85,35 @@ def main() -> None:
     if options.commit:
         found |= {"git_commit": options.commit, "git_dirty": None}
     say(one_line(found))
+    if options.bundle:
+        say(bundle.put_to_use(Path(options.bundle), None if options.dry_run else _arch()))
     folder = Path(options.output) if options.output else Path(tempfile.mkdtemp()) if options.dry_run else RESULTS
-    rows: list[Row] = []
     seconds: dict[str, float] = {}
     began = perf_counter()
     names = options.only or [name for name, part in PARTS.items() if not part.asked]
     only = "-".join(options.only or ())  # not over the file of all parts
+    path = write_results(only, _results([], seconds, names, options.dry_run), found, folder)
+    at_once = path.with_suffix(".jsonl")
+    at_once.unlink(missing_ok=True)
+    rows: list[Row] = []
     for name in names:
         left = None if options.dry_run else options.budget - (perf_counter() - began)
-        new, seconds[name] = _supervise(name, left, options.dry_run)
+        new, seconds[name] = _supervise(name, left, options.dry_run, at_once, options.dims)
         if options.dry_run:  # a toy reaches nothing and misses nothing
             new = [replace(row, at_most=None, at_least=None) for row in new]
         rows += new
         say(table(new))
         say(troubles(new) + "\n")
         path = write_results(only, _results(rows, seconds, names, options.dry_run), found, folder)
-    if len(names) > 1:
-        say(table(rows))
-    verdicts = [row.verdict for row in rows]
-    counts = ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in sorted({*verdicts} - {""}))
+    at_once.unlink(missing_ok=True)
+    if options.bundle:
+        since = bundle.compiled_since(Path(options.bundle))
+        say(f"{len(since)} kernels were not in the bundle: {', '.join(sorted(set(since)))}")
+    say(verdicts(rows))
+    told = [row.verdict for row in rows]
+    counts = ", ".join(f"{told.count(verdict)} {verdict}"[:60] for verdict in sorted({*told} - {""})[:12])
     say(f"\n{len(rows)} rows: {counts or 'no verdicts'}; {perf_counter() - began:.0f} s; {path.name}")
-    if any(verdict.startswith((FAILED, NOT_RUN)) for verdict in verdicts):
+    if any(verdict.startswith((FAILED, NOT_RUN)) for verdict in told):
         sys.exit(1)
 
 
@@ -101,6 +121,9 @@ def _parse() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=PARTS, metavar="NAME", help="these parts: " + ", ".join(PARTS))
     parser.add_argument("--budget", type=float, default=BUDGET, help="seconds for all parts together (%(default)g)")
+    parser.add_argument("--dims", nargs="+", type=int, default=[128], help="head sizes to tune for (%(default)s)")
+    parser.add_argument("--bundle", metavar="FOLDER", help="kernels that were compiled elsewhere: bundle.py")
+    parser.add_argument("--compiled", action="store_true", help="compiled loops and predicted times, without a GPU")
     parser.add_argument("--list", action="store_true", help="say which parts there are, and stop")
     parser.add_argument(
         "--dry-run", action="store_true", help="all code at toy size on the CPU; the figures mean nothing"
@@ -122,8 +145,17 @@ def _need_a_gpu() -> None:
         )
 
 
-def _supervise(name: str, left: float | None, toy: bool) -> tuple[list[Row], float]:
-    """Run a part in a process of its own, and make rows of whatever happens to it.
+def _arch() -> int:
+    import torch
+
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def _supervise(
+    name: str, left: float | None, toy: bool, path: Path, dims: Sequence[int] = (128,)
+) -> tuple[list[Row], float]:
+    """Run a part in a process of its own, whose rows go to the file at once, and make rows of whatever happens to it.
 
     left: seconds of the budget; None: no limit, as for a toy, whose times tell of the machine's other work.
     """
@@ -131,24 +163,22 @@ def _supervise(name: str, left: float | None, toy: bool) -> tuple[list[Row], flo
         return [Row(name, PARTS[name].what, problem=f"{NOT_RUN}: the budget is spent")], 0.0
     limit = None if left is None else min(left, PARTS[name].seconds)
     began = perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "rows.jsonl")
-        command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--rows", str(path)]
-        command += ["--dry-run"] if toy else []
-        process = subprocess.Popen(
-            command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        problem, said = "", ""
-        try:
-            said, _ = process.communicate(timeout=limit)
-            if process.returncode:
-                problem = f"{FAILED}: {_last_line(said)}"
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with what it started
-            said, _ = process.communicate()
-            problem = f"{FAILED}: not done after {limit:.0f} s"
-        rows = read(path)
+    command = [sys.executable, "-m", "benchmarks.gpu", "--part", name, "--rows", str(path.absolute())]
+    command += ["--dims", *map(str, dims), *(["--dry-run"] if toy else [])]
+    process = subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    problem, said = "", ""
+    try:
+        said, _ = process.communicate(timeout=limit)
+        if process.returncode:
+            problem = f"{FAILED}: {_last_line(said)}"
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # with what it started
+        said, _ = process.communicate()
+        problem = f"{FAILED}: not done after {limit:.0f} s"
+    rows = [row for row in read(path) if row.part == name]
     if problem:
         rows.append(Row(name, "the part as a whole", problem=problem, detail={"tail": said[-4000:]}))
     return rows, perf_counter() - began
@@ -168,7 +198,7 @@ def _results(rows: list[Row], seconds: dict[str, float], names: list[str], toy: 
     }
 
 
-def _run_part(name: str, path: Path, toy: bool) -> None:
+def _run_part(name: str, path: Path, toy: bool, dims: tuple[int, ...] = (128,)) -> None:
     from importlib import import_module
 
     import torch
@@ -177,10 +207,11 @@ def _run_part(name: str, path: Path, toy: bool) -> None:
 
     if toy:
         interpret()
+    bundle.settle()
     part = PARTS[name]
     work = getattr(import_module(f".{part.module}", __package__), part.function)
     with torch.no_grad():
-        work(Stage(toy=toy), Record(name, path))
+        work(Stage(toy=toy, dims=dims), Record(name, path))
 
 
 if __name__ == "__main__":

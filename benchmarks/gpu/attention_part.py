@@ -6,6 +6,8 @@ from functools import partial
 
 import torch
 
+from headscope.kernels import evidence_attention as reference
+from headscope.kernels.dispatch_log import recording
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.evidence_attention import evidence_attention
 from headscope.kernels.gpu.kernel_args import KernelArgs
@@ -18,13 +20,52 @@ from .stage import Stage
 
 
 def run(stage: Stage, record: Record) -> None:
+    _cold_prefill(stage, record)
+    stage.free()
     lengths = (32,) if stage.toy else tuple(n << 10 for n in (8, 16, 32, 64, 128))
     for n in lengths:
         _causal(stage, record, n)
         stage.free()
     _worst_case(stage, record, lengths[0])
+    _against_float64(stage, record, stage.size(4096, 16), stage.size(128 << 10, 96))
+    stage.free()
     _chunk(stage, record, stage.size(4096, 16), stage.size(256 << 10, 96))
     _window(stage, record, stage.size(4096, 16), stage.size(64 << 10, 96))
+
+
+def _cold_prefill(stage: Stage, record: Record) -> None:
+    """A layer's prefill in chunks, in a process that has run no attention: with the plans that cuDNN makes."""
+    n, rows = stage.size(256 << 10, 96), stage.size(4096, 16)
+    q, k, v = qkv(stage, rows, n)
+
+    def prefill() -> None:
+        for end in range(rows, n + 1, rows):
+            attend(q, k[:, :, :end], v[:, :, :end])
+
+    with recording() as ran:
+        cold, _ = stage.wall(prefill)
+    warm, _ = stage.wall(prefill)
+    name = f"one layer's prefill of {n >> 10}K by {rows}"
+    record.add(f"{name}, the first", cold, "s", detail=dict(ran))
+    record.add(f"{name}, again", warm, "s")
+    record.add(f"{name}, plans and first looks", cold - warm, "s")
+
+
+def _against_float64(stage: Stage, record: Record, rows: int, n: int) -> None:
+    """torch's attention as the engine asks for it, at a length that no other test has."""
+    q, k, v = like_a_model(stage, n)
+    q = q[:, :, -rows:]
+    out, lse = attend(q, k, v)
+    some = torch.tensor(sorted({0, 1, rows // 3, rows // 2, rows - 1}), device=q.device)
+    at, wide = some + n - rows, [x.double() for x in (q[:, :, some], k, v)]
+    wanted, ev = reference(*wide, q_positions=at, impl="reference")
+    magnitude, _ = reference(wide[0], wide[1], wide[2].abs(), q_positions=at, impl="reference")
+    unit = torch.finfo(q.dtype).eps
+    # weights and output are rounded to the dtype, and so are the parts that are merged
+    off = (out[:, :, some].double() - wanted).abs() / (4 * unit * magnitude + unit * wanted.abs() + 1e-4)
+    name = f"{rows} rows x {n >> 10}K, attend against float64"
+    record.add(f"{name}, worst error of the output / limit", float(off.max()), "x", at_most=1)
+    record.add(f"{name}, log-sum-exp", float((lse[:, :, some].double() - ev.lse).abs().max()), "nats", at_most=2e-3)
 
 
 def _causal(stage: Stage, record: Record, n: int) -> None:
@@ -75,12 +116,6 @@ def _chunk(stage: Stage, record: Record, rows: int, n: int) -> None:
                 record.add(f"{name}, SDPA {backend}", problem=str(error).splitlines()[0][:80])
             else:
                 record.add(f"{name}, SDPA {backend}", ms, "ms")
-    # A backend that plans anew for every number of keys shows it here.
-    ends = [n // 2 + i for i in range(0, rows // 2, rows // 16)]
-    first, again = (
-        sum(stage.wall(partial(attend, q, k[:, :, :end], v[:, :, :end]))[0] for end in ends) for _ in range(2)
-    )
-    record.add("chunk with a number of keys not seen before, extra", (first - again) / len(ends) * 1e3, "ms")
     record.add(f"{name}, engine's choice", stage.ms(lambda: attend(q, k, v), repeats=5), "ms")
     asked = problem(q, k, torch.arange(n - rows, n, device=q.device))
     record.add(f"{name}, ours", stage.ms(lambda: evidence_attention(asked, v), repeats=5), "ms")

@@ -15,7 +15,7 @@ from .record import FAILED, Record
 from .stage import Stage
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 200  # less than the part's own limit, so that what was found until then is told
+SECONDS = 150  # less than the part's own limit, so that what was found until then is told
 LINE = re.compile(
     r"^(?:\[gw\d+\] \[ *\d+%\] (PASSED|FAILED|ERROR|SKIPPED) )?(\S+::\S.*?)(?: (PASSED|FAILED|ERROR|SKIPPED).*)?$", re.M
 )
@@ -27,11 +27,11 @@ def run(stage: Stage, record: Record) -> None:
     environment = dict(os.environ)
     environment.pop("CI", None)
     command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", "-o", "addopts="]
-    command += ["--import-mode=importlib", "--durations=5", *TESTS]
+    command += ["--import-mode=importlib", "--durations=5", *TESTS[: 1 if stage.toy else None]]
     if stage.toy:
         environment["HEADSCOPE_GPU_TESTS"] = "toy"
         environment["PYTHONPATH"] = str(ROOT / "tests" / "kernels" / "gpu")
-        command += ["-k", "dimension[64] or graph"]  # CI runs all of them as toys elsewhere
+        command += ["--collect-only", "-qq"]  # CI runs all of them as toys elsewhere
     elif find_spec("xdist"):
         command += ["-n", str(min(8, os.cpu_count() or 1))]
     problem = ""
@@ -51,6 +51,9 @@ def run(stage: Stage, record: Record) -> None:
         text = expired.stdout or b""
         said = text.decode(errors="replace") if isinstance(text, bytes) else text
         problem = f"{FAILED}: not done after {SECONDS} s"
+    if stage.toy:
+        record.add("tests found", len(re.findall(r"^\S+::\S+$", said, re.M)), at_least=1, problem=problem)
+        return
     # One line a test as it ends; with xdist the verdict stands before the name.
     verdicts = {name: before or behind for before, name, behind in LINE.findall(said) if before or behind}
     counts = Counter(verdicts.values())

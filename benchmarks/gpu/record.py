@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 REACHED, MISSED, SHOWN, OUT_OF_MEMORY, FAILED, NOT_RUN = "reached", "missed", "", "out of memory", "failed", "not run"
 LONGEST = 2000  # characters that are shown of one failure
+MOST = 10_000  # characters of all verdicts
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,8 @@ class Row:
     at_most: float | None = None
     at_least: float | None = None
     problem: str = ""
+    again: bool = False
+    """said once more at the end, whatever the verdict"""
     detail: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,6 +52,9 @@ class Record:
 
     def __init__(self, part: str, path: Path):
         self.part, self.path = part, path
+        if path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n"):  # another part was killed while it wrote
+            with path.open("a") as file:
+                file.write("\n")
 
     def add(self, what: str, measured: float | None = None, unit: str = "", **more: Any) -> None:
         row = Row(self.part, what, measured, unit, **more)
@@ -56,11 +63,12 @@ class Record:
 
 
 def read(path: Path) -> list[Row]:
-    """The complete lines of the file; a process that was killed may leave half a line at the end."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [Row(**json.loads(line)) for line in lines if line.endswith("\n")]
+    """The complete lines of the file; a process that was killed may leave half a line behind."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        with suppress(json.JSONDecodeError):
+            rows.append(Row(**json.loads(line)))
+    return rows
 
 
 def table(rows: list[Row]) -> str:
@@ -73,6 +81,29 @@ def table(rows: list[Row]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
+
+
+def verdicts(rows: list[Row], most: int = MOST) -> str:
+    """The rows that have a target, went wrong or are to be said again, in at most so many characters: what went wrong
+    first, then misses.
+    """
+    order = (FAILED, NOT_RUN, OUT_OF_MEMORY, MISSED)
+    judged = [row for row in rows if row.verdict or row.again]
+
+    def rank(row: Row) -> int:
+        return next((i for i, word in enumerate(order) if row.verdict.startswith(word)), len(order))
+
+    lines = []
+    for row in sorted(judged, key=rank):
+        measured = "" if row.measured is None else f"{row.measured:.4g} {row.unit}".rstrip()
+        lines.append("  ".join(filter(None, (row.verdict[:90], f"{row.part}: {row.what}"[:120], measured, row.target))))
+    said = "verdicts"
+    for i, line in enumerate(lines):
+        left = f"\n... and {len(lines) - i} more, in the file"
+        if len(said) + 1 + len(line) + len(left) > most:
+            return said + left
+        said += "\n" + line
+    return said if lines else "no verdicts"
 
 
 def troubles(rows: list[Row]) -> str:

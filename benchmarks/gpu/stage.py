@@ -27,6 +27,8 @@ class Stage:
     """`toy` shrinks every size, so that all code runs on a CPU in seconds; its figures mean nothing."""
 
     toy: bool
+    dims: tuple[int, ...] = (128,)
+    """head sizes to tune for"""
 
     @property
     def device(self) -> torch.device:
@@ -95,11 +97,11 @@ class Stage:
     def memory(self) -> Iterator[list[int]]:
         """Yields a list to which the peak of allocated bytes inside the block is appended, above what was there."""
         found: list[int] = []
-        gc.collect()
         if self.toy:
             yield found
             found.append(0)
             return
+        gc.collect()
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -109,8 +111,8 @@ class Stage:
 
     def free(self) -> None:
         """Hand back what is no longer held: a part's cases must not starve one another."""
-        gc.collect()
         if not self.toy:
+            gc.collect()
             torch.cuda.empty_cache()
 
     @cached_property
@@ -134,6 +136,12 @@ class Stage:
             return 1e9
         properties = torch.cuda.get_device_properties(self.device)
         return properties.multi_processor_count * EXP_PER_CLOCK * getattr(properties, "clock_rate", 1_755_000) * 1e3
+
+    @property
+    def shared_memory(self) -> int:
+        """Bytes that a block may have."""
+        found: int = torch.cuda.get_device_properties(self.device).shared_memory_per_block_optin
+        return found
 
     @cached_property
     def _flush(self) -> Tensor:

@@ -41,7 +41,7 @@ Runs = dict[str, Callable[[], Any]]
 
 
 def run(stage: Stage, record: Record) -> None:
-    for dim in (16,) if stage.toy else (128, 64, 256):
+    for dim in (16,) if stage.toy else stage.dims:
         _attention(stage, record, dim)
         _rows(stage, record, dim, "ROWS", configs.ROWS, ((32, 256), (128, 256), (8192, 32)))
         _rows(stage, record, dim, "LONG_ROWS", configs.LONG_ROWS, ((1024, 128), (4096, 64)))
@@ -139,7 +139,7 @@ def _splits(stage: Stage, record: Record, dim: int) -> None:
         if found:
             best = min(found, key=lambda name: found[name])
             what = f"best splits, D{dim} {rows} rows x {n >> 10}K: {best} (now {now})"
-            record.add(what, found[best] / found[str(now)], "x")
+            record.add(what, found[best] / found[str(now)], "x", again=True)
         del asked, runs
         stage.free()
 
@@ -153,9 +153,11 @@ def _candidates(stage: Stage, now: Tile, others: tuple[Tile, ...], dim: int, *, 
     """The present tile first, then those whose rows and blocks of keys (and values) fit the shared memory."""
     if stage.toy:
         return [now, Tile(32, 32, 4, 1)]
-    memory = torch.cuda.get_device_properties(stage.device).shared_memory_per_block_optin
     each = stage.dtype.itemsize * dim
-    return [now, *(t for t in others if t != now and each * (t.rows + of_keys * t.keys * t.stages) <= memory)]
+    return [
+        now,
+        *(t for t in others if t != now and each * (t.rows + of_keys * t.keys * t.stages) <= stage.shared_memory),
+    ]
 
 
 def _lines(tiles: list[Tile]) -> dict[str, str]:
@@ -233,4 +235,4 @@ def _best(
     arch = 90 if stage.toy else configs.architecture(torch.device("cuda"))
     size = max(64, 1 << (dim - 1).bit_length())
     line = f"{table}: ({arch}, {size}): {names[best]},"
-    record.add(f"{line}  # now {now}", ratios[best], "x", detail={"ratios": ratios})
+    record.add(f"{line}  # now {now}", ratios[best], "x", again=True, detail={"ratios": ratios})

@@ -269,16 +269,7 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
         flat_limits, answers = flat_limits[first], rows.reshape(-1)[answers]
         run, run_at = ids.reshape(1, -1)[:, first], positions.reshape(1, -1)[:, first]
     order = np.argsort(flat_limits, kind="stable")
-    spans, kinds = _in_slots([answer_spans(probe, named) for probe in probes], len(named))
-    own = np.concatenate([_in_suffix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
-    own_used = (own[..., 1] > own[..., 0]).any(axis=0)
-    own_spans = np.zeros((n * most, int(own_used.sum()), 2), np.int64)
-    own_spans[kept.reshape(-1)] = own[:, own_used]
-    prefix_spans = np.concatenate([_in_prefix(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
     place = np.argsort(order)
-    used = (prefix_spans[..., 1] > prefix_spans[..., 0]).any(axis=0)
-    row_spans = np.zeros((1, len(order), int(used.sum()), 2), np.int64)
-    row_spans[0, place[answers]] = prefix_spans[:, used]
     per_answer = [t.n_answer for t in suffixes]
     arrays = {
         "ids": run,
@@ -292,11 +283,7 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
         "answers": answers,
         "asked": asked,
         "kept": np.flatnonzero(kept),
-        "own_spans": own_spans.reshape(n, most, -1, 2) if own_spans.size else own_spans.reshape(n, most, 0, 2),
-        "own_kinds": np.tile(kinds, 2)[own_used],
-        "prefix_spans": prefix_spans[None, :, used],
-        "prefix_kinds": np.tile(kinds, 2)[used],
-        "row_spans": row_spans,
+        **_lay_out_spans(suffixes, probes, named, kept, place[answers], len(order)),
         "needle_end": np.repeat([t.graft_start + t.graft_len for t in suffixes], per_answer),
         "shift": np.repeat([int(t.positions[-1] - t.rotary[-1]) for t in suffixes], per_answer),
         "graft_start": np.repeat([t.graft_start for t in suffixes], per_answer),
@@ -306,6 +293,34 @@ def lay_out(suffixes: Sequence[Suffix], probes: Sequence[Probe], named: Mapping[
         name: x if x is None else torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()
     }
     return SuffixBatch(**made)
+
+
+def _lay_out_spans(
+    suffixes: Sequence[Suffix],
+    probes: Sequence[Probe],
+    named: Mapping[str, Spans],
+    kept: np.ndarray,
+    at: np.ndarray,
+    rows: int,
+) -> dict[str, np.ndarray]:
+    """The spans of a `SuffixBatch`; kept is bool [B, a], at [A] says which of all `rows` the answer rows are."""
+    spans, kinds = _in_slots([answer_spans(probe, named) for probe in probes], len(named))
+    own, beside = (
+        np.concatenate([lie(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
+        for lie in (_in_suffix, _in_prefix)
+    )
+    own_used, used = ((x[..., 1] > x[..., 0]).any(axis=0) for x in (own, beside))
+    own_spans = np.zeros((*kept.shape, int(own_used.sum()), 2), np.int64)
+    own_spans[kept] = own[:, own_used]
+    row_spans = np.zeros((1, rows, int(used.sum()), 2), np.int64)
+    row_spans[0, at] = beside[:, used]
+    return {
+        "own_spans": own_spans,
+        "own_kinds": np.tile(kinds, 2)[own_used],
+        "prefix_spans": beside[None, :, used],
+        "prefix_kinds": np.tile(kinds, 2)[used],
+        "row_spans": row_spans,
+    }
 
 
 def _shared_rows(suffixes: Sequence[Suffix], width: int) -> tuple[np.ndarray, np.ndarray] | None:

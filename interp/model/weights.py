@@ -166,7 +166,7 @@ def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
                 )
             header = json.loads(stream.read(length))
         header.pop("__metadata__", None)
-        ends = [_end_of(entry) for entry in header.values()]
+        extents = [_extent(entry) for entry in header.values()]
     except FileNotFoundError as error:
         raise ModelError(f"{file} is missing though the index names it; {again}") from error
     except OSError as error:
@@ -175,6 +175,9 @@ def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
         raise
     except (ValueError, AttributeError, KeyError, TypeError, RecursionError, OverflowError) as error:
         raise ModelError(f"{file} has a damaged safetensors header; {again}") from error
+    ends = [extent for extent in extents if extent is not None]
+    if len(ends) < len(extents):
+        raise ModelError(f"{file} has a damaged safetensors header; {again}")
     expected = 8 + length + max((last for _, last in ends), default=0)
     if size != expected:
         raise ModelError(f"{file} is {size} bytes, its header promises {expected}: cut short or damaged; {again}")
@@ -183,15 +186,13 @@ def safetensors_header(file: Path) -> tuple[dict[str, Any], int]:
     return header, 8 + length
 
 
-def _end_of(entry: dict[str, Any]) -> tuple[int, int]:
-    """First and last byte of a tensor. Raises ValueError or TypeError where its entry is not sound."""
+def _extent(entry: dict[str, Any]) -> tuple[int, int] | None:
+    """First and last byte of a tensor; None where its entry is not sound."""
     shape, (first, last) = entry["shape"], entry["data_offsets"]
     if any(type(number) is not int or number < 0 for number in (*shape, first, last)) or last < first:
-        raise ValueError("sizes")
+        return None
     bits = _BITS.get(entry["dtype"])
-    if bits is not None and math.prod(shape) * bits != 8 * (last - first):
-        raise ValueError("shape")
-    return first, last
+    return (first, last) if bits is None or math.prod(shape) * bits == 8 * (last - first) else None
 
 
 def fingerprint(weights: Weights) -> str:

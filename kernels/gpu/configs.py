@@ -1,7 +1,7 @@
 """Block sizes, in a table: no tuning at run time, the same result on every run.
 
 Chosen so that ahead-of-time compilation stays within shared memory and (nearly) without spills; see
-tests/kernels/gpu/test_aot.py. Not tuned on a device.
+`python -m benchmarks.gpu --compiled`. Not tuned on a device.
 """
 
 from __future__ import annotations

@@ -131,6 +131,16 @@ def row_evidence(
         PRECISION=problem.precision,
         **tile.options(),
     )
+    lse, at, max_logit = merge_splits(problem, part_m, part_l, part_at)
+    if not topk:
+        return Rows(lse, at, max_logit, None, None)
+    more_at, more = (x.movedim(0, -2).flatten(-2) for x in (more_at, more))
+    return Rows(lse, at, max_logit, more_at.long().clamp_min(-1), more)
+
+
+def merge_splits(problem: KernelArgs, part_m: Tensor, part_l: Tensor, part_at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """lse, what part_at says of the highest score (int64) and max_logit, [B, Hq, R], of parts [splits, B, Hq, R]."""
+    splits, _, heads, rows = part_m.shape
     lse, max_logit = torch.empty_like(part_m[0]), torch.empty_like(part_m[0])
     at = torch.empty_like(lse, dtype=torch.int64)
     merge_splits_kernel[(triton.cdiv(lse.numel(), 128),)](
@@ -153,10 +163,7 @@ def row_evidence(
         enable_fp_fusion=FUSED,
         num_warps=4,
     )
-    if not topk:
-        return Rows(lse, at, max_logit, None, None)
-    more_at, more = (x.movedim(0, -2).flatten(-2) for x in (more_at, more))
-    return Rows(lse, at, max_logit, more_at.long().clamp_min(-1), more)
+    return lse, at, max_logit
 
 
 # What changes from call to call would compile the kernel again and again.
@@ -230,7 +237,7 @@ def row_evidence_kernel(
     o_r = (begin_row + o_r).to(tl.int64)
     o_d = tl.arange(0, BD)
     b_first, b_last = interval(
-        positions, limits, starts, s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_q, o_r, real,
+        positions, limits, starts, s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_q, o_r,
         CAUSAL, HAS_WINDOW, HAS_LIMIT, HAS_START,
     )  # fmt: skip
 

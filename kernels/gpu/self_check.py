@@ -28,6 +28,8 @@ def checked_evidence(
     def compare(found: tuple[Tensor | None, RowEvidence]) -> tuple[bool, list[str]]:
         out, ev, one = found[0], found[1], (q, k, rules)
         if sequences is not None:
+            if sequences.batch == 0:
+                return False, []
             i = sequences.telling()
             one, ev = sequences.alone(i, q, k, rules), sequences.of_sequence(i, ev)
         parts = {"out": out, **vars(ev)}

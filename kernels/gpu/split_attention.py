@@ -18,7 +18,7 @@ from torch import Tensor
 from .configs import FUSED, Tile, of_size, processors
 from .kernel_args import KernelArgs
 from .primitives import NO_KEY, least, load_rows, logit, tile_rows, walked_keys
-from .row_evidence import merge_splits_kernel
+from .row_evidence import merge_splits
 from .softmax_walk import walk
 from .waves import splits_for
 
@@ -74,28 +74,7 @@ def split_attention(
         PRECISION=problem.precision,
         **tile.options(),
     )
-    lse, max_logit = torch.empty_like(part_m[0]), torch.empty_like(part_m[0])
-    at = torch.empty_like(lse, dtype=torch.int64)
-    merge_splits_kernel[(triton.cdiv(lse.numel(), 128),)](
-        part_m,
-        part_l,
-        part_block,
-        problem.sinks,
-        lse,
-        at,
-        max_logit,
-        problem.mult,
-        problem.cap,
-        lse.numel(),
-        rows,
-        heads,
-        splits,
-        BM=128,
-        HAS_CAP=problem.has_cap,
-        HAS_SINK=problem.has_sink,
-        enable_fp_fusion=FUSED,
-        num_warps=4,
-    )
+    lse, at, max_logit = merge_splits(problem, part_m, part_l, part_block)
     out = torch.empty(batch, heads, rows, width, dtype=q.dtype, device=q.device)
     join_splits_kernel[(lse.numel(),)](
         q,

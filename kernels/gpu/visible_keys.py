@@ -51,20 +51,20 @@ def interval(
     positions,  # int64 [B, R]
     limits,  # int64 [B, R]
     starts,  # int64 [B, R]
-    s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_b, o_r, real,
+    s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_b, o_r,
     CAUSAL: tl.constexpr, HAS_WINDOW: tl.constexpr, HAS_LIMIT: tl.constexpr, HAS_START: tl.constexpr,
 ):  # fmt: skip
     """The keys [first, last) of 0 .. N that rows o_r of batch entry i_b see, int32; equal for a row that sees none."""
     o_r = o_r.to(tl.int64)
-    b_t = tl.load(positions + i_b * s_pb + o_r * s_pr, mask=real, other=0)
+    b_t = tl.load(positions + i_b * s_pb + o_r * s_pr)
     b_first = b_t * 0
     b_last = b_first + N
     if CAUSAL:
-        b_last = tl.minimum(b_last, b_t + 1)
+        b_last = tl.minimum(b_last - 1, b_t) + 1  # b_t may be the largest number there is
     if HAS_LIMIT:
-        b_last = tl.minimum(b_last, tl.load(limits + i_b * s_lb + o_r * s_lr, mask=real, other=0))
+        b_last = tl.minimum(b_last, tl.load(limits + i_b * s_lb + o_r * s_lr))
     if HAS_START:
-        b_first = tl.maximum(b_first, tl.load(starts + i_b * s_sb + o_r * s_sr, mask=real, other=0))
+        b_first = tl.maximum(b_first, tl.load(starts + i_b * s_sb + o_r * s_sr))
     if HAS_WINDOW:
         b_first = tl.maximum(b_first, b_t - window + 1)
     b_first = tl.minimum(b_first, N)
@@ -96,8 +96,9 @@ def visible_keys_kernel(
     i_b = tl.program_id(0).to(tl.int64)
     o_r = tl.program_id(1).to(tl.int64) * BM + tl.arange(0, BM)
     real = o_r < R
+    o_r = tl.minimum(o_r, R - 1)
     b_first, b_last = interval(
-        positions, limits, starts, s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_b, o_r, real,
+        positions, limits, starts, s_pb, s_pr, s_lb, s_lr, s_sb, s_sr, window, N, i_b, o_r,
         CAUSAL, HAS_WINDOW, HAS_LIMIT, HAS_START,
     )  # fmt: skip
     tl.store(first + i_b * R + o_r, b_first, mask=real)

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from builders import random_grid
 from headscope.interp.engine import cuts, passes
@@ -34,11 +36,12 @@ def as_if_cudnn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     return planned
 
 
-@pytest.mark.parametrize(
-    ("start", "end", "unit"), [(0, 2**18, 4096), (0, 5, 1024), (1000, 9000, 2048), (8192, 12288, 4096), (77, 78, 1024)]
-)
-def test_every_key_is_seen_once(start: int, end: int, unit: int) -> None:
-    at = start
+@settings(deadline=None, max_examples=50)
+@given(start=st.integers(0, 1 << 18), rows=st.integers(1, 1 << 16), unit=st.sampled_from([1024, 2048, 4096]))
+@example(start=0, rows=1 << 18, unit=4096)
+@example(start=8192, rows=4096, unit=4096)
+def test_every_key_is_seen_once(start: int, rows: int, unit: int) -> None:
+    at, end = start, start + rows
     for block in blocks(start, end, unit):
         assert block.start == at and 0 < block.end - block.start <= unit
         at = block.end
@@ -46,6 +49,8 @@ def test_every_key_is_seen_once(start: int, end: int, unit: int) -> None:
             edges = [0, *(last for _, last in block.before)]
             assert [first for first, _ in block.before] == edges[:-1] and edges[-1] == block.start
             assert block.end - block.start == unit and block.start % unit == 0
+        else:
+            assert block.end - block.start < unit and not block.before
     assert at == end
 
 

@@ -63,18 +63,26 @@ def assert_same_evidence(a: ProbeEvidence, b: ProbeEvidence) -> None:
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *LENGTH_DEPENDENT, *LINEAR])
-def test_scores_equal_eager_attention(family: str) -> None:
-    model = build(family)
-    scores = score_heads(model, GRID, sharing="exact", chunk=48)
+def test_scores_and_evidence_equal_eager_attention(family: str) -> None:
+    model, found = build(family), {}
+
+    def kept(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+        found[probe.id] = evidence
+        return evidence.p_max.mean(axis=-1)
+
+    scores = score_heads(model, GRID, sharing="exact", chunk=48, estimators=[*oracle.ESTIMATORS, kept])
     for i, probe in enumerate(GRID):
         truth = oracle.run(model, probe)
+        assert_same_keys(found[probe.id].argmax_key, truth)
+        p_max = np.where(truth.argmax < 0, np.nan, truth.p_max)
+        np.testing.assert_allclose(found[probe.id].p_max, p_max, **CLOSE)
         for name, expected in truth.scores.items():
             np.testing.assert_allclose(scores.per_probe[name][i], expected, err_msg=f"{name} of {probe.id}", **CLOSE)
         np.testing.assert_allclose(scores.nll[i], truth.nll.mean(), rtol=0, atol=1e-4)
         assert bool(scores.exact_match[i]) == truth.exact_match
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["gemma3_text", "gemma2", "gpt_oss", "llama4_text"])
 def test_exact_sharing_equals_separate_forwards(family: str) -> None:
     model = adapt(build(family))
     with model.routed(max(probe.length for probe in GRID)):
@@ -83,16 +91,6 @@ def test_exact_sharing_equals_separate_forwards(family: str) -> None:
         alone = dict(engine.run_alone(range(len(GRID))))
     for i in range(len(GRID)):
         assert_same_evidence(shared[i], alone[i])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_evidence_equals_eager_attention(family: str) -> None:
-    model = build(family)
-    found = run(model, GRID, "exact")
-    for i, probe in enumerate(GRID):
-        truth = oracle.run(model, probe)
-        assert_same_keys(found[i].argmax_key, truth)
-        np.testing.assert_allclose(found[i].p_max, truth.p_max, **CLOSE)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "gemma2", "llama4_text"])
@@ -197,10 +195,7 @@ def test_reduced_float32_products_are_no_other_attention() -> None:
         torch.set_float32_matmul_precision(usual)
 
 
-def test_a_chunked_prefill_that_is_wrong_makes_every_probe_run_alone(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Some models' own chunked prefill differs from one forward; their probes must not share one."""
+def prefill_in_chunks_wrongly(monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers.models.llama import modeling_llama
 
     attention = modeling_llama.LlamaAttention.forward
@@ -211,6 +206,13 @@ def test_a_chunked_prefill_that_is_wrong_makes_every_probe_run_alone(
         return attention(module, hidden_states, *args, past_key_values=past_key_values, **kwargs)
 
     monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", forgetful)
+
+
+def test_a_chunked_prefill_that_is_wrong_makes_every_probe_run_alone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Some models' own chunked prefill differs from one forward; their probes must not share one."""
+    prefill_in_chunks_wrongly(monkeypatch)
     scores = score_heads(build("llama"), GRID)
     assert scores.provenance["sharing"] == "alone"
     assert "chunks" in scores.provenance["alone_because"] and "runs alone" in caplog.text
@@ -282,7 +284,7 @@ def test_out_of_memory_means_smaller_chunks_and_no_lost_probe(monkeypatch: pytes
     full = OutOfMemory(adapted.forward, 100)
     monkeypatch.setattr(adapted, "forward", full)
     with adapted.routed(200):
-        found = dict(Engine(adapted, GRID, chunk=4096).run(plan(GRID, "exact")))
+        found = dict(Engine(adapted, GRID, chunk=200, suffix_rows=200).run(plan(GRID, "exact")))
     assert full.failures > 0
     assert sorted(found) == list(range(len(GRID)))
     for i in range(len(GRID)):
@@ -293,7 +295,7 @@ def test_out_of_memory_for_good_is_raised(monkeypatch: pytest.MonkeyPatch) -> No
     adapted = adapt(build("llama"))
     monkeypatch.setattr(adapted, "forward", OutOfMemory(adapted.forward, 1))
     with adapted.routed(200), pytest.raises(torch.OutOfMemoryError):
-        dict(Engine(adapted, GRID).run(plan(GRID, "exact")))
+        dict(Engine(adapted, GRID, chunk=200, suffix_rows=200).run(plan(GRID, "exact")))
 
 
 def test_probes_that_run_alone_are_tried_again_with_freed_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -450,16 +452,7 @@ def test_a_long_probe_that_runs_alone_is_cut_where_its_rope_can_be_told_the_leng
 
 def test_a_probe_that_cannot_be_cut_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """Recurrent layers; and a model whose own prefill in chunks is wrong, whatever its RoPE."""
-    from transformers.models.llama import modeling_llama
-
-    attention = modeling_llama.LlamaAttention.forward
-
-    def forgetful(module, hidden_states, *args, past_key_values=None, **kwargs):
-        if past_key_values is not None and past_key_values.get_seq_length():
-            hidden_states = hidden_states * 1.5
-        return attention(module, hidden_states, *args, past_key_values=past_key_values, **kwargs)
-
-    monkeypatch.setattr(modeling_llama.LlamaAttention, "forward", forgetful)
+    prefill_in_chunks_wrongly(monkeypatch)
     for family in ("llama_dynamic", "jamba"):
         model = build(family)
         assert max(rows_run(model, score_heads, GRID[-1:], chunk=48)[1]) == 200

@@ -48,10 +48,9 @@ def compare(q: Tensor, k: Tensor, sinks: Tensor | None = None, **options: Any) -
     return mass
 
 
-@pytest.mark.parametrize("group", [1, 3])
-@pytest.mark.parametrize("n", [1, 17, 70])
+@pytest.mark.parametrize(("n", "group"), [(1, 3), (17, 1), (40, 3)])
 def test_query_heads_share_key_heads(n: int, group: int) -> None:
-    compare(*qk(2, group, 5, n, batch=2), q_positions=torch.tensor([n - 1, 0, -1, n // 2, n + 9]))
+    compare(*qk(2, group, 5, n), q_positions=torch.tensor([n - 1, 0, -1, n // 2, n + 9]))
 
 
 def test_many_rows_in_any_order() -> None:
@@ -62,7 +61,7 @@ def test_many_rows_in_any_order() -> None:
 GIVEN: dict[str, dict[str, Any]] = {
     "window": {"window": 7},
     "soft-cap": {"softcap": 2.0, "scale": 0.7},
-    "sinks": {"sinks": torch.tensor([0.0, 9.0, -3.0, 1.0])},
+    "sinks": {"sinks": torch.tensor([0.0, 9.0])},
     "not causal": {"causal": False},
     "limits": {
         "key_limits": torch.tensor([[40, 12, 3], [7, 0, 29]]),
@@ -75,7 +74,7 @@ GIVEN["all of them"] = {name: value for options in GIVEN.values() for name, valu
 
 @pytest.mark.parametrize("options", GIVEN.values(), ids=GIVEN.keys())
 def test_every_rule(options: dict[str, Any]) -> None:
-    q, k = qk(2, 2, 3, 45, batch=2)
+    q, k = qk(1, 2, 3, 45, batch=2)
     compare(q, k, q_positions=torch.tensor([44, 20, 30]), **options)
 
 

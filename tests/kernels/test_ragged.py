@@ -81,6 +81,7 @@ BAD: list[tuple[str, dict[str, Any]]] = [
     (r"seq_lens\[1\] is 13; block_table has 3 pages of 4 keys a sequence, so pass 0 to 12", {"seq_lens": [12, 13]}),
     (r"seq_lens\[0\] is -2", {"seq_lens": [-2, 3]}),
     (r"seq_lens has shape \(3,\)", {"seq_lens": [1, 2, 3]}),
+    ("the cache has pages of 0 keys", {"k_cache": torch.zeros(7, 0, 2, 8)}),
     ("q_positions has shape", {"q_positions": torch.arange(9)}),
     ("scale=0", {"scale": 0}),
 ]
@@ -88,11 +89,13 @@ BAD: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("message", "change"), BAD)
 def test_tables_and_lengths_that_do_not_fit(message: str, change: dict[str, Any]) -> None:
-    q, cache = torch.zeros(2, 4, 3, 8), torch.zeros(7, 4, 2, 8)
-    given: dict[str, Any] = {"block_table": [[0, 1, 2], [3, 4, 5]], "seq_lens": [12, 9], **change}
+    q = torch.zeros(2, 4, 3, 8)
+    given: dict[str, Any] = {
+        "k_cache": torch.zeros(7, 4, 2, 8), "block_table": [[0, 1, 2], [3, 4, 5]], "seq_lens": [12, 9], **change
+    }  # fmt: skip
     given = {name: torch.tensor(x) if isinstance(x, list) else x for name, x in given.items()}
     with pytest.raises(ValueError, match=message):
-        row_evidence_paged(q, cache, **given)
+        row_evidence_paged(q, **given)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,8 @@ def test_tables_and_lengths_that_do_not_fit(message: str, change: dict[str, Any]
         ("pass where the keys are", {"cu_seqlens_k": None}),
         (r"spans has shape \(3, 1, 2\); .*\[B, S, 2\] = \[2, S, 2\], or per row", {"spans": [[[0, 1]]] * 3}),
         (r"q has shape \(1, 5, 4, 8\); pass \[total_q, Hq, D\]", {"q": torch.zeros(1, 5, 4, 8)}),
-        ("keys are torch.bfloat16", {"k": torch.zeros(12, 2, 8).bfloat16()}),
+        ("k is torch.bfloat16 on cpu, q is torch.float32", {"k": torch.zeros(12, 2, 8).bfloat16()}),
+        ("the keys have D = 6 and q has D = 8", {"k": torch.zeros(12, 2, 6)}),
         ("q has 4 heads and k has 3", {"k": torch.zeros(12, 3, 8)}),
     ],
 )
@@ -122,6 +126,25 @@ def test_packed_batches_that_do_not_fit(message: str, change: dict[str, Any]) ->
     given = {name: torch.tensor(x) if isinstance(x, list) else x for name, x in given.items()}
     with pytest.raises((ValueError, TypeError), match=message):
         row_evidence_varlen(**given)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_no_sequences(dtype: torch.dtype) -> None:
+    none = torch.zeros(1, dtype=torch.int32)
+    ev = row_evidence_varlen(
+        torch.zeros(0, 2, 4, dtype=dtype), torch.zeros(0, 1, 4, dtype=dtype), cu_seqlens_q=none, cu_seqlens_k=none
+    )
+    assert ev.lse.shape == (1, 2, 0) and ev.lse.dtype == dtype
+
+
+def test_what_is_known_is_known_of_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The layers of a model may lie on several, and be given the same lengths."""
+    q, k, lengths = torch.zeros(1, 2, 3, 4), torch.zeros(1, 1, 3, 4), torch.tensor([0, 3])
+    looked, look = [], sequences._looked_at
+    monkeypatch.setattr(sequences, "_looked_at", lambda x, *rest: looked.append(x.device.type) or look(q, *rest))
+    for device in ("cpu", "cpu", "meta"):
+        sequences.ragged(q.to(device), k.to(device), cu_seqlens_q=lengths, cu_seqlens_k=lengths)
+    assert looked == ["cpu", "meta"]
 
 
 def test_lengths_are_whole_numbers() -> None:

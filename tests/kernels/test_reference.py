@@ -229,6 +229,15 @@ def test_strided_views_of_a_cache() -> None:
     assert torch.equal(ev.argmax_key, same.argmax_key)
 
 
+def test_a_row_at_the_largest_position_sees_every_key() -> None:
+    q, k = normal(1, 2, 2, 8, seed=0), normal(1, 1, 40, 8, seed=1)
+    largest = torch.full((2,), torch.iinfo(torch.int64).max)
+    assert torch.equal(
+        row_evidence(q, k, q_positions=largest).argmax_key,
+        row_evidence(q, k, q_positions=largest, causal=False).argmax_key,
+    )
+
+
 def test_nothing_to_see() -> None:
     q, k = normal(2, 4, 3, 8, seed=0), normal(2, 2, 0, 8, seed=1)
     spans = torch.tensor([[[0, 4]], [[1, 2]]])

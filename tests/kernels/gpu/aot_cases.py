@@ -1,195 +1,150 @@
-"""Ahead-of-time compilation for sm_80, sm_90 and sm_100, with the tiles of configs.py. Run by test_without_gpu.py."""
+"""Compilation for GPUs that are not here, with the tiles of configs.py: one gate a kernel and idea.
+
+Run by test_without_gpu.py. All kernels, devices and head sizes: `python -m benchmarks.gpu --compiled`.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
-import aot
 import pytest
 import torch
-from aot import Compiled, compiled
+from triton import knobs
 
+from benchmark_modules import benchmark
+from headscope.kernels import row_evidence
 from headscope.kernels.gpu import configs
 from headscope.kernels.gpu.clear_blocks import clear_blocks_kernel
 from headscope.kernels.gpu.configs import Tile, table_tile
 from headscope.kernels.gpu.evidence_attention import evidence_attention_kernel
-from headscope.kernels.gpu.kernel_args import KernelArgs
 from headscope.kernels.gpu.key_mass import key_mass_kernel
 from headscope.kernels.gpu.row_evidence import merge_splits_kernel, row_evidence_kernel
 from headscope.kernels.gpu.span_mass import span_mass_kernel
 from headscope.kernels.gpu.split_attention import split_attention_kernel
 from headscope.kernels.gpu.visible_keys import visible_keys_kernel
 
-SMS = (80, 90, 100)
-FLOATS = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+aot = benchmark("gpu.compiled")
+build, MMA, SHARED = aot.build, aot.MMA, aot.SHARED
+
 # A few registers that are stored once, outside the loop, cost nothing. Wide heads with every option may spill more.
 SPILLS = 64  # bytes
 GROWTH = 1.03  # main loop with evidence / without
 
 
-def types(kernel: Any, dtype: str) -> dict[str, str]:
-    """Triton types by the parameters' names: tensors of the model, results, strides, scalars."""
-    known = {
-        **dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}"),
-        **dict.fromkeys(
-            ("first", "last", "part_at", "part_block", "more_at", "row_starts", "key_starts", "table"), "*i32"
-        ),
-        **dict.fromkeys(("part_m", "part_l", "part_o", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
-        **dict.fromkeys(("at", "spans", "positions", "limits", "starts"), "*i64"),
-        "mult": "fp32",
-        "cap": "fp32",
-    }
-    return {name: known.get(name, "i32") for name in kernel.arg_names}
-
-
-def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> dict[str, Any]:
-    every = {
-        "s_qd": 1, "s_kd": 1, "s_vd": 1, "s_se": 1,
-        "G": 4, "D": dim, "BD": KernelArgs.padded(dim), "DV": dim, "BDV": KernelArgs.padded(dim),
-        "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
-        "CLEAR_DONE": False, "PREFETCH": False, "SPECIALISED": tile.warps == 4,
-        "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False, "RESCAN": False,
-        "CAUSAL": True, "HAS_WINDOW": False, "HAS_LIMIT": True, "HAS_START": False,
-        "PACKED_Q": False, "PACKED_K": False, "PAGE": 0,
-        "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", **options,
-    }  # fmt: skip
-    return {name: value for name, value in every.items() if name in kernel.arg_names}
-
-
-def build(kernel: Any, sm: int | str, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
-    const = constants(kernel, dtype, dim, tile, **options)
-    most = {} if tile.registers is None else {"maxnreg": tile.registers}
-    return compiled(kernel, sm, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages, **most)
-
-
-def check(sm: int, kernel: Compiled, name: str, spills: int = SPILLS) -> None:
+def check(sm: int, kernel: Any, name: str, spills: int = SPILLS) -> None:
     assert aot.TENSOR_CORES[sm] in kernel.ptx, f"{name}: no {aot.TENSOR_CORES[sm]}"
-    assert kernel.shared <= aot.SHARED[sm], f"{name}: {kernel.shared} bytes of shared memory"
+    assert kernel.shared <= SHARED[sm], f"{name}: {kernel.shared} bytes of shared memory"
     assert kernel.spills <= spills, f"{name}: {kernel.spills} bytes spilled"
 
 
-# Heads of 64 have the same tile for sm_90 and sm_100, which takes twice as long to compile.
-@pytest.mark.parametrize(("sm", "dim"), [*((sm, 128) for sm in SMS), (80, 64), (90, 64)])
+@pytest.mark.parametrize(("sm", "dim"), [(90, 128), (80, 64)])
 def test_evidence_costs_the_main_loop_of_attention_next_to_nothing(sm: int, dim: int) -> None:
     tile = table_tile(configs.ATTENTION, sm, torch.bfloat16, dim)
     fused, plain = (build(evidence_attention_kernel, sm, "bf16", dim, tile, EVIDENCE=on) for on in (True, False))
     check(sm, fused, "with evidence")
-    grown = fused.main_loop / plain.main_loop
-    line = f"sm_{sm} D{dim} {tile}: {plain.main_loop} -> {fused.main_loop}, spills {plain.spills} -> {fused.spills}"
-    print(f"{line}, shared {fused.shared}")  # noqa: T201
     assert fused.shared == plain.shared
-    assert grown <= GROWTH, line
+    assert fused.main_loop <= GROWTH * plain.main_loop, f"{plain.main_loop} -> {fused.main_loop}"
 
 
 def test_clear_blocks_by_tma_and_specialised_warps() -> None:
-    """What is measured beside the tables: here, the clear part of evidence_attention and the edges that it leaves."""
-    tile = Tile(128, 128, 4, 2)
-    fused, plain = (build(clear_blocks_kernel, 90, "bf16", 128, tile, EVIDENCE=on) for on in (True, False))
-    check(90, fused, "clear blocks", spills=0)
-    assert "cp.async.bulk.tensor" in fused.ptx and "setmaxnreg" in fused.ptx, "no TMA, or every warp does everything"
-    assert fused.main_loop <= GROWTH * plain.main_loop and fused.shared == plain.shared
-    edges = build(evidence_attention_kernel, 90, "bf16", 128, tile._replace(warps=8, stages=1), CLEAR_DONE=True)
-    check(90, edges, "edges", spills=192)  # outside the one or two steps of its loop
-    print(f"sm_90 {tile}: loop {plain.main_loop} -> {fused.main_loop}, edges spill {edges.spills}")  # noqa: T201
-
-
-def test_wide_tile_that_prefetches_winning_blocks() -> None:
-    wide = build(evidence_attention_kernel, 90, "bf16", 128, Tile(128, 128, 8, 2), PREFETCH=True)
-    check(90, wide, "128 x 128")
+    kernel = build(clear_blocks_kernel, 90, "bf16", 128, Tile(128, 128, 4, 2))
+    check(90, kernel, "clear blocks", spills=0)
+    assert "cp.async.bulk.tensor" in kernel.ptx and "setmaxnreg" in kernel.ptx, "no TMA, or every warp does everything"
 
 
 def test_few_rows_over_split_keys() -> None:
     few = build(split_attention_kernel, 90, "bf16", 128, Tile(16, 64, 4, 2))
-    assert aot.MMA.search(few.sass) and few.spills == 0 and few.shared <= aot.SHARED[90] // 3
+    assert MMA.search(few.sass) and few.spills == 0 and few.shared <= SHARED[90] // 3
 
 
-@pytest.mark.parametrize("sm", SMS)
-def test_rows(sm: int) -> None:
-    """The highest key in the loop, and only its block; as many programs fit on a processor as splits are cut for."""
+def test_rows_by_their_key_and_by_its_block() -> None:
+    """As many programs fit on a processor as splits are cut for."""
     loops = []
     for table, long in ((configs.ROWS, False), (configs.LONG_ROWS, True)):
-        tile = table_tile(table, sm, torch.bfloat16, 128)
-        kernel = build(row_evidence_kernel, sm, "bf16", 128, tile, RESCAN=long)
-        print(f"sm_{sm} {tile} rescan {long}: {kernel.facts()}")  # noqa: T201
-        check(sm, kernel, "many rows", spills=256 if long else SPILLS)  # of a masked block and of the second look
+        tile = table_tile(table, 90, torch.bfloat16, 128)
+        kernel = build(row_evidence_kernel, 90, "bf16", 128, tile, RESCAN=long)
+        check(90, kernel, "many rows", spills=256 if long else SPILLS)  # of a masked block and of the second look
         assert kernel.programs >= tile.programs
         loops.append(kernel.main_loop / tile.keys)
     assert loops[1] <= 0.8 * loops[0]
 
 
-@pytest.mark.parametrize("sm", SMS)
-def test_masses_and_merge(sm: int) -> None:
-    small = table_tile(configs.ROWS, sm, torch.bfloat16, 128)._replace(
-        rows=64, keys=32, warps=4, stages=1, registers=None
-    )
-    pages = {"PACKED_Q": True, "PAGE": 16} if sm == 90 else {}
-    mass = build(span_mass_kernel, sm, "bf16", 128, small, **pages)
-    assert aot.MMA.search(mass.sass)
-    assert mass.spills == 0
-    keys = build(key_mass_kernel, sm, "bf16", 128, small._replace(keys=64), HAS_CAP=True)
-    assert aot.MMA.search(keys.sass)
-    assert keys.spills == 0 and keys.shared <= aot.SHARED[sm]
-    merge = build(merge_splits_kernel, sm, "bf16", 128, Tile(128, 0, 4, 1), HAS_SINK=True)
-    assert merge.spills == 0
+def test_rows_on_blackwell() -> None:
+    tile = table_tile(configs.ROWS, 100, torch.bfloat16, 128)
+    kernel = build(row_evidence_kernel, 100, "bf16", 128, tile)
+    check(100, kernel, "many rows")
+    assert kernel.programs >= tile.programs
 
 
-def test_intervals() -> None:
-    rules = dict.fromkeys(("CAUSAL", "HAS_WINDOW", "HAS_LIMIT", "HAS_START"), True)
-    built = compiled(
-        visible_keys_kernel, 90, types(visible_keys_kernel, "bf16"), {"BM": 128, **rules}, warps=4, stages=1
-    )
-    assert built.spills == 0 and built.shared == 0
-
-
-@pytest.mark.parametrize("sm", [80, 100])  # whose tensor cores differ most
-def test_highest_keys_of_many_rows(sm: int) -> None:
-    tile = table_tile(configs.ROWS, sm, torch.bfloat16, 128)
-    kernel = build(row_evidence_kernel, sm, "bf16", 128, tile, K=16)
-    print(f"sm_{sm} {tile} top 16: spills {kernel.spills}, shared {kernel.shared}")  # noqa: T201
-    check(sm, kernel, "top 16", spills=1024)
-
-
-def test_few_rows_of_a_decode_step() -> None:
+def test_few_rows_of_a_decode_step_on_pages() -> None:
     tile = configs.of_size(table_tile(configs.ROWS, 90, torch.bfloat16, 128), 4, torch.bfloat16)
-    for lie in ({}, {"PACKED_Q": True, "PAGE": 16}):
-        kernel = build(row_evidence_kernel, 90, "bf16", 128, tile, **lie)
-        print(f"sm_90 {tile} {lie}: {kernel.facts()}")  # noqa: T201
-        assert aot.MMA.search(kernel.sass), "too few rows for wgmma, enough for mma.sync"
-        assert kernel.spills == 0 and kernel.shared <= aot.SHARED[90] and kernel.programs >= tile.programs
+    kernel = build(row_evidence_kernel, 90, "bf16", 128, tile, PACKED_Q=True, PAGE=16)
+    assert MMA.search(kernel.sass), "too few rows for wgmma, enough for mma.sync"
+    assert kernel.spills == 0 and kernel.shared <= SHARED[90] and kernel.programs >= tile.programs
 
 
-@pytest.mark.parametrize(("sm", "dim", "dtype"), [(80, 256, "bf16"), (90, 256, "fp16"), (80, 80, "fp16")])
-def test_wide_and_odd_heads_with_every_option(sm: int, dim: int, dtype: str) -> None:
-    options = dict.fromkeys(("HAS_FIRST", "HAS_WINDOW", "HAS_START", "HAS_CAP", "HAS_SINK"), True)
-    for kernel, table in ((evidence_attention_kernel, configs.ATTENTION), (row_evidence_kernel, configs.ROWS)):
-        tile = table_tile(table, sm, FLOATS[dtype], dim)
-        built = build(kernel, sm, dtype, dim, tile, **options)
-        print(f"sm_{sm} D{dim} {kernel.__name__} {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
-        check(sm, built, kernel.__name__, spills=192)
+def test_highest_keys_of_many_rows() -> None:
+    tile = table_tile(configs.ROWS, 80, torch.bfloat16, 128)
+    check(80, build(row_evidence_kernel, 80, "bf16", 128, tile, K=16), "top 16", spills=1024)
 
 
-@pytest.mark.parametrize(
-    ("arch", "kernels"),
-    [
-        ("gfx942", (evidence_attention_kernel, row_evidence_kernel, span_mass_kernel, key_mass_kernel)),
-        ("gfx950", (evidence_attention_kernel,)),
-    ],
-)
-def test_amd(arch: str, kernels: tuple[Any, ...]) -> None:
-    attention, rows = (table_tile(table, 942, torch.bfloat16, 64) for table in (configs.ATTENTION, configs.ROWS))
-    tiles = {evidence_attention_kernel: attention, row_evidence_kernel: rows}
-    for kernel in kernels:
-        tile = tiles.get(kernel, Tile(64, 64, 4, 1))
-        built = build(kernel, arch, "bf16", 64, tile)
-        assert "v_mfma" in built.ptx and built.spills == 0 and built.shared <= aot.SHARED[arch]
-    if arch == "gfx942":
-        build(merge_splits_kernel, arch, "bf16", 64, Tile(128, 0, 4, 1), HAS_SINK=True)
+def test_masses_merge_and_intervals() -> None:
+    table = table_tile(configs.ROWS, 90, torch.bfloat16, 128)
+    small = table._replace(rows=64, keys=32, warps=4, stages=1, registers=None)
+    spans = build(span_mass_kernel, 90, "bf16", 128, small, PACKED_Q=True, PAGE=16)
+    keys = build(key_mass_kernel, 90, "bf16", 128, small._replace(keys=64), HAS_CAP=True)
+    for kernel in (spans, keys):
+        assert MMA.search(kernel.sass) and kernel.spills == 0 and kernel.shared <= SHARED[90]
+    rules = dict.fromkeys(("HAS_SINK", "CAUSAL", "HAS_WINDOW", "HAS_LIMIT", "HAS_START"), True)
+    for kernel in (merge_splits_kernel, visible_keys_kernel):
+        assert build(kernel, 90, "bf16", 128, Tile(128, 0, 4, 1), **rules).spills == 0
+
+
+def test_wide_heads_with_every_option() -> None:
+    options = dict.fromkeys(("HAS_FIRST", "HAS_CAP", "HAS_SINK", "PREFETCH"), True)
+    tile = table_tile(configs.ATTENTION, 90, torch.float16, 256)
+    check(90, build(evidence_attention_kernel, 90, "fp16", 256, tile, **options), "fp16, 256", spills=192)
 
 
 def test_float32_fits() -> None:
-    for dim, spills in ((128, 0), (256, 2048)):  # for checking, not for speed: the widest heads may spill
-        tile = table_tile(configs.ATTENTION, 80, torch.float32, dim)
-        for kernel in (evidence_attention_kernel, row_evidence_kernel, span_mass_kernel)[: 3 if dim == 256 else 1]:
-            built = build(kernel, 80, "fp32", dim, tile._replace(stages=1) if kernel is span_mass_kernel else tile)
-            print(f"sm_80 D{dim} float32 {kernel.__name__} {tile}: spills {built.spills}, shared {built.shared}")  # noqa: T201
-            check(80, built, f"{kernel.__name__}, float32", spills)
+    """For checking, not for speed."""
+    tile = table_tile(configs.ATTENTION, 80, torch.float32, 128)
+    check(80, build(evidence_attention_kernel, 80, "fp32", 128, tile), "float32", spills=0)
+
+
+def test_amd() -> None:
+    tile = table_tile(configs.ATTENTION, 942, torch.bfloat16, 64)
+    built = build(evidence_attention_kernel, "gfx942", "bf16", 64, tile)
+    assert "v_mfma" in built.ptx and built.spills == 0 and built.shared <= SHARED["gfx942"]
+
+
+def test_a_bundle_is_found_where_it_was_carried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    built, bundle = benchmark("gpu.bundle_build"), benchmark("gpu.bundle")
+    monkeypatch.setenv("TRITON_CACHE_DIR", "")
+    q, k = (torch.empty(1, heads, 64, 64, dtype=torch.bfloat16, device="meta") for heads in (4, 2))
+    at = torch.empty(64, dtype=torch.int64, device="meta")
+
+    def steps(rows: slice = slice(None)) -> Any:
+        yield "rows", lambda: row_evidence(q[:, :, rows], k, q_positions=at[rows], impl="triton")
+
+    here, there = tmp_path / "made", tmp_path / "carried"
+    assert built.fill(here, 90, steps()) == 2  # the row kernel and the merge of its splits
+    here.rename(there)
+    assert bundle.put_to_use(there, 90).startswith("bundle fits: 2 kernels")
+    assert "does not fit" in bundle.put_to_use(there, 80) and "arch 90, here 80" in bundle.put_to_use(there, 80)
+    hits = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda *, cache_hit, **more: hits.append(cache_hit))
+    for rows in (slice(None), slice(48, None)):  # the second wants a smaller tile
+        for kernel in bundle.all_kernels():
+            kernel.device_caches.clear()  # as in a process that has launched nothing
+        with built.compiling(90):
+            for _, call in steps(rows):
+                call()
+    assert hits == [True, True, False, True]
+    assert bundle.compiled_since(there) == ["row_evidence_kernel"]
+    about = json.loads((there / bundle.ABOUT).read_text())
+    (there / bundle.ABOUT).write_text(json.dumps(about | {"compiler": "another"}))
+    assert "compiler another, here" in bundle.put_to_use(there, 90)
+    assert "`make gpu-bundle` makes one" in bundle.put_to_use(tmp_path, 90)

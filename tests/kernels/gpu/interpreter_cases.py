@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from triton.runtime.interpreter import InterpreterBuilder
 
 import ragged
 from benchmark_modules import benchmark
@@ -24,7 +25,16 @@ from headscope.interp.engine import suffixes as suffixes
 from headscope.interp.engine.engine import Engine
 from headscope.interp.engine.plan import plan
 from headscope.interp.model.adapt import adapt
-from headscope.kernels import KernelError, RowEvidence, api, evidence_attention, first_use, merge, row_evidence
+from headscope.kernels import (
+    KernelError,
+    RowEvidence,
+    api,
+    evidence_attention,
+    first_use,
+    merge,
+    row_evidence,
+    row_evidence_varlen,
+)
 from headscope.kernels import dispatch_log as choices
 from headscope.kernels import reference as definition
 from headscope.kernels import sdpa as plain
@@ -134,6 +144,17 @@ def test_odd_lengths(n: int) -> None:
     compare(*qkv(1, 1, 2, 3, n, 5, seed=n), q_positions=torch.tensor([n - 1, 0, n // 2]))
 
 
+def test_rows_that_fill_no_tile_walk_their_own_keys_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pads a tile is its last row once more: a row at position 0 would have all keys before the window walked."""
+    monkeypatch.setattr(rows_module, "splits_for", lambda *_: 1)
+    blocks, dot = [], InterpreterBuilder.create_dot
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", lambda *args: blocks.append(1) or dot(*args))
+    q, k, _ = qkv(1, 1, 3, 1, 96, 8)
+    compare(q, k, q_positions=torch.tensor([95]), window=16)
+    assert len(blocks) == 1
+    compare(q, k, q_positions=torch.tensor([torch.iinfo(torch.int64).max]))
+
+
 @pytest.mark.parametrize("tile", [(16, 32, 4, 1), (32, 16, 4, 1)])
 def test_causal_square_in_other_tiles(tile: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configs, "INTERPRETED", configs.Tile(*tile))
@@ -218,15 +239,23 @@ def test_spans_far_apart_in_one_tile() -> None:
     compare(q, k, q_positions=rows, spans=window)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("dim", "value_dim"), [(64, 64), (80, 80), (192, 128)])
+@pytest.mark.parametrize(
+    ("dtype", "dim", "value_dim"),
+    [
+        (torch.float32, 64, 64),
+        (torch.float32, 192, 128),
+        (torch.bfloat16, 80, 80),
+        (torch.bfloat16, 192, 128),
+        (torch.float16, 80, 80),
+    ],
+)
 def test_dtypes_and_head_dimensions(dtype: torch.dtype, dim: int, value_dim: int) -> None:
     q, k, v = (x.to(dtype) for x in qkv(1, 1, 2, 9, 65, dim))
     rows = torch.arange(56, 65)
     compare(q, k, v[..., :value_dim], q_positions=rows, spans=torch.tensor([[[0, 4], [10, 50]]]))
 
 
-@pytest.mark.parametrize("dim", [96, 128, 256])
+@pytest.mark.parametrize("dim", [33, 256])
 def test_more_head_dimensions(dim: int) -> None:
     q, k, v = (x.bfloat16() for x in qkv(1, 1, 1, 3, 40, dim))
     compare(q, k, v, q_positions=torch.tensor([39, 7, 20]), spans=torch.tensor([[[5, 17]]]))
@@ -407,6 +436,12 @@ def test_packed_and_paged_calls_are_the_reference_s(page: int, walk: int, monkey
         same_evidence(batch.packed("triton", page, topk=3), batch.packed("reference", topk=3))
         rows = ragged.Batch(1, [2, 2], [20, 50], heads=2, kv_heads=1, dim=8)
         same_evidence(rows.paged("triton", 16), rows.paged("reference", 16))
+
+
+def test_no_sequences() -> None:
+    none = torch.zeros(1, dtype=torch.int32)
+    q = torch.zeros(0, 2, 4)
+    assert row_evidence_varlen(q, q, cu_seqlens_q=none, cu_seqlens_k=none, impl="triton").lse.shape == (1, 2, 0)
 
 
 def same_evidence(got: RowEvidence, wanted: RowEvidence) -> None:

@@ -1,4 +1,4 @@
-"""Compile a kernel for an architecture that is not here, and read what came out."""
+"""Compile a kernel for an architecture that is not here, and read what came out: loop, registers, spills."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from headscope.kernels.gpu.configs import FUSED
+from headscope.kernels.gpu.configs import FUSED, Tile
+from headscope.kernels.gpu.kernel_args import KernelArgs
 
 SHARED: dict[int | str, int] = {  # bytes a block may have (CUDA C++ Programming Guide; AMD's CDNA ISA guides)
     **{80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024},
@@ -67,10 +68,11 @@ class Compiled:
 
     def facts(self) -> dict[str, int]:
         """What can be known about a kernel without running it."""
-        loop = {"loop": self.main_loop, "registers": self.registers, "spills": self.spills}
+        has_loop = MMA.search(self.sass) and "MUFU.EX2" in self.sass
+        loop = {"loop": self.main_loop if has_loop else 0, "registers": self.registers, "spills": self.spills}
         return {**loop, "shared": self.shared, "programs": self.programs}
 
-    @property
+    @cached_property
     def main_loop(self) -> int:
         """Instructions of the smallest loop that has both matrix products and exponentials."""
         lines = [line for line in map(str.strip, self.sass.splitlines()) if line]
@@ -85,6 +87,43 @@ class Compiled:
         if not sizes:
             raise AssertionError("found no loop with matrix products and exponentials")
         return min(sizes)
+
+
+def types(kernel: Any, dtype: str) -> dict[str, str]:
+    """Triton types by the parameters' names: tensors of the model, results, strides, scalars."""
+    known = {
+        **dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}"),
+        **dict.fromkeys(
+            ("first", "last", "part_at", "part_block", "more_at", "row_starts", "key_starts", "table"), "*i32"
+        ),
+        **dict.fromkeys(("part_m", "part_l", "part_o", "more", "lse", "max_logit", "mass", "sinks"), "*fp32"),
+        **dict.fromkeys(("at", "spans", "positions", "limits", "starts"), "*i64"),
+        "mult": "fp32",
+        "cap": "fp32",
+    }
+    return {name: known.get(name, "i32") for name in kernel.arg_names}
+
+
+def constants(kernel: Any, dtype: str, dim: int, tile: Tile, **options: Any) -> dict[str, Any]:
+    """Causal rows with a limit each and four query heads to a key head, unless options say otherwise."""
+    every = {
+        "s_qd": 1, "s_kd": 1, "s_vd": 1, "s_se": 1,
+        "G": 4, "D": dim, "BD": KernelArgs.padded(dim), "DV": dim, "BDV": KernelArgs.padded(dim),
+        "BM": tile.rows, "BN": tile.keys, "K": 0, "EVIDENCE": True,
+        "CLEAR_DONE": False, "PREFETCH": False, "SPECIALISED": tile.warps == 4,
+        "HAS_FIRST": False, "HAS_CAP": False, "HAS_SINK": False, "RESCAN": False,
+        "CAUSAL": True, "HAS_WINDOW": False, "HAS_LIMIT": True, "HAS_START": False,
+        "PACKED_Q": False, "PACKED_K": False, "PAGE": 0,
+        "PRECISION": "tf32x3" if dtype == "fp32" else "ieee", **options,
+    }  # fmt: skip
+    return {name: value for name, value in every.items() if name in kernel.arg_names}
+
+
+def build(kernel: Any, arch: int | str, dtype: str, dim: int, tile: Tile, **options: Any) -> Compiled:
+    """With a tile of configs.py."""
+    const = constants(kernel, dtype, dim, tile, **options)
+    most = {} if tile.registers is None else {"maxnreg": tile.registers}
+    return compiled(kernel, arch, types(kernel, dtype), const, warps=tile.warps, stages=tile.stages, **most)
 
 
 def compiled(
