@@ -115,7 +115,8 @@ def run_cases(
             found.outcomes.update((each.action, each.kind) for each in outcomes)
             for each in outcomes:
                 if each.kind not in GOOD or only:
-                    found.findings.append({"case": number, "base": base.name, "change": change, **vars(each)})
+                    what = {**vars(each), "detail": each.detail.replace(str(home), "")}
+                    found.findings.append({"case": number, "base": base.name, "change": change, **what})
                     say(in_words(found.findings[-1]))
             if keep is not None:
                 (shutil.copytree if path.is_dir() else shutil.copy)(path, keep)
