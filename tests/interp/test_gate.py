@@ -231,7 +231,7 @@ SPOILED: list[tuple[str, Spoil, str]] = [
         instead("more", shape=(9,), dtype="f4", compression="lzf"),
         "more is compressed with lzf, which other readers",
     ),
-    ("unknown filter", of_unknown_filter, "more is compressed with 32015, which other readers"),
+    ("unknown filter", of_unknown_filter, "which other readers need a plugin for; use gzip"),
     ("escapes in a name", put("\x1b]0;title\x07\x9b31m", 1), r"has the name '\x1b]0;title\x07\x9b31m', which is not"),
     ("turned name", put("probes/\u202eevil", 1), r"has the name '\u202eevil', which is not plain text"),
     ("long name", put("x" * 300, 1), "which is not plain text of 1 to 255 letters"),
