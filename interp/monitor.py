@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 TOGETHER = 300.0  # seconds that ranks wait for each other: one may be writing a checkpoint
 WAIT = 10.0  # seconds for the lock of a file from which a branch is to be set aside
 UNKNOWN_LENGTH = 100  # measurements to plan for when nobody says how long the run will be
+_met: Counter[str] = Counter()  # how often the ranks were to meet for a purpose, of all monitors: they share the store
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -136,7 +138,6 @@ class HeadMonitor(TrainerCallback):
         self._last: int | None = None  # latest step that was measured
         self._given_up: int | None = None  # from where on the file holds a branch that cannot be set aside yet
         self._backlog = store.Backlog(path)
-        self._met: dict[str, int] = {}  # how often the ranks were to meet for a purpose
         self._initial: np.ndarray | None = None  # bool [L, H]
         self._began: float | None = None
         self._spent = 0.0
@@ -361,8 +362,8 @@ class HeadMonitor(TrainerCallback):
         """
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return True
-        self._met[purpose] = self._met.get(purpose, 0) + 1
-        place = f"headscope/{purpose}/{self._met[purpose]}"
+        _met[purpose] += 1
+        place = f"headscope/{purpose}/{_met[purpose]}"
         try:
             meeting = distributed.distributed_c10d._get_default_store()
         except (AttributeError, ValueError):  # a backend without one
