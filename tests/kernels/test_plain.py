@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from headscope.kernels import api, first_use, reference
 from headscope.kernels import dispatch_log as choices
+from headscope.kernels import first_use, reference
 from headscope.kernels import sdpa as plain
 from headscope.kernels.sdpa import attend
 from naive_attention import naive_map
@@ -193,14 +192,6 @@ def without_the_first_key(q: Tensor, k: Tensor, v: Tensor, scale: float, causal:
     if causal:
         return plain._cpu(q, k, v, scale, causal)
     return plain._cpu(q, k[:, :, 1:], v[:, :, 1:], scale, causal)
-
-
-@pytest.fixture
-def _never_used() -> Iterator[None]:
-    first_use.forget()
-    api.warn_once.cache_clear()
-    yield
-    first_use.forget()
 
 
 @pytest.mark.usefixtures("_never_used")

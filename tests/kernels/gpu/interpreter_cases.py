@@ -6,7 +6,7 @@ Run by test_without_gpu.py with TRITON_INTERPRET=1. Everything torch.empty hands
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -620,14 +620,6 @@ def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monk
             np.testing.assert_allclose(getattr(ours[i], name), getattr(theirs[i], name), rtol=1e-3, atol=1e-4)
         for name, mass in theirs[i].mass.items():
             np.testing.assert_allclose(ours[i].mass[name], mass, rtol=1e-3, atol=1e-4)
-
-
-@pytest.fixture
-def _never_used() -> Iterator[None]:
-    first_use.forget()
-    api.warn_once.cache_clear()
-    yield
-    first_use.forget()
 
 
 @pytest.mark.usefixtures("_never_used")
