@@ -66,9 +66,10 @@ def row_evidence_varlen(
         raise ArgumentError(
             "pass where the keys are: cu_seqlens_k of packed keys, or block_table and seq_lens of a cache"
         )
+    q = q.transpose(0, 1)[None]
     rules = Rules(
-        q_positions=torch.zeros(len(q), dtype=torch.int64, device=q.device) if q_positions is None else q_positions,
-        scale=max(1, q.shape[-1]) ** -0.5 if scale is None else scale,
+        q_positions=torch.zeros(q.shape[2], dtype=torch.int64, device=q.device) if q_positions is None else q_positions,
+        scale=usual_scale(q) if scale is None else scale,
         causal=causal,
         window=window,
         softcap=softcap,
@@ -84,7 +85,7 @@ def row_evidence_varlen(
         "seq_lens": seq_lens,
     }
     packed = k.transpose(0, 1)[None] if block_table is None else k.transpose(1, 2)
-    return _of_ragged(q.transpose(0, 1)[None], packed, rules, spans, q_positions is None, lengths, impl)
+    return _of_ragged(q, packed, rules, spans, q_positions is None, lengths, impl)
 
 
 def row_evidence_paged(
