@@ -126,18 +126,21 @@ def check_order(k_positions: Tensor | None) -> None:
         )
 
 
-# Positions known to increase, with the version that was looked at: a GPU must be waited for to ask, and every layer of
-# a model passes the same tensor.
+# Positions known to increase, with the version and the part that was looked at: a GPU must be waited for to ask, and
+# every layer of a model passes the same tensor. A view of it, as [N] is given its batch axis, has the same memory.
 _known = WeakIdKeyDictionary()
 
 
 def _increasing(positions: Tensor) -> bool:
-    version = None if positions.is_inference() else positions._version
-    if version is not None and _known.get(positions) == version:
-        return True
+    owner = positions if positions._base is None else positions._base
+    looked_at = None
+    if not positions.is_inference():
+        looked_at = (positions._version, positions.storage_offset(), positions.shape, positions.stride())
+        if _known.get(owner) == looked_at:
+            return True
     found = not bool((positions.diff(dim=-1) <= 0).any())
-    if found and version is not None:
-        _known[positions] = version
+    if found and looked_at is not None:
+        _known[owner] = looked_at
     return found
 
 

@@ -141,6 +141,18 @@ def test_key_positions_are_asked_once_and_again_when_they_changed() -> None:
         row_evidence(**good(k_positions=positions))
 
 
+def test_positions_without_a_batch_axis_are_asked_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    positions, asked, diff = torch.arange(2 * N), [], torch.Tensor.diff
+    monkeypatch.setattr(torch.Tensor, "diff", lambda x, **options: (asked.append(x.shape), diff(x, **options))[1])
+    for _ in range(2):
+        row_evidence(**good(k_positions=positions[:N]))
+    row_evidence(**good(k_positions=positions[N:]))
+    assert asked == [(1, N)] * 2, "another part of the same memory is asked for itself"
+    positions[N + 3] = 0
+    with pytest.raises(ValueError, match="k_positions must increase strictly"):
+        row_evidence(**good(k_positions=positions[N:]))
+
+
 def test_autocast_does_not_touch_the_sums() -> None:
     """It is for the model's layers: a monitor inside a training step would measure rounded scores otherwise."""
     gen = torch.Generator().manual_seed(0)
