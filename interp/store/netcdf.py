@@ -20,10 +20,10 @@ from .schema import (
     VERSION,
     StoreError,
     Variable,
+    along_checkpoints,
     column_type,
     columns_of,
     datasets,
-    dims,
     disk_type,
     estimator_variables,
     estimators_of,
@@ -151,7 +151,7 @@ def write_row(file: h5py.File, new: Mapping[str, Any]) -> None:
     """Grow everything along checkpoint, also what others have added to the file, and fill in what we know."""
     n = len(file["checkpoint"])
     for path, dataset in datasets(file).items():
-        if dims(dataset)[:1] == ("checkpoint",):
+        if along_checkpoints(dataset):
             dataset.resize(n + 1, axis=0)
             if path in new:
                 dataset[n] = _storable(path, new[path], dataset)

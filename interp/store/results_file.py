@@ -169,7 +169,7 @@ def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | No
         shutil.copy(target, partial)
         with _in_memory(partial, "r+") as file:
             for dataset in schema.datasets(file).values():
-                if schema.dims(dataset)[:1] == ("checkpoint",):
+                if schema.along_checkpoints(dataset):
                     dataset.resize(len(kept), axis=0)
     return apart
 
@@ -452,7 +452,7 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
         raise StoreError(f"checkpoint {step} comes before the last one in {path}, {steps[-1]}; {remedy}")
 
     for name, item in schema.datasets(file).items():
-        if schema.dims(item)[:1] == ("checkpoint",) and item.maxshape[0] is not None:
+        if schema.along_checkpoints(item) and item.maxshape[0] is not None:
             raise StoreError(f"{name} in {path} cannot grow along checkpoint; write to another file")
 
     there = (len(file["layer"]), len(file["head"]), _n_kv_heads(file))
@@ -499,7 +499,7 @@ def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
 
     It follows from the probes, and those are the same: scores from such a file may also be added to a newer one.
     """
-    held = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS if name in schema.columns_of(file)}
+    held = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS if name in file["probes"]}
     others = {name: values for name, values in scores.probes.items() if name not in CHANCE_COLUMNS}
     return changed(scores, probes=others | held)
 

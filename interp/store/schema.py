@@ -8,6 +8,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5d, h5ds, h5i
 
 from ...errors import HeadscopeError
 from ..levels import FALSE_COUNT
@@ -215,9 +216,22 @@ def datasets(file: h5py.File) -> dict[str, h5py.Dataset]:
 
 def dims(dataset: h5py.Dataset) -> tuple[str | None, ...]:
     """Names of a dataset's dimensions, from the scales on its axes; None for an axis without one."""
-    if dataset.is_scale:
-        return (dataset.name.rsplit("/", 1)[-1],)
-    return tuple(axis[0].name.rsplit("/", 1)[-1] if len(axis) else None for axis in dataset.dims)
+    return tuple(_dim(dataset, axis) for axis in range(dataset.ndim))
+
+
+def along_checkpoints(dataset: h5py.Dataset) -> bool:
+    """Whether its first axis is checkpoint. Asks for no other: HDF5 searches the file for the name of a scale."""
+    return dataset.ndim > 0 and _dim(dataset, 0) == "checkpoint"
+
+
+def _dim(dataset: h5py.Dataset, axis: int) -> str | None:
+    if h5ds.is_scale(dataset.id):
+        return _name(dataset.id)
+    return h5ds.iterate(dataset.id, axis, _name) if h5ds.get_num_scales(dataset.id, axis) else None
+
+
+def _name(of: h5d.DatasetID) -> str:
+    return h5i.get_name(of).decode().rsplit("/", 1)[-1]
 
 
 def text(file: h5py.File, name: str) -> str:
@@ -250,7 +264,7 @@ def columns_of(file: h5py.File) -> dict[str, str]:
     """The probe columns of a file, but for the id, with their types on disk."""
     found = {}
     for name, item in file["probes"].items():
-        if name != "probe" and isinstance(item, h5py.Dataset) and dims(item) == ("probe",):
+        if name != "probe" and isinstance(item, h5py.Dataset) and item.ndim == 1 and dims(item) == ("probe",):
             found[name] = disk_type(item)
     return found
 
