@@ -67,6 +67,10 @@ class ProbeEvidence:
         """A score [n_layers, n_heads] with NaN where the layer cannot see the needle: unobservable is not zero."""
         return np.where(self.visible, score, np.nan).astype(np.float32)
 
+    def unscored(self) -> np.ndarray:
+        """float32 [n_layers, n_heads] of NaN, where a score has nothing to go by."""
+        return np.full(self.visible.shape, np.nan, np.float32)
+
     def nothing(self) -> ProbeEvidence:
         """The same without any evidence, where the model computed no numbers: nothing is visible, all else is NaN."""
         return ProbeEvidence(

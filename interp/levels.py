@@ -41,8 +41,9 @@ def counting_level(observed: np.ndarray, probes: Mapping[str, np.ndarray], thres
         needles, cluster = np.unique(probes["needle_id"], return_inverse=True)
         member = np.equal.outer(np.arange(len(needles)), cluster.ravel()).astype(np.float64)  # [needle, probe]
         some = np.maximum(n, 1)
-        mean = probes["chance"] @ seen / some
-        variance = ((member * probes["chance_sd"] @ seen) ** 2).sum(axis=0) / some**2
+        chance, spread = (np.nan_to_num(probes[name]) for name in ("chance", "chance_sd"))  # NaN is seen by no head
+        mean = chance @ seen / some
+        variance = ((member * spread @ seen) ** 2).sum(axis=0) / some**2
         scale = variance / np.where(mean > 0, mean, 1)
         events = mean / np.where(scale > 0, scale, 1)
         by_chance = np.where(scale > 0, scale * (special.pdtrik(1 - FALSE_COUNT / n.size, events) + 1), mean)
@@ -51,8 +52,8 @@ def counting_level(observed: np.ndarray, probes: Mapping[str, np.ndarray], thres
 
 
 def chance_known(probes: Mapping[str, np.ndarray]) -> bool:
-    """Whether every probe tells what a head scores on it by chance; files of schema 1.0 do not."""
-    return all(name in probes and bool(np.isfinite(probes[name]).all()) for name in ("chance", "chance_sd"))
+    """Whether the probes tell what a head scores on them by chance; files of schema 1.0 do not."""
+    return all(name in probes and bool(np.isfinite(probes[name]).any()) for name in ("chance", "chance_sd"))
 
 
 def in_words(level: np.ndarray, probes: Mapping[str, np.ndarray], threshold: float) -> str:

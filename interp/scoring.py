@@ -65,7 +65,7 @@ def score_heads(
         HeadScores with an entry per estimator, NLL and exact match from the same passes.
 
     Raises:
-        ProbeError: a probe is malformed, made with another tokenizer, or no token of its answer occurs in its needle.
+        ProbeError: a probe is malformed, or made with another tokenizer.
         ModelError: the model cannot be loaded, or computes NaN for every probe. Where it does for some, they are NaN
             (and no exact match), with a warning that names them.
         CaptureError: the model's attention cannot be followed exactly.
@@ -74,6 +74,7 @@ def score_heads(
         DoesNotFitError: a probe that has to run alone does not fit into memory.
     """
     probes = ProbeSet.of(probes)
+    _tell_not_copyable(probes)
     if chunk < 1:
         raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
     if check_sharing < 0:
@@ -160,6 +161,17 @@ def _tell_not_finite(model: Adapter, probes: ProbeSet, engine: Engine) -> None:
         *(model.name, len(bad), len(probes), printable(named, 400), min(probe.length for probe in bad)),
         *(printable(bad[0].id, NAME), engine.not_finite[bad[0].id], model.dtype),
     )
+
+
+def _tell_not_copyable(probes: ProbeSet) -> None:
+    """Built-in probes whose answer is computed say so themselves; in somebody's own the needle may be at fault."""
+    none = [probe.id for probe in probes if not probe.copyable and probe.family == "custom"]
+    if none:
+        log.warning(
+            "%d of %d probes have no head scores (NaN), only NLL and exact match: no token of the answer occurs in "
+            "the needle. If they should, check the needle's place: %s",
+            *(len(none), len(probes), printable(", ".join(none[:5]) + (", ..." if len(none) > 5 else ""), 400)),
+        )
 
 
 def _check_fit(model: Adapter, probes: ProbeSet, codec: Codec | None) -> None:

@@ -6,6 +6,7 @@ from .probe_set import ProbeSet
 from .sentences import rouge_words
 from .sets import build, list_kinds, list_sets
 from .show import show
+from .task import Task
 from .tokens import Codec, fingerprint
 from .verify import check_tokenizer
 
@@ -15,6 +16,7 @@ __all__ = [
     "ProbeError",
     "ProbeSet",
     "Span",
+    "Task",
     "build",
     "check_tokenizer",
     "fingerprint",

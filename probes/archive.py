@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .errors import ProbeError, ProbeFileError
 from .probe import Probe, Span
+from .task import Task
 
 FORMAT = "headscope probe set"
 VERSION = 1
@@ -152,6 +153,8 @@ def _cut(entries: list[dict[str, Any]], ids: NDArray[np.int32], sources: NDArray
         if next_id > len(ids) or next_source > len(sources):
             raise ProbeError("its arrays are shorter than its manifest says")
         scalars["spans"] = tuple(Span(*span) for span in scalars["spans"])
+        if "task" in scalars:
+            scalars["task"] = Task.from_scalars(scalars["task"])
         scalars["graft"] = None if scalars["graft"] is None else tuple(scalars["graft"])
         scalars["input_ids"] = ids[at_id:next_id]
         scalars["sources"] = sources[at_source:next_source].reshape(shape)

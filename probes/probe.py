@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from .alignment import align, classify
 from .errors import EmptyAnswer, ProbeError
 from .hashing import short_hash
+from .task import Task
 
 ROLES = ("needle", "distractor")
 TOKEN_CLASSES = ("echo", "novel", "format")
@@ -68,7 +69,8 @@ class Probe:
         sources: int32 [n_answer, m], read-only. Positions each answer token can be copied from, padded with -1.
         token_class: per answer token "echo" (the question holds it too), "novel" (only the needle does) or "format".
         alignment: how `sources` were found: "exact" (the whole answer is a run of needle tokens), "id" (positions in
-            the needle that hold the same token) or "none".
+            the needle that hold the same token) or "none": nothing is copied (`copyable`), the needle is what the
+            answer follows from.
         needle_id: cluster for standard errors. Same needle and question, same needle_id.
         depth, depth_nominal: where the needle lies in the context, 0 (start) to 1 (end): realised and asked for.
         answer_text: the answer as text.
@@ -79,6 +81,8 @@ class Probe:
         needle_text, value: the needle as text, and the part of it that appears nowhere else. "" when unknown.
         vocabulary_fp: fingerprint of what the ids in use stand for (`Codec.vocabulary_fp`), "" when unknown; no part of
             the hash, because the ids and the tokenizer decide it.
+        task: how an answer of the model's own is judged (`headscope evaluate`); None where only the teacher-forced one
+            is.
 
     Raises:
         ProbeError: fields that do not fit together; the message names the probe.
@@ -106,6 +110,7 @@ class Probe:
     needle_text: str = ""
     value: str = ""
     vocabulary_fp: str = ""
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.id, str) or not self.id:
@@ -121,6 +126,8 @@ class Probe:
             object.__setattr__(self, "graft", _pairs([self.graft], f"{self.id}: graft")[0])
         for name in ("depth", "depth_nominal"):
             object.__setattr__(self, name, _number(getattr(self, name), f"{self.id}: {name}"))
+        if self.task is not None and not isinstance(self.task, Task):
+            raise ProbeError(f"{self.id}: task is {self.task!r}; give a Task or None.")
         for name, kind in (("spans", Span), ("token_class", str)):
             object.__setattr__(self, name, _items(getattr(self, name), kind, f"{self.id}: {name}"))
         _check_layout(self)
@@ -163,6 +170,11 @@ class Probe:
         return mask
 
     @property
+    def copyable(self) -> bool:
+        """Whether some answer token can be copied from the needle. Where not, heads have no copy score, but NaN."""
+        return self.alignment != "none"
+
+    @property
     def distance(self) -> int:
         """Tokens between the end of the last needle and the question."""
         return max(0, self.question_start - max(end for _, end in self.needle_spans))
@@ -190,6 +202,10 @@ class Probe:
         values["spans"] = [[span.start, span.end, span.role, span.group] for span in self.spans]
         values["token_class"] = list(self.token_class)
         values["graft"] = None if self.graft is None else list(self.graft)
+        if self.task is None:
+            del values["task"]  # as before there were any: hashes and files stay the same
+        else:
+            values["task"] = self.task.scalars()
         return values
 
     @classmethod

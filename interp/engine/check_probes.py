@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from ...probes import Probe
-from ..estimators import copyable
 from ..evidence import STANDARD, Spans
 from .passes import answer_spans
 from .plan import Plan, plan
@@ -20,10 +19,8 @@ def check_probes(probes: Sequence[Probe], sharing: str = "auto", spans: Mapping[
         spans: name -> where attention mass is to be measured.
 
     Raises:
-        ProbeError: a probe has no token in its needle that its answer could be copied from.
         ValueError: unknown `sharing`, or one that these probes do not allow; spans of a wrong shape.
     """
     for probe in probes:
-        copyable(probe)
         answer_spans(probe, spans)
     return plan(probes, sharing)

@@ -4,7 +4,6 @@ from .base import Estimator, estimator
 from .builtin import DEFAULT, ESTIMATORS, as_asked, choose, spans_of
 from .chance import chance
 from .probe_scores import ProbeScores, score_probe
-from .retrieval import copyable
 from .wu import wu_count
 
 __all__ = [
@@ -15,7 +14,6 @@ __all__ = [
     "as_asked",
     "chance",
     "choose",
-    "copyable",
     "estimator",
     "score_probe",
     "spans_of",

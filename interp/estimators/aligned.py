@@ -18,6 +18,6 @@ def aligned_copy(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     """
     known = (probe.sources >= 0).any(axis=1)
     if not known.any():
-        return np.full(evidence.argmax_key.shape[:2], np.nan, np.float32)
+        return evidence.unscored()
     at_source = (evidence.argmax_key[..., None] == np.where(probe.sources < 0, -2, probe.sources)).any(axis=-1)
     return evidence.hidden_as_nan(at_source[..., known].mean(axis=-1))

@@ -18,6 +18,8 @@ from ...probes import Probe
 def copyable_positions(probe: Probe) -> np.ndarray:
     """K: int [k], the needle positions that some answer token can be copied from; empty where there is none."""
     positions = np.concatenate([np.arange(start, end) for start, end in sorted(probe.needle_spans)])
+    if not probe.copyable:  # a computed answer may hold the same digits
+        return positions[:0]
     return positions[np.isin(probe.input_ids[positions], probe.answer_ids)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...probes import Probe, ProbeError
+from ...probes import Probe
 from ..evidence import ProbeEvidence
 from .base import estimator
 from .chance import copyable_positions
@@ -18,21 +18,12 @@ def retrieval(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     that some answer token can be copied from: all of the needle when the answer is the needle sentence.
 
     Returns:
-        float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
-
-    Raises:
-        ProbeError: no answer token occurs in the needle.
+        float32 [n_layers, n_heads]; NaN where the layer cannot see the needle or no answer token can be copied from it.
     """
-    positions = copyable(probe)  # every hit is one of them
+    positions = copyable_positions(probe)  # every hit is one of them
+    if not len(positions):
+        return evidence.unscored()
     hit = np.sort(np.where(evidence.hits(probe), evidence.argmax_key, -1), axis=-1)
     # a position counts once, however often it is hit
     first = np.concatenate([hit[..., :1] >= 0, hit[..., 1:] > hit[..., :-1]], axis=-1)
     return evidence.hidden_as_nan(first.sum(axis=-1).astype(np.float32) / len(positions))
-
-
-def copyable(probe: Probe) -> np.ndarray:
-    """`copyable_positions`. Raises ProbeError: there are none."""
-    positions = copyable_positions(probe)
-    if not len(positions):
-        raise ProbeError(f"probe {probe.id!r}: no token of its answer occurs in its needle, so no head can copy it")
-    return positions

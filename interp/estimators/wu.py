@@ -16,8 +16,10 @@ def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     On a teacher-forced answer this is the un-gated count; see `score_heads(generate=True)` for the published one.
 
     Returns:
-        float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
+        float32 [n_layers, n_heads]; NaN where the layer cannot see the needle or no answer token can be copied from it.
     """
+    if not probe.copyable:
+        return evidence.unscored()
     counts = np.where(evidence.hits(probe), worth(probe, evidence.argmax_key), 0)
     return evidence.hidden_as_nan(counts.sum(axis=-1))
 

@@ -20,8 +20,10 @@ def wu_count_top5(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     with topk=1, `wu_count`, which it is never below.
 
     Returns:
-        float32 [n_layers, n_heads]; NaN where the layer cannot see the needle.
+        float32 [n_layers, n_heads]; NaN where the layer cannot see the needle or no answer token can be copied from it.
     """
+    if not probe.copyable:
+        return evidence.unscored()
     hits = evidence.topk_hits(probe)
     best = hits & (hits.cumsum(axis=-1) == 1)
     return evidence.hidden_as_nan(np.where(best, worth(probe, evidence.topk_key), 0).sum(axis=(-2, -1)))

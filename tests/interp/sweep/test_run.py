@@ -401,9 +401,13 @@ def test_bad_arguments_cost_nothing(run: Path, tmp_path: Path):
 
 
 def test_probes_that_cannot_be_scored_are_refused_once_and_not_at_every_checkpoint(run: Path, tmp_path: Path):
-    odd = hs.probes.Probe.from_ids(np.arange(20, 40), prompt_len=17, needles=[(3, 9)], id="odd")
-    with pytest.raises(hs.probes.ProbeError, match="'odd': no token of its answer"):
-        hs.sweep(run, hs.probes.ProbeSet([*PROBES, odd]), tmp_path / "run.h5")
+    with pytest.raises(ValueError, match="no single inserted piece"):
+        hs.sweep(
+            run,
+            hs.probes.ProbeSet([replace(probe, graft=None) for probe in PROBES]),
+            tmp_path / "run.h5",
+            sharing="grafted",
+        )
     assert not (tmp_path / "run.h5").exists() and not list(tmp_path.rglob("*.npz"))
 
 
