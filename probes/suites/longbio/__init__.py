@@ -83,10 +83,9 @@ def _pairs(groups: list[list[Person]], generator: np.random.Generator) -> tuple[
         years = generator.permutation(np.arange(45, 62))[: len(groups)]
         pairs = [*zip(young.tolist(), (young + years).tolist(), strict=True)]
         every = [age for pair in pairs for age in pair]
-        wide = {abs(a - b) for i, a in enumerate(every) for b in every[:i]}
         alone = len([1 for i, a in enumerate(every) for b in every[:i] if abs(a - b) in years]) == len(groups)
         free = tuple(age for age in range(30, 70) if all(abs(age - one) not in years for one in every))
-        if alone and len(free) >= 12 and wide:
+        if alone and len(free) >= 12:
             made = [[_aged(p, age) for p, age in zip(*each, strict=True)] for each in zip(groups, pairs, strict=True)]
             return made, free
 
@@ -222,7 +221,7 @@ def _check_values(passage: Passage, values: Sequence[str]) -> None:
 
 SUITE = Suite(
     name="longbio",
-    description="LongBio: facts about people among biographies, told plainly, in other words, in chains, or not at all.",
+    description="LongBio: facts about people, told plainly, in other words, in chains or not at all.",
     tasks={
         name: SuiteTask(level.description, partial(_draw, level), scored=level.scored) for name, level in LEVELS.items()
     },

@@ -58,15 +58,24 @@ HOBBIES = tuple(
         *("cranes", "desert flowers", "ferries", "fishing huts", "fountains", "garden gnomes", "hedgehogs", "kites"),
         *("lighthouses", "market stalls", "mountain goats", "mushrooms", "night skies", "old bicycles", "orchards"),
         *("owls", "paper lanterns", "pocket watches", "pumpkins", "racing pigeons", "sea shells", "snow crystals"),
-        *("stone bridges", "street lamps", "sundials", "tea pots", "toy trains", "tram stops", "violins", "water mills"),
+        *(
+            "stone bridges",
+            "street lamps",
+            "sundials",
+            "tea pots",
+            "toy trains",
+            "tram stops",
+            "violins",
+            "water mills",
+        ),
         *("weather vanes", "windmills", "wooden spoons"),
     )
 )
 SUBJECTS = _pairs(
     "ancient applied comparative experimental medieval modern practical theoretical",
     "acoustics agronomy architecture astronomy botany cartography ceramics chemistry economics ethics forestry geology "
-    "glaciology grammar heraldry hydrology law linguistics logic mechanics medicine meteorology music navigation optics "
-    "painting pedagogy pharmacy rhetoric statistics theology zoology",
+    "glaciology grammar heraldry hydrology law linguistics logic mechanics medicine meteorology music navigation "
+    "optics painting pedagogy pharmacy rhetoric statistics theology zoology",
     " ",
 )
 YEARS, AGES = (1950, 2002), (20, 80)
