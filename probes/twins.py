@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
-from itertools import islice
+from itertools import count, islice
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from .words import ADJECTIVES, NOUNS, TOWNS
 KINDS = ("no_needle", "counterfactual", "short")
 NEIGHBOURHOOD = 256  # tokens that a short context keeps around all needles together
 OPENING = 256  # tokens at the start of a task's probe that may be its instruction and examples
-TRIES = 400  # values or places that are tried
+TRIES = 1000  # values that are tried
 PLAIN_TEXT = 4096  # tokens of a haystack from which what replaces a needle is taken
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 WORD = re.compile(r"[^\W\d_]+|\d")
@@ -220,7 +220,7 @@ def _values(probe: Probe, prompt: str, generator: np.random.Generator) -> Iterat
     """Other values of the same form: a date for a date, digits for digits, words for words that carry meaning.
 
     Where the context has values of that form (`rivals`), their words are mixed. A word that others share with the value
-    ("Alderbrook University") stays.
+    ("Alderbrook University") stays, and in the end any may, but one.
     """
     value = probe.value
     words = {word for word in WORD.findall(value) if len(word) > 3}
@@ -229,7 +229,7 @@ def _values(probe: Probe, prompt: str, generator: np.random.Generator) -> Iterat
     rivals = [rival for rival in rivals if len(rival) == len(value.split()) > 1]
     stay = shared if shared < words else set()
     digits = 16 if set(value) - set("0123456789-") else 10
-    while True:
+    for tries in count():
         if DATE.fullmatch(value):
             year, month, day = (int(generator.integers(*bounds)) for bounds in ((1950, 2002), (1, 13), (1, 29)))
             yield f"{year}-{month:02d}-{day:02d}"
@@ -238,7 +238,8 @@ def _values(probe: Probe, prompt: str, generator: np.random.Generator) -> Iterat
         else:
             if rivals:
                 yield " ".join(rivals[generator.integers(len(rivals))][i] for i in range(len(rivals[0])))
-            yield WORD.sub(lambda match: match[0] if match[0] in stay else _word(match[0], generator), value)
+            some = {word for word in words if generator.random() < 0.5} if tries > TRIES // 2 else stay
+            yield WORD.sub(lambda match, some=some: match[0] if match[0] in some else _word(match[0], generator), value)
 
 
 def _word(word: str, generator: np.random.Generator) -> str:
@@ -249,7 +250,7 @@ def _word(word: str, generator: np.random.Generator) -> str:
     pool = (*ADJECTIVES, *NOUNS) if word.islower() else TOWNS
     start, end = (pool[i].split()[0] for i in generator.integers(len(pool), size=2))
     # A name is made of two, cut anywhere, so that some have as many tokens; a word is made so where none has.
-    whole = word.islower() and generator.random() < 0.7
+    whole = word.islower() and generator.random() < 0.5
     first, last = generator.integers(2, len(start) + 1), generator.integers(1, len(end) - 1)
     return start if whole else start[:first] + end[last:]
 

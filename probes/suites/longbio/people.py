@@ -104,9 +104,9 @@ class Population:
 
     def __init__(self, generator: np.random.Generator) -> None:
         self._rng = generator
-        self._names = iter(generator.permutation(NAMES).tolist())
-        shuffled = (generator.permutation(pool).tolist() for pool in (TOWNS, HOBBIES, SUBJECTS))
-        self._towns, self._hobbies, self._subjects = shuffled
+        self._names: set[int] = set()
+        pools = ([pool[i] for i in generator.permutation(len(pool)).tolist()] for pool in (TOWNS, HOBBIES, SUBJECTS))
+        self._towns, self._hobbies, self._subjects = pools
         self._ages = generator.permutation(np.arange(*AGES)).tolist()
         self._dates: set[str] = set()
 
@@ -119,15 +119,18 @@ class Population:
 
     def other(self) -> Person:
         """Anybody else. What is said may be said of others as well, but of nobody who is `single`."""
-        towns = self._rng.choice(len(self._towns), size=3, replace=False)
+        chosen = self._three()
         hobby, subject = self._rng.integers(len(self._hobbies)), self._rng.integers(len(self._subjects))
         age = int(self._rng.integers(*AGES))
-        towns = [self._towns[i] for i in towns]
+        towns = [self._towns[i] for i in chosen]
         return self._person(self._date(), towns, self._hobbies[hobby], self._subjects[subject], age)
 
     def _person(self, date: str, towns: list[str], hobby: str, subject: str, age: int) -> Person:
-        if (index := next(self._names, None)) is None:
+        if len(self._names) == NAMES:
             raise PoolTooSmall(f"longbio has {NAMES:,} names, and the length asks for more; ask for shorter lengths.")
+        while (index := int(self._rng.integers(NAMES))) in self._names:
+            pass
+        self._names.add(index)
         first, rest = divmod(index, len(MIDDLE) * len(LAST))
         middle, last = divmod(rest, len(LAST))
         values = (date, towns[0], hobby, f"{towns[1]} University", subject, towns[2])
@@ -137,6 +140,11 @@ class Population:
             float(self._rng.random()),
             float(self._rng.random()),
         )
+
+    def _three(self) -> list[int]:
+        while len(set(chosen := self._rng.integers(len(self._towns), size=3).tolist())) < 3:
+            pass
+        return chosen
 
     def _date(self) -> str:
         while True:
