@@ -26,7 +26,7 @@ from .sentences import sentence_starts
 from .stream import Stream, tokenise
 from .tokens import WINDOW, Codec, squash
 from .verify import check_tokenizer
-from .words import ADJECTIVES, NOUNS, TOWNS
+from .words import ADJECTIVES, HOBBIES, NOUNS, SUBJECTS, TOWNS
 
 KINDS = ("no_needle", "counterfactual", "short")
 NEIGHBOURHOOD = 256  # tokens that a short context keeps around all needles together
@@ -36,6 +36,7 @@ PLAIN_TEXT = 4096  # tokens of a haystack from which what replaces a needle is t
 DATE = re.compile(r"\d{4}-\d\d-\d\d")
 WORD = re.compile(r"[^\W\d_]+|\d")
 DIGITS = "0123456789abcdef"
+WORDS = (*ADJECTIVES, *NOUNS, *(word for text in (*HOBBIES, *SUBJECTS) for word in text.split() if len(word) > 3))
 HEXADECIMAL = re.compile(r"(?=.*\d)[0-9a-f-]{8,}")
 
 
@@ -238,21 +239,27 @@ def _values(probe: Probe, prompt: str, generator: np.random.Generator) -> Iterat
         else:
             if rivals:
                 yield " ".join(rivals[generator.integers(len(rivals))][i] for i in range(len(rivals[0])))
-            some = {word for word in words if generator.random() < 0.5} if tries > TRIES // 2 else stay
-            yield WORD.sub(lambda match, some=some: match[0] if match[0] in some else _word(match[0], generator), value)
+            late = tries > TRIES // 2
+            yield _reworded(
+                value, {word for word in words if generator.random() < 0.5} if late else stay, late, generator
+            )
 
 
-def _word(word: str, generator: np.random.Generator) -> str:
+def _reworded(value: str, stay: set[str], blends: bool, generator: np.random.Generator) -> str:
+    return WORD.sub(lambda match: match[0] if match[0] in stay else _word(match[0], blends, generator), value)
+
+
+def _word(word: str, blends: bool, generator: np.random.Generator) -> str:
     if word.isdigit():
         return DIGITS[generator.integers(1, 10)]
     if len(word) < 4 or not word.isascii():
         return word
-    pool = (*ADJECTIVES, *NOUNS) if word.islower() else TOWNS
+    pool = WORDS if word.islower() else TOWNS
     start, end = (pool[i].split()[0] for i in generator.integers(len(pool), size=2))
-    # A name is made of two, cut anywhere, so that some have as many tokens; a word is made so where none has.
-    whole = word.islower() and generator.random() < 0.5
-    first, last = generator.integers(2, len(start) + 1), generator.integers(1, len(end) - 1)
-    return start if whole else start[:first] + end[last:]
+    if word.islower() and not blends:
+        return start
+    # A name is made of two, cut anywhere, so that some have as many tokens; a word where no whole one has.
+    return start[: generator.integers(2, len(start) + 1)] + end[generator.integers(1, len(end) - 1) :]
 
 
 def _short(probe: Probe, codec: Codec) -> Probe:

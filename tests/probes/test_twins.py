@@ -44,7 +44,7 @@ def test_a_twin_is_as_long_and_everything_but_the_needle_is_where_it_was(tokeniz
         else:
             assert twin.alignment == probe.alignment and prompt.count(squash(twin.value)) == 1
             assert twin.value in twin.answer_text
-            assert twin.value in twin.needle_text or twin.variant.startswith("citation"), "there the number is first"
+            assert twin.needle_text == probe.needle_text.replace(probe.value, twin.value)
             assert twin.task is None or twin.task.golds == (twin.answer_text,)
 
 
