@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import h5py
 
@@ -44,7 +44,18 @@ _START = (
 )
 _lock = threading.RLock()
 _helper: _Helper | None = None
-_examined: dict[tuple[tuple[int, ...], Use], None] = {}
+
+
+class Remembered(dict[Any, None]):
+    """What was found well, the last thousands of it."""
+
+    def remember(self, what: Any) -> None:
+        if len(self) >= _REMEMBERED:
+            del self[next(iter(self))]
+        self[what] = None
+
+
+_examined = Remembered()
 
 
 def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
@@ -56,9 +67,7 @@ def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
             if problem := _ask(place, shown, use):
                 raise StoreError(problem)
             if _identity(place, shown) == before:
-                if len(_examined) >= _REMEMBERED:
-                    del _examined[next(iter(_examined))]
-                _examined[before, use] = None
+                _examined.remember((before, use))
     return open_unexamined(place, shown)
 
 
@@ -76,6 +85,18 @@ def _identity(path: str, shown: str) -> tuple[int, ...]:
         raise StoreError(f"cannot open {shown}: {error.strerror}; check the path and its permissions") from error
     if not stat.S_ISREG(told.st_mode):
         raise StoreError(f"{shown} is no file; give the .h5 file that was written")
+    return _of(told)
+
+
+def identity(file: h5py.File) -> tuple[int, ...] | None:
+    """The same of a file that is open, whatever has come to its place since; None where it lies elsewhere than on disk."""
+    try:
+        return _of(os.fstat(file.id.get_vfd_handle()))
+    except (OSError, RuntimeError, NotImplementedError):
+        return None
+
+
+def _of(told: os.stat_result) -> tuple[int, ...]:
     return told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
 
