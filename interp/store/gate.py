@@ -3,12 +3,14 @@
 The HDF5 library trusts what it reads: damaged metadata can crash it, or let it run or allocate for ever. So a helper
 process examines every file (structure.py) before this process opens it; what kills the helper is told in one line.
 There is one helper a process, started for the first file and ended with it. A file that was examined is not examined
-again while it is the same, by its place on the disk, its size and its times.
+again while it is the same, by its place on the disk, its size and its times; nor is one that this process has made
+from nothing, while its bytes are the same.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import logging
 import os
@@ -46,16 +48,17 @@ _lock = threading.RLock()
 _helper: _Helper | None = None
 
 
-class Remembered(dict[Any, None]):
-    """What was found well, the last thousands of it."""
+class Remembered(dict[Any, Any]):
+    """What is known of files, of the last thousands."""
 
-    def remember(self, what: Any) -> None:
+    def remember(self, what: Any, known: Any = None) -> None:
         if len(self) >= _REMEMBERED:
             del self[next(iter(self))]
-        self[what] = None
+        self[what] = known
 
 
-_examined = Remembered()
+_examined = Remembered()  # identity and use
+_written = Remembered()  # device, inode, size -> digest of the bytes
 
 
 def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
@@ -64,11 +67,29 @@ def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
     before = _identity(place, shown)
     with _lock:
         if not any((before, other) in _examined for other in (use, "values" if use == "structure" else use)):
-            if problem := _ask(place, shown, use):
+            if not _is_ours(before, place) and (problem := _ask(place, shown, use)):
                 raise StoreError(problem)
             if _identity(place, shown) == before:
                 _examined.remember((before, use))
     return open_unexamined(place, shown)
+
+
+def written(path: str | os.PathLike[str]) -> None:
+    """Tell that the file at this path was made here, from nothing. It may be renamed."""
+    place = os.path.abspath(path)
+    with _lock:
+        _written.remember(_identity(place, str(path))[:3], _digest(place))
+
+
+def _is_ours(identity: tuple[int, ...], place: str) -> bool:
+    # Times are too coarse to tell what was written by us from what was changed at once after.
+    digest = _written.get(identity[:3])
+    return digest is not None and digest == _digest(place)
+
+
+def _digest(place: str) -> bytes:
+    with open(place, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def start() -> None:

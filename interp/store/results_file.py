@@ -144,6 +144,7 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
+        gate.written(partial)
 
 
 def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | None = None) -> Path:
