@@ -4,7 +4,7 @@
     python warm.py SOCKET -m MODULE [ARGUMENT ...]    as `python -m MODULE ...`
 
 Importing takes seconds, and most of what short commands take. A command ends as its process does: with its exit code,
-or by the signal that killed it. What a new interpreter would settle anew is shared: the seed of hashes, and whatever
+or by the signal that killed it, and is killed with whoever asked for it. What a new interpreter would settle anew is shared: the seed of hashes, and whatever
 imports read from the environment. The fixture `warm` (conftest.py) starts the process that waits for commands.
 """
 
@@ -39,6 +39,12 @@ def serve(listener: socket.socket) -> list[str]:
         _, streams, _, _ = socket.recv_fds(client, 1, 3)
         told = json.loads(client.makefile().read())
         if command := os.fork():
+            end, watch = os.pidfd_open(command), select.poll()
+            watch.register(end, select.POLLIN)
+            watch.register(client, 0)  # tells when it is gone
+            if end not in dict(watch.poll()):
+                os.kill(command, signal.SIGKILL)
+                os._exit(0)
             client.sendall(str(os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])).encode())
             os._exit(0)
         for there, here in enumerate(streams):
@@ -70,8 +76,8 @@ if __name__ == "__main__":
     for name in ("AutoModelForCausalLM", "LlamaForCausalLM", "PreTrainedTokenizerFast", "Trainer"):
         getattr(transformers, name)
     given = serve(socket.socket(fileno=int(sys.argv[2])))
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
-    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     random.seed()
     if module := given[0] == "-m":
         del given[0]

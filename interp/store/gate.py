@@ -110,7 +110,7 @@ def _identity(path: str, shown: str) -> tuple[int, ...]:
 
 
 def identity(file: h5py.File) -> tuple[int, ...] | None:
-    """The same of a file that is open, whatever has come to its place since; None where it lies elsewhere than on disk."""
+    """The same of a file that is open, whatever has come to its place since; None where it does not lie on a disk."""
     try:
         return _of(os.fstat(file.id.get_vfd_handle()))
     except (OSError, RuntimeError, NotImplementedError):
