@@ -144,8 +144,9 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
 
 
 def _rows(holders: Mapping[int, Path]) -> Iterable[tuple[int, float | None, HeadScores]]:
-    for step in sorted(holders):
-        yield step, read_steps(holders[step])[step], read_scores(holders[step], step)
+    tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
+    for step, path in sorted(holders.items()):
+        yield step, tokens[path, step], read_scores(path, step)
 
 
 def _files(path: Path) -> list[Path]:
