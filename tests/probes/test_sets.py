@@ -304,13 +304,14 @@ def test_interference_and_distance_are_what_was_asked_for(gpt2_like: Any) -> Non
 
 
 def test_what_does_not_belong_to_a_set_is_one_line(gpt2_like: Any) -> None:
+    crowd = {"kind": "biography", "distractors": 9}
     for name, given, message in (
         ("interference", {"lengths": [512]}, "lengths is not for 'interference', which takes interferences and"),
         ("interference", {"depths": 2}, "depths is not for 'interference'"),
         ("interference", {"distances": [0]}, "distances holds 0"),
         ("interference", {"interferences": []}, "interferences is empty"),
-        ("interference", {"kind": "biography", "distractors": 9, "interferences": [1]}, "stand before the needle in any"),
-        ("interference", {"kind": "biography", "distractors": 9, "distances": [1]}, "give longer distances"),
+        ("interference", {**crowd, "interferences": [1]}, "stand before the needle in any case"),
+        ("interference", {**crowd, "interferences": [900], "distances": [1]}, "give longer distances"),
         ("grid", {"distances": [512]}, "distances is not for 'grid', which takes lengths and depths"),
         ("grid", {"distractors": 2}, "for the grids with kind='biography'"),
         ("monitor", {"distractors": 2}, "for the grids with kind='biography'"),
