@@ -68,7 +68,7 @@ class Engine:
 
     def run(self, plan: Plan) -> Iterator[tuple[int, ProbeEvidence]]:
         """Yield (index of the probe, its evidence) for every probe of the plan, prefix by prefix."""
-        self._done, self._total = 0, plan.n_tokens
+        self.begin(plan.n_tokens)
         cache = PrefixCache(plan.capacity)
         broken: list[tuple[np.ndarray, int, ProbeEvidence, Suffix]] = []
         for prefix in plan.prefixes:
@@ -112,7 +112,7 @@ class Engine:
         Raises:
             DoesNotFitError: one does not, even with the memory that torch had kept given back.
         """
-        self._done, self._total = 0, sum(self.probes[i].length for i in indices)
+        self.begin(sum(self.probes[i].length for i in indices))
         waiting = sorted(indices, key=lambda i: -self.probes[i].length)
         while waiting and (pieces := self.in_pieces(self.probes[waiting[0]].length)) is not None:
             i = waiting.pop(0)
@@ -328,7 +328,12 @@ class Engine:
 
         return layer_done
 
+    def begin(self, rows: int) -> None:
+        """What is run now has so many rows, none of them done."""
+        self._done, self._total = 0, rows
+
     def tick(self, rows: int, what: str) -> None:
+        """So many rows more are done."""
         self._done += rows
         if self.progress is not None:
             self.progress(self._done, self._total, what)
