@@ -3,9 +3,9 @@
     python -m benchmarks.answers [MODEL]
     python -m benchmarks.answers [MODEL] --every 4
 
-Number needles at 1K and 4K, 32 prompts a length, asked in two ways; an answer has up to 24 tokens, to the end of the line.
+Number needles at 1K and 4K, 32 prompts a length, asked in two ways; an answer has up to 24 tokens, to its line end.
 
-questions: 32 needles in one context, a question about each. Sharing is exact: the answers are to be those of `generate`.
+questions: 32 needles in one context, a question about each. Sharing is exact: answers are to be those of `generate`.
 grid: a needle a context, 8 depths x 4 needles, one prefill of the haystack for all ("grafted"), an approximation.
 
 Ours answers all prompts, transformers every k-th of each length. Costs are CPU seconds, of `generate` counted for all
@@ -82,8 +82,8 @@ def compare(loaded: Any, name: str, sharing: str, probes: Sequence[Probe], every
     tokens = float(np.mean([len(answer.ids) for answer in ours.values()]))
     ratio = cpu / all_of_theirs
     say(
-        f"{name} ({sharing}): equal token for token {sum(equal)} of {len(equal)}; right {right:.0%}, {tokens:.1f} tokens; "
-        f"cost {ratio:.3f} of generate's (1 / {1 / ratio:.1f})"
+        f"{name} ({sharing}): equal token for token {sum(equal)} of {len(equal)}; right {right:.0%}, "
+        f"{tokens:.1f} tokens; cost {ratio:.3f} of generate's (1 / {1 / ratio:.1f})"
     )
     told = {"sharing": sharing, "prompts": len(probes), "compared": len(equal), "equal": sum(equal), "cpu_s": cpu}
     return told | {"s": seconds, "generate_cpu_s": all_of_theirs, "ratio": ratio, "right": right, "tokens": tokens}
