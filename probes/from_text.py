@@ -15,6 +15,7 @@ from .depth import depth_tolerance
 from .errors import DepthOutOfRange, EmptyAnswer, JoinNotCanonical, NeedleLeak, ProbeError, SpanNotFound
 from .frame import Frame, frame_for
 from .hashing import short_hash
+from .offsets import encode
 from .probe import Probe, Span
 from .tokens import Codec, squash
 
@@ -84,7 +85,7 @@ def from_text(
     prompt = f"{context}\n{frame.ask(question)}"
     best = None
     for join in _joins(context, at, end, answer):
-        ids, starts, ends = _encode(codec, f"{prompt}{join}{answer}", id)
+        ids, starts, ends = encode(codec, f"{prompt}{join}{answer}", id)
         prompt_end = int(np.argmax(ends > len(prompt)))
         inside = np.flatnonzero((starts < end) & (ends > at))
         if not len(inside):
@@ -154,7 +155,7 @@ def _place(codec: Codec, context: str, depth: float, id: str) -> int:
     """The character nearest to `depth` (counted in tokens) where a sentence starts; else a clause, else a word."""
     if not context:
         return 0
-    _, starts, ends = _encode(codec, context, id)
+    _, starts, ends = encode(codec, context, id)
     starts, reach = np.maximum.accumulate(starts), np.maximum.accumulate(ends)
     nearest = 0.0
     for borders in BORDERS:
@@ -196,31 +197,3 @@ def _joins(context: str, at: int, end: int, answer: str) -> tuple[str, ...]:
     found = sentences.places(context[at:end], answer)
     before = context[: at + found[0][0]][-1:] if found else ""
     return (" ", "") if before in (" ", "\u00a0", "\u3000") else ("", " ")
-
-
-def _encode(codec: Codec, text: str, id: str) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]]:
-    """Ids of the whole text, and the characters `[start, end)` of each token (a character can span several tokens)."""
-    if getattr(codec.tokenizer, "is_fast", False):
-        encoded = codec.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        offsets = np.asarray(encoded["offset_mapping"], dtype=np.int64).reshape(-1, 2)
-        ids, starts, ends = list(encoded["input_ids"]), offsets[:, 0], offsets[:, 1].copy()
-    else:
-        ids = codec.encode(text)
-        groups = codec.characters(ids)
-        sizes = np.diff([*(start for start, _ in groups), len(ids)])
-        spelt = "".join(piece for _, piece in groups)
-        extra = (
-            len(spelt) - len(spelt.removeprefix(" ")) if not text.startswith(" ") else 0
-        )  # SentencePiece puts it first
-        bounds = np.maximum(np.cumsum([0, *(len(piece) for _, piece in groups)]) - extra, 0)
-        starts, ends = np.repeat(bounds[:-1], sizes), np.repeat(bounds[1:], sizes)
-        if spelt[extra:] != text:
-            raise SpanNotFound(
-                f"{id}: {codec.name} has no character offsets and its tokens do not spell the text; use a fast "
-                "tokenizer or Probe.from_ids."
-            )
-    # Some tokenizers give zero-width offsets: such a token reaches to where the next one starts.
-    for i in np.flatnonzero(ends <= starts):
-        later = starts[i + 1 :][starts[i + 1 :] > starts[i]]
-        ends[i] = later[0] if len(later) else len(text)
-    return np.asarray(ids, dtype=np.int32), starts, ends

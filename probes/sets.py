@@ -20,6 +20,8 @@ from .layout import Layout
 from .probe import Probe
 from .probe_set import ProbeSet
 from .stream import tokenise
+from .suite import Suite, build_suite
+from .suites import known_suites
 from .tokens import Codec
 
 KIND = "sentence"  # of the grids, where nothing is asked for
@@ -124,7 +126,8 @@ SETS = {
 
 def list_sets() -> dict[str, str]:
     """Name -> what it is for."""
-    return {name: recipe.description for name, recipe in SETS.items()}
+    suites = {name: suite.description for name, suite in known_suites().items()}
+    return {name: recipe.description for name, recipe in SETS.items()} | suites
 
 
 def list_kinds() -> list[str]:
@@ -146,11 +149,15 @@ def build(
     template_args: Mapping[str, Any] | None = None,
     kind: str | None = None,
     answer: str | None = None,
+    items: int | None = None,
+    tasks: Sequence[str] | None = None,
+    **options: Any,
 ) -> ProbeSet:
     """Build a probe set. The same arguments and tokenizer give the same hash in every process.
 
     Args:
-        name: "smoke", "heads", "grid", "grid_nested" or "monitor"; `list_sets()` says what they are for.
+        name: "smoke", "heads", "grid", "grid_nested" or "monitor", or a suite of tasks, such as "ruler";
+            `list_sets()` says what they are for.
         tokenizer: a Hugging Face tokenizer.
         lengths: tokens of a whole probe, answer included. Default: the set's own.
         depths: how many, evenly from 0 (right after BOS) to 1 (right before the question), or a list of them.
@@ -166,15 +173,43 @@ def build(
         kind: what the needles of the grids are: "sentence" (default), "number", "uuid", "biography", or what another
             file in probes/families/ offers (`list_kinds()`).
         answer: for numbers and UUIDs in the grids: the "value" alone (default), or the needle "sentence".
+        items: for suites: probes of every task at every length. A probe is at most as long as asked for.
+        tasks: for suites: some of its tasks by name (`list_tasks(name)`); default: all.
+        options: of a suite, such as compat="ruler"; `list_tasks` and the suite's file in probes/suites/ say which.
 
     Raises:
         UnknownSet, LengthTooShort, DepthOutOfRange, HaystackTooShort, PoolTooSmall, JoinNotCanonical, NeedleLeak,
         AlignmentFailed, NoChatTemplate: all of them ProbeError, with the remedy in the message.
     """
-    if name not in SETS:
-        close = difflib.get_close_matches(str(name), SETS, n=1)
+    suites = known_suites()
+    if name not in SETS and name not in suites:
+        close = difflib.get_close_matches(str(name), [*SETS, *suites], n=1)
         hint = f" Did you mean {close[0]!r}?" if close else ""
-        raise UnknownSet(f"There is no probe set {name!r}; there are {', '.join(SETS)}.{hint}")
+        raise UnknownSet(f"There is no probe set {name!r}; there are {', '.join([*SETS, *suites])}.{hint}")
+    _check_seed(seed)
+    if name in suites:
+        suite = suites[name]
+        for argument, value in (("depths", depths), ("needles", needles), ("kind", kind), ("answer", answer)):
+            if value is not None:
+                raise ProbeError(f"{argument} is for sets of needles; {name!r} takes lengths, items and tasks.")
+        codec = Codec(tokenizer)
+        found = build_suite(
+            suite,
+            codec,
+            frame_for(codec, chat, system, template_args),
+            as_haystack(haystack),
+            tasks=tasks,
+            lengths=_lengths(suite.lengths if lengths is None else lengths),
+            items=_count("items", suite.items if items is None else items),
+            seed=int(seed),
+            options=_options(suite, options),
+        )
+        return ProbeSet(tuple(found), name)
+    for argument, value in (("items", items), ("tasks", tasks), *options.items()):
+        if value is not None:
+            raise ProbeError(
+                f"{argument} is for suites of tasks ({', '.join(suites)}); {name!r} takes depths and needles."
+            )
     known = known_families()
     _check_choice("kind", kind, list(known), name)
     _check_choice("answer", answer, sorted({answer for family in known.values() for answer in family.answers}), name)
@@ -183,11 +218,7 @@ def build(
         raise ProbeError(f"answer={answer!r} is for {takers}; leave it out for kind={kind or KIND!r}.")
     recipe = SETS[name]
     sizes = _lengths(recipe.lengths if lengths is None else lengths)
-    count = recipe.needles if needles is None else needles
-    if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-        raise ProbeError(f"needles is {needles!r}; give a whole number from 1 up.")
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise ProbeError(f"seed is {seed!r}; give a whole number.")
+    count = _count("needles", recipe.needles if needles is None else needles)
     seed = int(seed)
     codec = Codec(tokenizer)
     frame = frame_for(codec, chat, system, template_args)
@@ -197,13 +228,49 @@ def build(
         Layout(codec, frame, stream, seed),
         sizes,
         _depths(recipe.depths if depths is None else depths),
-        int(count),
+        count,
         seed,
         known,
         kind or KIND,
         answer,
     )
     return ProbeSet(tuple(recipe.probes(order)), name)
+
+
+def list_tasks(name: str) -> dict[str, str]:
+    """Task of a suite -> what it is; "NLL only" where the answer is no copy, so that heads have no score.
+
+    Raises UnknownSet.
+    """
+    suites = known_suites()
+    if name not in suites:
+        raise UnknownSet(f"There is no suite {name!r}; there are {', '.join(suites)}.")
+    return {
+        task: each.description + ("" if each.scored else " (NLL only)") for task, each in suites[name].tasks.items()
+    }
+
+
+def _options(suite: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
+    for option, value in given.items():
+        if option not in suite.options:
+            raise ProbeError(
+                f"{suite.name} takes no {option}; it takes {', '.join(suite.options) or 'none of its own'}."
+            )
+        if value not in suite.options[option]:
+            choices = ", ".join(map(repr, suite.options[option]))
+            raise ProbeError(f"{option} is {value!r}; use one of {choices}.")
+    return {option: given.get(option, choices[0]) for option, choices in suite.options.items()}
+
+
+def _count(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ProbeError(f"{name} is {value!r}; give a whole number from 1 up.")
+    return int(value)
+
+
+def _check_seed(seed: int) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise ProbeError(f"seed is {seed!r}; give a whole number.")
 
 
 def _check_choice(argument: str, value: str | None, choices: Sequence[str], name: str) -> None:

@@ -1,0 +1,249 @@
+"""A probe from a prompt of fixed wording, as published tasks have: everything is found by characters.
+
+    before | pieces of the context, end to end | question, (chat: the template's turn), answer_prefix | answer
+
+The text is encoded as a whole, so that its ids are those a model is given elsewhere; a piece's tokens are those that
+spell its characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .alignment import align, classify
+from .errors import AlignmentFailed, JoinNotCanonical, LengthTooShort, ProbeError, SpanNotFound
+from .frame import Frame
+from .hashing import short_hash
+from .offsets import encode
+from .probe import Probe, Span
+from .task import Task
+from .tokens import Codec
+
+TENTHS = 10  # nominal depths of a task's probes: .05, .15, ..., .95
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of the context. role: "" (haystack), "needle" or "distractor"; group: which answer it is the source of."""
+
+    text: str
+    role: str = ""
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A part of the answer that the needles of `group` hold, word for word."""
+
+    text: str
+    group: int = 0
+
+
+@dataclass(frozen=True)
+class Passage:
+    """One item of a task, as text.
+
+    Attributes:
+        key: short name of the item; with the needles and the question it makes `needle_id`.
+        before: the instruction in front of the context.
+        pieces: the context, end to end, with its own blanks and line ends; at least one has the role "needle": where
+            nothing is copied, what the answer follows from.
+        question: all from the end of the context to where the answer's turn begins.
+        answer_prefix: what the prompt already says of the answer.
+        answer: the gold answer in parts, with its leading space: `Copied` ones have their source in a needle, plain
+            strings have none.
+        task: how the model's own answer is judged.
+        value: what stands in the prompt once, in the needle; "" where that cannot be said.
+        graft: index of the one piece without which the context is plain haystack, the same for all items of the set
+            and length; None otherwise.
+    """
+
+    key: str
+    pieces: tuple[Piece, ...]
+    question: str
+    answer: tuple[Copied | str, ...]
+    task: Task
+    before: str = ""
+    answer_prefix: str = ""
+    value: str = ""
+    graft: int | None = None
+
+    @property
+    def needle_id(self) -> str:
+        """The same for the same needles and question, whatever the length."""
+        needles = (piece.text for piece in self.pieces if piece.role == "needle")
+        return f"{self.key}-{short_hash(*needles, self.question)[:8]}"
+
+
+def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: str, length: int, seed: int) -> Probe:
+    """The passage as a probe, of whatever length it has.
+
+    Raises:
+        JoinNotCanonical (the tokenizer fuses prompt and answer), SpanNotFound, AlignmentFailed, ProbeError.
+    """
+    id = f"{passage.needle_id}/{variant}/{length}/s{seed}"
+    context = "".join(piece.text for piece in passage.pieces)
+    for special in codec.special_texts:
+        if special in passage.before + context + passage.question:
+            raise ProbeError(f"{id}: the text holds the special token {special!r}; remove it there.")
+    prompt = _prompt(frame, passage)
+    answer = "".join(part if isinstance(part, str) else part.text for part in passage.answer)
+    ids, starts, ends = encode(codec, prompt + answer, id)
+    prompt_end = int(np.argmax(ends > len(prompt)))
+    if starts[prompt_end] < len(prompt):
+        raise JoinNotCanonical(f"{id}: {codec.name} fuses the end of the prompt with the answer {answer!r}.")
+    at = len(passage.before)
+    question_start = int(np.argmax(starts >= at + len(context)))
+    spans = tuple(_spans(passage, starts, ends))
+    answer_ids = ids[prompt_end:]
+    sources, alignment = _sources(passage, ids, starts, ends, prompt_end, len(prompt), spans)
+    classes = classify(
+        answer_ids,
+        question=ids[question_start:prompt_end],
+        sources=sources,
+        mute=codec.mute(answer_ids.tolist()),
+    )
+    if alignment != "none" and "novel" not in classes:
+        raise AlignmentFailed(
+            f"{id}: with {codec.name} no token of {answer!r} is in the needle and not in the question."
+        )
+    shift = len(frame.head)
+    needles = [span for span in spans if span.role == "needle"]
+    held = sum(span.end - span.start for span in needles)
+    depth = min(1.0, needles[0].start / max(1, question_start - held))
+    graft = _graft(codec, frame, passage, ids, starts, question_start, id)
+    all_ids = np.concatenate([np.asarray(frame.head, dtype=np.int32), ids])
+    return Probe(
+        id=id,
+        family=family,
+        variant=variant + ("-chat" if frame.chat else ""),
+        seed=seed,
+        input_ids=all_ids,
+        prompt_len=prompt_end + shift,
+        question_start=question_start + shift,
+        spans=tuple(Span(span.start + shift, span.end + shift, span.role, span.group) for span in spans),
+        sources=np.where(sources < 0, -1, sources + shift),
+        token_class=classes,
+        alignment=alignment,
+        needle_id=passage.needle_id,
+        depth=depth,
+        depth_nominal=(min(int(depth * TENTHS), TENTHS - 1) + 0.5) / TENTHS,
+        answer_text=answer.strip(),
+        tokenizer_fp=codec.fingerprint,
+        vocabulary_fp=codec.vocabulary_fp(all_ids),
+        graft=None if graft is None else (graft[0] + shift, graft[1] + shift),
+        haystack_id="" if graft is None else short_hash(str(frame.head), passage.before, passage.pieces[0].text[:64]),
+        needle_text=next(piece.text for piece in passage.pieces if piece.role == "needle").strip(),
+        value=passage.value,
+        task=replace(passage.task, length=length),
+    )
+
+
+def fit(make: Callable[[int], Passage], tokens: Callable[[Passage], int], length: int, least: int) -> Passage:
+    """The passage of most units (sentences, lines, documents, turns) that has at most `length` tokens.
+
+    make: number of units -> the passage; more units are more tokens.
+
+    Raises LengthTooShort, which says how many tokens are needed.
+    """
+    low, high = least, least
+    if (needed := tokens(make(least))) > length:
+        raise LengthTooShort(f"{make(least).key}: {length} tokens are too few; at least {needed} are needed.")
+    while tokens(make(high := 2 * high + 1)) <= length:
+        low = high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if tokens(make(middle)) <= length else (low, middle)
+    return make(low)
+
+
+def count(codec: Codec, frame: Frame) -> Callable[[Passage], int]:
+    """Passage -> tokens of its probe."""
+
+    def tokens(passage: Passage) -> int:
+        answer = "".join(part if isinstance(part, str) else part.text for part in passage.answer)
+        return len(frame.head) + len(codec.encode(_prompt(frame, passage) + answer))
+
+    return tokens
+
+
+def _prompt(frame: Frame, passage: Passage) -> str:
+    context = "".join(piece.text for piece in passage.pieces)
+    turn, prefix = (frame.turn, passage.answer_prefix.lstrip(" ")) if frame.chat else ("", passage.answer_prefix)
+    return f"{passage.before}{context}{passage.question}{turn}{prefix}"
+
+
+def _spans(passage: Passage, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Iterator[Span]:
+    """Token ranges of the pieces with a role, without the blanks around them; a token two share is the first one's."""
+    at, taken = len(passage.before), 0
+    for piece in passage.pieces:
+        first = at + len(piece.text) - len(piece.text.lstrip())
+        last = at + len(piece.text.rstrip())
+        at += len(piece.text)
+        if not piece.role:
+            continue
+        inside = np.flatnonzero((starts < last) & (ends > first))
+        inside = inside[inside >= taken]
+        if not len(inside):
+            raise SpanNotFound(f"{passage.key}: no token stands for {piece.text.strip()[:60]!r}.")
+        taken = int(inside[-1]) + 1
+        yield Span(int(inside[0]), taken, piece.role, piece.group)
+
+
+def _sources(
+    passage: Passage,
+    ids: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    ends: NDArray[np.int64],
+    prompt_end: int,
+    at: int,
+    spans: Sequence[Span],
+) -> tuple[NDArray[np.int32], str]:
+    """`Probe.sources` and `Probe.alignment`: every copied part is looked for in the needles of its own group."""
+    rows: list[list[int]] = [[] for _ in ids[prompt_end:]]
+    found = []
+    for part in passage.answer:
+        first, last = at, at + len(part if isinstance(part, str) else part.text)
+        at = last
+        if isinstance(part, str):
+            continue
+        tokens = np.flatnonzero((starts[prompt_end:] < last) & (ends[prompt_end:] > first))
+        held = [(span.start, span.end) for span in spans if span.role == "needle" and span.group == part.group]
+        if not held:
+            raise SpanNotFound(f"{passage.key}: the answer copies from group {part.group}, which no needle has.")
+        places, alignment = align(ids, ids[prompt_end:][tokens], held)
+        found.append(alignment)
+        for token, row in zip(tokens.tolist(), places.tolist(), strict=True):
+            rows[token] += [place for place in row if place >= 0 and place not in rows[token]]
+    width = max(1, *(len(row) for row in rows))
+    sources = np.array([row + [-1] * (width - len(row)) for row in rows], np.int32)
+    if not (sources >= 0).any():
+        if found:
+            raise AlignmentFailed(f"{passage.key}: no token of the answer is in its needle with this tokenizer.")
+        return sources, "none"
+    return sources, "exact" if found == ["exact"] and (sources >= 0).any(axis=1).all() else "id"
+
+
+def _graft(
+    codec: Codec,
+    frame: Frame,
+    passage: Passage,
+    ids: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    question_start: int,
+    id: str,
+) -> tuple[int, int] | None:
+    """Tokens of the piece that was inserted, where the tokenizer cuts the context without it the same way."""
+    if passage.graft is None:
+        return None
+    at = len(passage.before) + sum(len(piece.text) for piece in passage.pieces[: passage.graft])
+    end = at + len(passage.pieces[passage.graft].text)
+    first, last = (int(np.searchsorted(starts, edge)) for edge in (at, end))
+    pieces = tuple(piece for i, piece in enumerate(passage.pieces) if i != passage.graft)
+    plain, _, _ = encode(codec, _prompt(frame, replace(passage, pieces=pieces)), id)
+    same = np.array_equal(plain[: question_start - (last - first)], np.r_[ids[:first], ids[last:question_start]])
+    return (first, last) if same else None
