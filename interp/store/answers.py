@@ -121,8 +121,8 @@ def _row_problems(group: h5py.Group, row: int, n_rivals: np.ndarray) -> Iterator
         known = values[~np.isnan(values)]
         if (known < low).any() or (known > high + 1e-4).any():
             yield f"answers/{name} has values outside {low:g} to {high:g}"
-    if np.isnan(group["score"][row][asked]).any():
-        yield "answers/score is NaN for an answer that was given"
+    if (np.isnan(group["score"][row]) & ~np.isnan(group["logprob"][row]) & asked).any():
+        yield "answers/score is NaN for an answer that was given"  # only one at which the model computed NaN has none
     if not np.isin(group["end"][row], np.arange(len(ENDS)) if asked.all() else np.arange(-1, len(ENDS))).all():
         yield f"answers/end has values that are none of {', '.join(ENDS)}"
     rival = group["rival"][row]

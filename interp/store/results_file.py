@@ -279,6 +279,44 @@ def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
             pass
 
 
+def check_takes(path: str | PathLike[str], checkpoint: int, probe_set_hash: str, *, samples: int, scores: bool) -> None:
+    """Raise StoreError, before any work is done, when a file would not take answers to these probes afterwards.
+
+    samples: drawn answers of each probe. scores: whether heads' scores on the same probes come with them, as a new
+    checkpoint; else the checkpoint has to be there.
+    """
+    step = _step(checkpoint)
+    check_writable(path)
+    if not target_path(path).exists():
+        if not scores:
+            raise StoreError(f"{path} does not exist, and answers go with scores: leave heads=True, or score first")
+        return
+    with reading(path, "structure") as file:
+        steps, has = checkpoints_of(file), schema.has_answers(file)
+        if scores and step in steps:
+            raise StoreError(
+                f"{path} holds checkpoint {step} already; give another (checkpoint=...), heads=False to add answers to "
+                "it, or another file"
+            )
+        if scores and steps and step < steps[-1]:
+            raise StoreError(f"{path} holds checkpoint {steps[-1]}; give a later one, or another file and `merge` them")
+        if not scores and step not in steps:
+            raise StoreError(f"{path} has no checkpoint {step}, which the answers would go with; it has {_list(steps)}")
+        there = schema.text(file, "probe_set_hash")
+        if scores and there != probe_set_hash:
+            raise StoreError(
+                f"{path} holds scores on other probes ({there[:12]}, these are {probe_set_hash[:12]}); build them with "
+                "the same arguments, give heads=False to add answers to what is there, or another file"
+            )
+        answered = schema.text(file["answers"], "task_set_hash") if has else probe_set_hash
+        if answered != probe_set_hash or (has and len(file["answers/sample"]) != samples + 1):
+            drawn = len(file["answers/sample"]) - 1
+            raise StoreError(
+                f"{path} holds answers to the probes {answered[:12]} with samples={drawn}, and these are to "
+                f"{probe_set_hash[:12]} with samples={samples}; ask the same, or choose another file"
+            )
+
+
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
     """The scores of one checkpoint (by default the last), exactly as they were appended.
 

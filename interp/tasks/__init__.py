@@ -1,7 +1,7 @@
 """Answers of a model to probes with a task: metrics, Pass@k, and the table of what was said."""
 
 from .answers import COLUMNS, ENDS, SAID, TEXT_COLUMNS, Answers
-from .metrics import Judged, judge, spoken
+from .metrics import Judged, judge
 from .passk import analytic, best_of_k, pass_at_k
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "best_of_k",
     "judge",
     "pass_at_k",
-    "spoken",
 ]

@@ -43,7 +43,7 @@ class Judged:
 
 
 def judge(task: Task, text: str) -> Judged:
-    """Judge an answer by its task's metric. text: what was said, without what stands behind a stop (`spoken`)."""
+    """Judge an answer by its task's metric. text: what was said, to the stop that ended it, if any."""
     score = SCORES[task.metric](text, task)
     if task.metric == "mrcr":
         chance = mrcr_chance(task)
@@ -59,15 +59,6 @@ def judge(task: Task, text: str) -> Judged:
     if task.metric == "exact" or not found:
         return Judged(score, rival=rival)
     return Judged(score, precision=1 - len(wrong_at) / len(found), rival=rival)
-
-
-def spoken(text: str, stops: Sequence[str]) -> str:
-    """What stands before the first of the stops; the text as it is where none does.
-
-    (LongBio 7238f69 cuts with `answer[:answer.find(stop)]`, which drops the last letter of an answer without the stop.)
-    """
-    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return text[: min(ends)] if ends else text
 
 
 def string_match_all(text: str, task: Task) -> float:
@@ -117,6 +108,9 @@ def mrcr_chance(task: Task) -> float:
 def longbio(text: str, task: Task) -> float:
     """LongBio's metric (arXiv 2506.02921): 1 where the gold is in the text, in any case of letters; where there are
     several, each behind the one before, as they were asked for: all or nothing.
+
+    (7238f69 first cuts the answer with `answer[: answer.find("Question: ")]`, which drops the last letter of one without
+    that text. Here the task's stop texts end an answer, and one without them is taken as it is.)
     """
     at, said = 0, text.lower()
     for gold in task.golds:

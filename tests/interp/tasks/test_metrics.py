@@ -8,7 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from headscope.interp.tasks import judge, spoken
+from headscope.interp.tasks import judge
 from headscope.interp.tasks.metrics import SCORES, last_number, mrcr_chance, named
 from headscope.probes import Task
 from headscope.probes.task import METRICS
@@ -85,12 +85,6 @@ def test_which_rival_in_the_other_metrics() -> None:
     assert judge(task("longbio", "Rome", rivals=("Oslo", "Bern")), "in Oslo").rival == 0
     ages = task("last_number", "42", rivals=("41", "1,043"))
     assert [judge(ages, text).rival for text in ("42", "it is 1043", "41.0", "7", "")] == [-1, 1, 0, -1, -1]
-
-
-def test_spoken_stops_at_the_first_stop_and_loses_nothing_without_one() -> None:
-    assert spoken("1975-03-12", ("Question: ",)) == "1975-03-12"
-    assert spoken("Ada\nQuestion: what\n", ("Question: ", "\n")) == "Ada"
-    assert spoken("Ada", ()) == "Ada"
 
 
 # MRCR
