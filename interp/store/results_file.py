@@ -295,7 +295,7 @@ def check_takes(path: str | PathLike[str], checkpoint: int, probe_set_hash: str,
         steps, has = checkpoints_of(file), schema.has_answers(file)
         if scores and step in steps:
             raise StoreError(
-                f"{path} holds checkpoint {step} already; give another (checkpoint=...), heads=False to add answers to "
+                f"{path} holds checkpoint {step} already; give another one, heads=False to add answers to "
                 "it, or another file"
             )
         if scores and steps and step < steps[-1]:
