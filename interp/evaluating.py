@@ -162,14 +162,10 @@ def _answers(
             if reason is not None and max(probe.length for probe in left) > chunk:
                 engine.cut_alone = may_be_cut(adapted, left[0])
             planned = plan(left, "exact") if reason is None else None
-            try:
-                for i, answers in decode(engine, planned, codec=codec, **how):
-                    done[left[i].id] = answers
-                    if kept:
-                        kept.keep(done)
-            finally:
+            for i, answers in decode(engine, planned, codec=codec, **how):
+                done[left[i].id] = answers
                 if kept:
-                    kept.keep(done, all_of_it=True)
+                    kept.keep(done, all_of_it=len(done) == len(asked))
             _tell_not_finite(adapted, asked, engine)
     return [done[probe.id] for probe in asked], reason
 
@@ -217,9 +213,7 @@ def _columns(asked: Sequence[Probe], codec: Codec) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
 
 
-def _save(
-    answers: Answers, output: str | PathLike[str], checkpoint: int, tokens_seen: float | None
-) -> None:
+def _save(answers: Answers, output: str | PathLike[str], checkpoint: int, tokens_seen: float | None) -> None:
     try:
         answers.save(output, checkpoint=checkpoint, tokens_seen=tokens_seen)
     except (Exception, KeyboardInterrupt) as error:

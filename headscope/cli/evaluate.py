@@ -30,7 +30,8 @@ def evaluate(
     tasks: Annotated[
         str,
         typer.Option(
-            metavar="NAME,...", help="Suites (ruler), tasks (vt, ruler/vt, niah for all niah_*), sets, saved .npz files."
+            metavar="NAME,...",
+            help="Suites (ruler), tasks (vt, ruler/vt, niah for all niah_*), sets, saved .npz files.",
         ),
     ] = "ruler",
     lengths: Annotated[
@@ -79,7 +80,9 @@ def evaluate(
     options.at_least("--samples", samples, 0)
     options.at_least("--seed", seed, 0)
     if not 0 < temperature < float("inf"):
-        raise options.bad("--temperature", f"got {temperature}; give a number above 0 (the greedy answer always is there)")
+        raise options.bad(
+            "--temperature", f"got {temperature}; give a number above 0 (the greedy answer always is there)"
+        )
     source = read_tasks(tasks, lengths=lengths, items=items, seed=seed, chat=chat)
     if not no_heads:
         check_output(output, checkpoint, force=False)
@@ -121,7 +124,9 @@ def evaluate(
             progress=progress,
         )
     terminal.console().print(task_table(answers))
-    terminal.echo(f"\nAnswers  {output}, checkpoint {checkpoint}; headscope answers {output} --wrong shows what was said")
+    terminal.echo(
+        f"\nAnswers  {output}, checkpoint {checkpoint}; headscope answers {output} --wrong shows what was said"
+    )
 
 
 def answers(

@@ -86,7 +86,9 @@ def read(file: h5py.File, row: int) -> Answers:
         nll=group["nll"][row],
         exact_match=group["exact_match"][row] == 1,
         probes={
-            name: item.asstr()[:].astype(str) if name in TEXT_COLUMNS else item[:].astype(np.dtype(item.dtype.kind + "8"))
+            name: item.asstr()[:].astype(str)
+            if name in TEXT_COLUMNS
+            else item[:].astype(np.dtype(item.dtype.kind + "8"))
             for name, item in columns.items()
         },
         probe_set_name=schema.text(group, "task_set_name"),
@@ -116,7 +118,12 @@ def _row_problems(group: h5py.Group, row: int, n_rivals: np.ndarray) -> Iterator
     asked = group["n_tokens"][row] >= 0
     if asked.any() and not asked.all():
         yield f"{(~asked).sum()} of {asked.size} answers are missing: a checkpoint has all or none"
-    for name, low, high in (("score", 0, 1), ("precision", 0, 1), ("above_chance", -np.inf, 1), ("logprob", -np.inf, 0)):
+    for name, low, high in (
+        ("score", 0, 1),
+        ("precision", 0, 1),
+        ("above_chance", -np.inf, 1),
+        ("logprob", -np.inf, 0),
+    ):
         values = group[name][row][asked]
         known = values[~np.isnan(values)]
         if (known < low).any() or (known > high + 1e-4).any():

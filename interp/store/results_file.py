@@ -124,9 +124,7 @@ def append(
             _add(file, scores, step, tokens, answers)
 
 
-def add_answers(
-    path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None
-) -> None:
+def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None) -> None:
     """Add answers to a checkpoint that has its scores, in place of any that it had.
 
     Waits like `append`. Raises StoreError, and leaves the file as it was, when it holds no such checkpoint, when its

@@ -57,7 +57,14 @@ def test_scores(metric: str, golds: tuple[str, ...], text: str, score: float) ->
 
 
 def test_numbers() -> None:
-    told = {"1,234,567.50 x": "1234567.5", "1975-03-12": "12", "a-5": "5", "v1.2": "1.2", "1,23": "23", "9" * 5000: "9" * 5000}
+    told = {
+        "1,234,567.50 x": "1234567.5",
+        "1975-03-12": "12",
+        "a-5": "5",
+        "v1.2": "1.2",
+        "1,23": "23",
+        "9" * 5000: "9" * 5000,
+    }
     for text, number in told.items():
         assert last_number(text) is not None and str(last_number(text)).rstrip("0") == number.rstrip("0"), text
 
@@ -114,7 +121,15 @@ def test_mrcr_is_the_published_grader() -> None:
 
     asked = of_mrcr(2)
     gold = asked.golds[0]
-    said = [gold, gold[:400], gold[:3] + gold[4:], gold.removeprefix(asked.prefix), asked.prefix + asked.rivals[0], "", "x"]
+    said = [
+        gold,
+        gold[:400],
+        gold[:3] + gold[4:],
+        gold.removeprefix(asked.prefix),
+        asked.prefix + asked.rivals[0],
+        "",
+        "x",
+    ]
     said += [asked.prefix, asked.prefix + gold]
     for text in said:
         assert judge(asked, text).score == grade(text, gold, asked.prefix)

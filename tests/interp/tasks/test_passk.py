@@ -33,7 +33,11 @@ def test_best_of_k_is_the_mean_of_the_best_over_all_choices() -> None:
 def test_it_is_unbiased_where_the_plain_estimate_is_not() -> None:
     """Over all outcomes of n draws, weighted by how likely they are."""
     n, k, p = 5, 3, 0.3
-    likely = [np.prod([p if i in chosen else 1 - p for i in range(n)]) for r in range(n + 1) for chosen in combinations(range(n), r)]
+    likely = [
+        np.prod([p if i in chosen else 1 - p for i in range(n)])
+        for r in range(n + 1)
+        for chosen in combinations(range(n), r)
+    ]
     right = [r for r in range(n + 1) for _ in combinations(range(n), r)]
     expected = sum(w * pass_at_k(n, c, k) for w, c in zip(likely, right, strict=True))
     plain = sum(w * (1 - (1 - c / n) ** k) for w, c in zip(likely, right, strict=True))
@@ -47,7 +51,16 @@ def test_analytic() -> None:
     assert analytic(-np.log(0.3), 3) == pytest.approx(drawn.any(axis=1).mean(), abs=0.02)
 
 
-@pytest.mark.parametrize("wrong", [lambda: pass_at_k(3, 1, 4), lambda: pass_at_k(3, 4, 1), lambda: best_of_k([1.0], 2), lambda: best_of_k([], 1), lambda: analytic(1.0, 0)])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: pass_at_k(3, 1, 4),
+        lambda: pass_at_k(3, 4, 1),
+        lambda: best_of_k([1.0], 2),
+        lambda: best_of_k([], 1),
+        lambda: analytic(1.0, 0),
+    ],
+)
 def test_what_cannot_be_chosen_is_refused(wrong: object) -> None:
     with pytest.raises(ArgumentError, match="k"):
         wrong()  # type: ignore[operator]
