@@ -196,7 +196,7 @@ class Answers:
     def save(self, path: str | PathLike[str], *, checkpoint: int = 0, tokens_seen: float | None = None) -> None:
         """Write to the results file at `path`: with `scores` as a new checkpoint, else into one that is there.
 
-        Raises StoreError, and leaves the file as it was, where they do not fit: see `store.append`, `store.add_answers`.
+        Raises StoreError, and leaves the file as it was, where they do not fit: `store.append`, `store.add_answers`.
         """
         from ..store import add_answers, append
 
