@@ -46,6 +46,8 @@ def test_a_model_is_evaluated_and_its_answers_are_shown(model: Path, saved: Path
     assert "no answers of checkpoint 5; it has those of 0" in fail("answers", output, "--checkpoint", 5)
     again = fail("evaluate", model, "--tasks", saved, "-o", output)
     assert "already holds checkpoint 0; append with --checkpoint 1 or later" in again
+    unscored = fail("evaluate", model, "--tasks", saved, "--no-heads", "-o", tmp_path / "other.h5")
+    assert "answers go with scores: leave out --no-heads, or score first" in unscored
     assert "--samples 0" in fail("evaluate", model, "--tasks", saved, "--no-heads", "-o", output)
 
 
@@ -72,7 +74,6 @@ def test_answers_that_hold_what_a_terminal_obeys_are_shown_as_escapes(tmp_path: 
         (("--samples", "-1"), "--samples"),
         (("--temperature", "0"), "--temperature"),
         (("--lengths", "4kb"), "--lengths"),
-        (("--no-heads",), "answers go with scores: leave out --no-heads, or score first"),
         (("--chat",), "chat template"),
     ],
 )

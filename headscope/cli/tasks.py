@@ -28,7 +28,7 @@ def read_tasks(
         found, tasks = _place(name)
         before = wanted.get(found, [])
         wanted[found] = None if tasks is None or before is None else list(dict.fromkeys([*before, *tasks]))
-    given = {"lengths": read_lengths(lengths), "chat": chat or None}
+    given: dict[str, Any] = {"lengths": read_lengths(lengths), "chat": chat or None}
     given = {option: value for option, value in given.items() if value is not None}
     options = [*given, *(["items"] if items is not None else [])]
     if options and not wanted:
@@ -41,7 +41,7 @@ def read_tasks(
     def build(tokenizer: Any) -> ProbeSet:
         sets = list(saved)
         for name, tasks in wanted.items():
-            own = {"items": items, "tasks": tasks} if name in suites else {}
+            own: dict[str, Any] = {"items": items, "tasks": tasks} if name in suites else {}
             sets.append(probes.build(name, tokenizer, seed=seed, **given, **own))
         if len(sets) == 1:
             return sets[0]

@@ -62,7 +62,7 @@ class Answers:
             raise ArgumentError(f"said lacks {', '.join(missing)}; it needs {', '.join(SAID)}")
         if missing := [name for name in COLUMNS if name not in self.probes]:
             raise ArgumentError(f"probes lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-        said = {name: np.asarray(self.said[name], dtype) for name, dtype in SAID.items()}
+        said: dict[str, np.ndarray] = {name: np.asarray(self.said[name], dtype) for name, dtype in SAID.items()}
         shape = said["score"].shape
         if len(shape) != 2 or 0 in shape or any(values.shape != shape for values in said.values()):
             shapes = ", ".join(f"{name} {values.shape}" for name, values in said.items())
