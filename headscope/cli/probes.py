@@ -38,11 +38,13 @@ def front(context: typer.Context) -> None:
 
 
 @app.command("list")
-def list_sets() -> None:
-    """The sets that can be built by name."""
+def list_sets(
+    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="A suite, for what tasks it has.")] = None,
+) -> None:
+    """The sets that can be built by name, or the tasks of one that is a suite."""
     from .. import probes
 
-    known = probes.list_sets()
+    known = probes.list_sets() if suite is None else probes.list_tasks(suite)
     width = max(map(len, known))
     for name, description in known.items():
         terminal.echo(f"{name:<{width}}  {description}")
