@@ -33,12 +33,12 @@ def common_words(draw: Draw) -> Growing:
     """cwe: ten words stand in a numbered list 30 times (6 below 4K), all others 3 times (once), after one example.
 
     All places of the ten are needles, a group for each word. The answer is a numbered list, as in the example, in the
-    order in which the words first appear; with compat="ruler" in the order in which they were drawn. No word of the
-    example is in the list. Where there are more different words than WORDS, all are of the form "adjective-noun".
+    order in which the words first appear; with compat="ruler" in the order in which they were drawn, and below 4K the
+    example has 40 words for 25. No word of the example is in the list. Where there are more different words than WORDS, all are of the form "adjective-noun".
     """
     compat = draw.options["compat"] == "ruler"
     often, seldom = (30, 3) if draw.length >= LONG else (6, 1)
-    shown, shown_often, shown_seldom = (40, 10, 3) if draw.length >= LONG else (20, 3, 1)
+    shown, shown_often, shown_seldom = (40, 10, 3) if draw.length >= LONG else (20, 3, 1) if compat else (15, 2, 1)
     words = [WORDS[i] for i in draw.own.permutation(len(WORDS))]
     example, words = words[:shown], words[shown:]
     order = draw.own.integers(2**63)
@@ -74,7 +74,7 @@ def common_words(draw: Draw) -> Growing:
             reserve=CWE_NEW_TOKENS if compat else 0,
         )
 
-    return Growing(make, least=2 * COMMON)
+    return Growing(make, least=COMMON + 2)
 
 
 def frequent_words(draw: Draw) -> Growing:
