@@ -126,7 +126,8 @@ SETS = {
 
 def list_sets() -> dict[str, str]:
     """Name -> what it is for."""
-    return {name: each.description for name, each in {**SETS, **known_suites()}.items()}
+    suites = {name: suite.description for name, suite in known_suites().items()}
+    return {name: recipe.description for name, recipe in SETS.items()} | suites
 
 
 def list_kinds() -> list[str]:
