@@ -126,11 +126,7 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
     prompt = _prompt(frame, passage)
     answer = "".join(part if isinstance(part, str) else part.text for part in passage.answer)
     ids, starts, ends = encode(codec, prompt + answer, id)
-    if (unknown := np.flatnonzero(np.isin(ids, list(codec.unknown)))).size:
-        at = slice(starts[unknown[0]], ends[unknown[0]])
-        raise ProbeError(
-            f"{id}: {codec.name} cannot spell {(prompt + answer)[at]!r}; use a tokenizer that can, or leave the task out."
-        )
+    _check_spelt(codec, id, ids, starts, ends, prompt + answer)
     prompt_end = int(np.argmax(ends > len(prompt)))
     if starts[prompt_end] < len(prompt):
         raise JoinNotCanonical(f"{id}: {codec.name} fuses the end of the prompt with the answer {answer!r}.")
@@ -177,6 +173,20 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
         needle_text=next(piece.text for piece in passage.pieces if piece.role == "needle").strip(),
         value=passage.value,
         task=replace(passage.task, length=length),
+    )
+
+
+def _check_spelt(
+    codec: Codec, id: str, ids: NDArray[np.int32], starts: NDArray[np.int64], ends: NDArray[np.int64], text: str
+) -> None:
+    """Raise ProbeError where a character has no token of its own. (A chat's own special tokens are not asked about.)"""
+    unknown = getattr(codec.tokenizer, "unk_token_id", None)
+    if unknown is None or not (at := np.flatnonzero(ids == unknown)).size:
+        return
+    lost = text[starts[at[0]] : ends[at[0]]]
+    raise ProbeError(
+        f"{id}: {codec.name} has no token for {lost[:40]!r} and {len(at) - 1} more words; use a tokenizer with bytes to "
+        "fall back on, or a text that this one can spell."
     )
 
 

@@ -78,7 +78,8 @@ def ordinary(codec: Codec, line: str) -> bool:
     """Whether a line holds no special token, written out or standing for characters the vocabulary lacks."""
     if any(special in line for special in codec.special_texts):
         return False
-    return not codec.unknown or codec.unknown.isdisjoint(codec.encode(line))
+    unknown = codec.tokenizer.unk_token_id
+    return unknown is None or unknown not in codec.encode(line)
 
 
 def _places(characters: Sequence[tuple[int, str]]) -> tuple[dict[str, Positions], frozenset[int]]:

@@ -94,12 +94,6 @@ class Codec:
         return frozenset(self.tokenizer.all_special_ids)
 
     @cached_property
-    def unknown(self) -> frozenset[int]:
-        """The id that stands for characters which the vocabulary lacks, where there is one."""
-        found = getattr(self.tokenizer, "unk_token_id", None)
-        return frozenset(() if found is None else (found,))
-
-    @cached_property
     def special_texts(self) -> tuple[str, ...]:
         return tuple(token for token in self.tokenizer.all_special_tokens if token)
 
