@@ -113,6 +113,17 @@ def test_items_in_a_row_ask_one_context_for_different_keys(gpt2_like: Any) -> No
         assert not np.array_equal(built[0].input_ids[:n], built[4].input_ids[:n])
 
 
+def test_single_needles_share_their_haystack(tokenizer: Any) -> None:
+    built = hp.build("ruler", tokenizer, tasks=["niah_single_1", "niah_single_2"], lengths=[400, 512], items=3)
+    built.verify(tokenizer)
+    for part in (built[:6], built[6:]):
+        part = [probe for probe in part if probe.graft or probe.depth < 1]  # behind it all it may be fused with the end
+        assert all(probe.graft for probe in part) and len({probe.haystack_id for probe in part}) == 1
+        plain = [np.r_[p.input_ids[: p.graft[0]], p.input_ids[p.graft[1] : p.question_start]] for p in part]
+        longest = max(plain, key=len)
+        assert all(np.array_equal(longest[: len(each)], each) for each in plain)
+
+
 @pytest.mark.parametrize("length", [1024, 4096, 32768])
 def test_no_word_of_the_example_is_in_the_list(length: int, text: Text) -> None:
     assert not [(word, other) for word in WORDS for other in WORDS if word != other and word in other]
