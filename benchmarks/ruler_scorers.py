@@ -1,12 +1,12 @@
 """Do our answers to RULER's tasks get the same score from lm-evaluation-harness as from us?
 
-    python -m benchmarks.ruler_scorers PATH/lm_eval/tasks/ruler/common_utils.py [MODEL]
+    python -m benchmarks.ruler_scorers PATH/lm_eval/tasks/ruler/common_utils.py
 
-200 made-up answers to probes of all tasks, of five kinds: right, some of it, wrong, everything there is, nothing. Each is
-judged by `headscope.interp.tasks` and by their `process_results` (`process_results_part` for questions), which is read
-from the file named and is no part of headscope. Theirs takes the mean over the right wordings of one answer and the best
-over predictions, RULER's own takes the best over wordings: where a question has several wordings they differ, and
-nowhere else; any other difference fails the command.
+200 made-up answers to probes of all tasks, of five kinds: right, some of it, wrong, everything there is, nothing. Each
+is judged by `headscope.interp.tasks` and by their `process_results` (`process_results_part` for questions), which is
+read from the file named and is no part of headscope. Theirs takes the mean over the right wordings of one answer,
+RULER's own code takes the best of them: where a question has several wordings they differ, and nowhere else; any other
+difference fails the command.
 """
 
 from __future__ import annotations
@@ -33,8 +33,16 @@ ANSWERS = 200
 KINDS = ("right", "some", "wrong", "everything", "nothing")
 # Two questions with several right wordings, as SQuAD has them, and one with a single one.
 QUESTIONS = [
-    ("The bridge of Voss was opened in May 1907 by Eva Lund.", "When was it opened?", ["May 1907", "1907", "in May 1907"]),
-    ("Narvik lies in the far north, by a fjord.", "Where does Narvik lie?", ["in the far north", "north", "by a fjord"]),
+    (
+        "The bridge of Voss was opened in May 1907 by Eva Lund.",
+        "When was it opened?",
+        ["May 1907", "1907", "in May 1907"],
+    ),
+    (
+        "Narvik lies in the far north, by a fjord.",
+        "Where does Narvik lie?",
+        ["in the far north", "north", "by a fjord"],
+    ),
     ("Tea is sold at four every day.", "When is tea sold?", ["at four"]),
 ]
 
@@ -76,7 +84,8 @@ def answers() -> Iterator[tuple[Probe, str, str]]:
     with tempfile.TemporaryDirectory() as folder:
         own = Path(folder) / "own.jsonl"
         own.write_text(
-            "\n".join(json.dumps({"context": c, "question": q, "answers": a}) for c, q, a in QUESTIONS), encoding="utf-8"
+            "\n".join(json.dumps({"context": c, "question": q, "answers": a}) for c, q, a in QUESTIONS),
+            encoding="utf-8",
         )
         probes = [*build("ruler", smollm2(), lengths=[1024], items=3)]
         probes += build("ruler", smollm2(), tasks=["qa_1"], lengths=[512], items=3, qa_file=own)

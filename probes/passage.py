@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import align, classify
-from .errors import AlignmentFailed, HaystackTooShort, JoinNotCanonical, LengthTooShort, PoolTooSmall, ProbeError, SpanNotFound
+from .errors import (
+    AlignmentFailed,
+    HaystackTooShort,
+    JoinNotCanonical,
+    LengthTooShort,
+    PoolTooSmall,
+    ProbeError,
+    SpanNotFound,
+)
 from .frame import Frame
 from .hashing import short_hash
 from .offsets import encode
@@ -181,15 +189,17 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
 def _check_spelt(
     codec: Codec, id: str, ids: NDArray[np.int32], starts: NDArray[np.int64], ends: NDArray[np.int64], text: str
 ) -> None:
-    """Raise ProbeError where a character has no token of its own. (A chat's own special tokens are not asked about.)"""
+    """Raise ProbeError where the vocabulary lacks a character of the text."""
     unknown = getattr(codec.tokenizer, "unk_token_id", None)
-    if unknown is None or not (at := np.flatnonzero(ids == unknown)).size:
+    if unknown is None:
         return
-    lost = text[starts[at[0]] : ends[at[0]]]
-    raise ProbeError(
-        f"{id}: {codec.name} has no token for {lost[:40]!r} and {len(at) - 1} more words; use a tokenizer with bytes to "
-        "fall back on, or a text that this one can spell."
-    )
+    written = [text[starts[at] : ends[at]] for at in np.flatnonzero(ids == unknown)]
+    lost = [word for word in written if word != codec.tokenizer.unk_token]  # a chat's turn may be written with it
+    if lost:
+        raise ProbeError(
+            f"{id}: {codec.name} has no token for {lost[0][:40]!r}; use a tokenizer that knows its script or has bytes "
+            "to fall back on, or tasks of another language."
+        )
 
 
 def fit(make: Callable[[int], Passage], tokens: Callable[[Passage], int], length: int, least: int) -> Passage:

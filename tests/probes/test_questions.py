@@ -21,7 +21,9 @@ def squad(n: int = 8) -> dict[str, Any]:
     """As version 2.0 is published: articles, paragraphs, questions; one in two of these has no answer."""
     paragraphs = []
     for i, town in enumerate(RIVERS[:n]):
-        context = f"The river of {town} is cold. It was measured by Ole Berg{i}. Its bridge was built in {1801 + 7 * i}."
+        context = (
+            f"The river of {town} is cold. It was measured by Ole Berg{i}. Its bridge was built in {1801 + 7 * i}."
+        )
         year = str(1801 + 7 * i)
         answers = [{"text": year, "answer_start": context.index(year)}]
         asked = f"When was the bridge of {town} built?"
@@ -188,7 +190,11 @@ WRONG: list[tuple[str, Any, str]] = [
     ("paragraphs.json", {"data": [{"title": "A"}]}, "article 1, holds no list 'paragraphs'"),
     ("impossible.json", {"data": [{"paragraphs": [{"context": "a", "qas": []}]}]}, "holds no question"),
     ("unlike.jsonl", {"context": "a b", "question": "c?", "answers": [3]}, "no list of texts as 'answers'"),
-    ("elsewhere.jsonl", {"context": "a b", "question": "c?", "answers": ["d"]}, r"none of its answers \('d'\) is in its"),
+    (
+        "elsewhere.jsonl",
+        {"context": "a b", "question": "c?", "answers": ["d"]},
+        r"none of its answers \('d'\) is in its",
+    ),
     ("hop.json", [{"question": "a", "answer": "b", "supporting_facts": [], "context": [["t"]]}], "no list of"),
     (
         "facts.json",
@@ -199,7 +205,9 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "content", "message"), WRONG, ids=[name for name, _, _ in WRONG])
-def test_what_is_wrong_with_a_file_is_one_line(gpt2_like: Any, tmp_path: Path, name: str, content: Any, message: str) -> None:
+def test_what_is_wrong_with_a_file_is_one_line(
+    gpt2_like: Any, tmp_path: Path, name: str, content: Any, message: str
+) -> None:
     path = tmp_path / name
     if content is ...:
         path.mkdir()
