@@ -71,27 +71,24 @@ def _read(file: Path) -> Questions:
     pool = _Pool()
     found: list[Question] = []
     task = "qa_1"
-    try:
-        for where, value in json_values(file):
-            if isinstance(value, dict) and isinstance(value.get("data"), list):
-                found += _squad(where, value["data"], pool)
-            elif isinstance(value, list) and value and isinstance(value[0], dict) and "supporting_facts" in value[0]:
-                task = "qa_2"
-                found += [_hotpot(f"{where}, question {i},", each, pool) for i, each in enumerate(value, 1)]
-            elif isinstance(value, list):
-                found += [_line(f"{where.rstrip(',')}, item {i},", each, pool) for i, each in enumerate(value, 1)]
-            else:
-                found.append(_line(where, value, pool))
-    except _Odd as odd:
-        raise ProbeError(f"{odd} {ACCEPTED}.") from odd
+    for where, value in json_values(file):
+        if isinstance(value, dict) and isinstance(value.get("data"), list):
+            found += _squad(where, value["data"], pool)
+        elif isinstance(value, list) and value and isinstance(value[0], dict) and "supporting_facts" in value[0]:
+            task = "qa_2"
+            found += [_hotpot(f"{where}, question {i},", each, pool) for i, each in enumerate(value, 1)]
+        elif isinstance(value, list):
+            found += [_line(f"{where.rstrip(',')}, item {i},", each, pool) for i, each in enumerate(value, 1)]
+        else:
+            found.append(_line(where, value, pool))
     if not found:
         raise ProbeError(f"qa_file {str(file)!r} holds no question that has an answer; {ACCEPTED}.")
     once = {(each.text, each.documents[0], each.marks): each for each in found}
     return Questions(str(file), task, pool.texts, tuple(once.values()))
 
 
-class _Odd(ProbeError):
-    """What a file holds is of none of the formats; the message says where, and ends in a semicolon."""
+def _odd(what: str) -> ProbeError:
+    return ProbeError(f"{what}; {ACCEPTED}.")
 
 
 class _Pool:
@@ -132,7 +129,7 @@ def _line(where: str, value: Any, pool: _Pool) -> Question:
         given = given.get("text")
     given = [given] if isinstance(given, str) else given
     if not isinstance(given, list) or not given or not all(isinstance(each, str) for each in given):
-        raise _Odd(f"{where} holds no list of texts as 'answers';")
+        raise _odd(f"{where} holds no list of texts as 'answers'")
     answers = [(well_formed(each), None) for each in given]
     return _about(f"{where} question {question[:60]!r}:", question, answers, [text], (pool.add(text),), ())
 
@@ -148,13 +145,13 @@ def _hotpot(where: str, value: Any, pool: _Pool) -> Question:
             and isinstance(each[1], list)
             and all(isinstance(sentence, str) for sentence in each[1])
         ):
-            raise _Odd(f"{where} has a 'context' that is no list of [title, [sentence, ...]];")
+            raise _odd(f"{where} has a 'context' that is no list of [title, [sentence, ...]]")
         documents.setdefault(well_formed(each[0]), [well_formed(sentence) for sentence in each[1]])
     texts = {title: title + MARK + "".join(sentences) for title, sentences in documents.items()}
     facts: list[tuple[str, int, int]] = []
     for fact in _list(value, "supporting_facts", where):
         if not (isinstance(fact, list) and len(fact) == 2 and isinstance(fact[0], str) and type(fact[1]) is int):
-            raise _Odd(f"{where} has 'supporting_facts' that are no list of [title, sentence];")
+            raise _odd(f"{where} has 'supporting_facts' that are no list of [title, sentence]")
         title, i = well_formed(fact[0]), fact[1]
         sentences = documents.get(title, [])
         if 0 <= i < len(sentences) and sentences[i].strip():  # some of the published ones name a sentence too many
@@ -225,12 +222,12 @@ def sentence(text: str, first: int, last: int) -> tuple[int, int]:
 def _list(value: Any, field: str, where: str) -> list[Any]:
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, list):
-        raise _Odd(f"{where} holds no list {field!r};")
+        raise _odd(f"{where} holds no list {field!r}")
     return found
 
 
 def _text(value: Any, field: str, where: str) -> str:
     found = value.get(field) if isinstance(value, dict) else None
     if not isinstance(found, str) or not found.strip():
-        raise _Odd(f"{where} holds no text {field!r};")
+        raise _odd(f"{where} holds no text {field!r}")
     return well_formed(found)
