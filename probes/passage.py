@@ -179,7 +179,7 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
         tokenizer_fp=codec.fingerprint,
         vocabulary_fp=codec.vocabulary_fp(all_ids),
         graft=None if graft is None else (graft[0] + shift, graft[1] + shift),
-        haystack_id="" if graft is None else short_hash(str(frame.head), passage.before, _plain(passage)[:64]),
+        haystack_id="" if graft is None else short_hash(f"{frame.head} {seed}", passage.before, _plain(passage)[:64]),
         needle_text=next(piece.text for piece in passage.pieces if piece.role == "needle").strip(),
         value=passage.value,
         task=replace(passage.task, length=length),

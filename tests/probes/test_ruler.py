@@ -124,6 +124,17 @@ def test_single_needles_share_their_haystack(tokenizer: Any) -> None:
         assert all(np.array_equal(longest[: len(each)], each) for each in plain)
 
 
+def test_sets_of_different_seeds_can_be_put_together(gpt2_like: Any) -> None:
+    """Their haystacks may begin with the same sentence."""
+    text = "The river was high and cold that day, and nobody could ever cross it. "
+    street = Haystack("street", lambda seed: [text + " ".join(f"House {n + seed} is green." for n in range(200))])
+    sets = [
+        hp.build("ruler", gpt2_like, tasks=["niah_single_2"], lengths=[400], items=1, haystack=street, seed=seed)
+        for seed in range(3)
+    ]
+    hp.ProbeSet(tuple(probe for each in sets for probe in each)).verify(gpt2_like)
+
+
 @pytest.mark.parametrize("length", [1024, 4096, 32768])
 def test_no_word_of_the_example_is_in_the_list(length: int, text: Text) -> None:
     assert not [(word, other) for word in WORDS for other in WORDS if word != other and word in other]
