@@ -30,7 +30,8 @@ class Draw:
     Attributes:
         own: random numbers of this item alone.
         shared: random numbers that `TOGETHER` items in a row have in common, for a context that they share.
-        index: which item of its task and length it is, from 0.
+        turn: which of these the item is, from 0 up.
+        index: which item of its task and length it is, from 0 up.
         length: tokens of the whole probe that will be asked for at most.
         options: what the suite was asked for beside its tasks, for example {"compat": "ruler"}.
         text: the haystack's text, the same for all items of a set.
@@ -38,6 +39,7 @@ class Draw:
 
     own: np.random.Generator
     shared: np.random.Generator
+    turn: int
     length: int
     options: Mapping[str, Any]
     text: Text
@@ -156,6 +158,7 @@ def build_suite(
                 draw = Draw(
                     rng(seed, suite.name, name, length, i),
                     rng(seed, suite.name, name, length, "context", i // TOGETHER),
+                    i % TOGETHER,
                     length,
                     options,
                     text,

@@ -35,7 +35,7 @@ def draws(task: str, text: Text, n: int, length: int = 1024, **options: Any) -> 
     """Items of n seeds, before any tokenizer sees them."""
     made = SUITE.tasks[task].draw
     return [
-        made(Draw(rng(seed, task), rng(seed, task, "shared"), length, {**PLAIN, **options}, text, seed % TOGETHER))
+        made(Draw(rng(seed, task), rng(seed, task, "shared"), seed % TOGETHER, length, {**PLAIN, **options}, text))
         for seed in range(n)
     ]
 
