@@ -39,7 +39,7 @@ def needles(draw: Draw, kind: str = "numbers") -> Growing:
     Items that share a context ask for different needles: each lies as deep as it likes, and a quarter of the context
     behind the one before.
     """
-    depth = (draw.shared.random() + draw.index % TOGETHER / TOGETHER) % 1
+    depth = (draw.shared.random() + draw.turn / TOGETHER) % 1
     keys, values = _keys(draw.shared, kind), _values(draw.shared, kind)
     pairs: list[tuple[str, str]] = []
 

@@ -24,7 +24,7 @@ Marks = Sequence[tuple[int, int, int]]
 
 def own_documents(draw: Draw) -> Growing:
     """qa_1_own: every document of the shared context could be asked about, and one is, each item's another one."""
-    depth = (draw.shared.random() + draw.index % TOGETHER / TOGETHER) % 1
+    depth = (draw.shared.random() + draw.turn / TOGETHER) % 1
     fact = str(draw.own.choice(list(PLACE)))
     source, known = places(draw.shared), list[Place]()
 
@@ -40,7 +40,7 @@ def own_documents(draw: Draw) -> Growing:
 
 def own_pairs(draw: Draw) -> Growing:
     """qa_2_own: a place's document names its founder (group 1), whose own document has the answer (group 0)."""
-    depth = (draw.shared.random() + draw.index % TOGETHER / TOGETHER) % 1
+    depth = (draw.shared.random() + draw.turn / TOGETHER) % 1
     order = draw.shared.integers(2**63)
     fact = str(draw.own.choice(list(FOUNDER)))
     source, known = places(draw.shared), list[Place]()
