@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +17,7 @@ from .passage import Passage, count, fit, lay
 from .probe import Probe
 from .seeds import rng
 from .sentences import sentence_starts
+from .stream import ordinary
 from .tokens import Codec
 
 TOGETHER = 4  # items in a row that may share a context, and with it a prefill
@@ -29,6 +30,7 @@ class Draw:
     Attributes:
         own: random numbers of this item alone.
         shared: random numbers that `TOGETHER` items in a row have in common, for a context that they share.
+        index: which item of its task and length it is, from 0.
         length: tokens of the whole probe that will be asked for at most.
         options: what the suite was asked for beside its tasks, for example {"compat": "ruler"}.
         text: the haystack's text, the same for all items of a set.
@@ -39,6 +41,7 @@ class Draw:
     length: int
     options: Mapping[str, Any]
     text: Text
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,24 @@ class SuiteTask:
 
 
 @dataclass(frozen=True)
+class FromFile:
+    """A task that needs what an option reads. `missing`: options -> why it cannot be built and what to do, or "".
+
+    instead_of: the task that stands in for it, where it is not asked for by name.
+    """
+
+    task: SuiteTask
+    instead_of: str
+    missing: Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
 class Suite:
     """A benchmark by its public name: task -> how its items are made, and what is asked for where nothing is said.
 
-    options: names that `build` takes for this suite alone, with what they may be and the default first.
+    options: names that `build` takes for this suite alone, with what they may be and the default first, or a function
+        that reads what is given, such as a path, and raises ProbeError; None where nothing is.
+    from_file: tasks beside those, which need an option.
     """
 
     name: str
@@ -73,14 +90,22 @@ class Suite:
     tasks: Mapping[str, SuiteTask]
     lengths: tuple[int, ...]
     items: int
-    options: Mapping[str, tuple[Any, ...]]
+    options: Mapping[str, tuple[Any, ...] | Callable[[Any], Any]]
+    from_file: Mapping[str, FromFile] = field(default_factory=dict)
+
+    @property
+    def all_tasks(self) -> dict[str, SuiteTask]:
+        return {**self.tasks, **{name: each.task for name, each in self.from_file.items()}}
 
 
 class Text:
-    """Sentences of a haystack, in the order of a seed; read as far as is asked for."""
+    """Sentences of a haystack, in the order of a seed; read as far as is asked for.
 
-    def __init__(self, haystack: Haystack, seed: int) -> None:
-        self.haystack, self.seed = haystack, seed
+    Lines with special tokens or unknown characters are left out.
+    """
+
+    def __init__(self, haystack: Haystack, seed: int, codec: Codec) -> None:
+        self.haystack, self.seed, self.codec = haystack, seed, codec
         self._found: list[str] = []
 
     @cached_property
@@ -89,6 +114,7 @@ class Text:
             sentence
             for document in self.haystack.documents(self.seed)
             for line in document.splitlines()
+            if ordinary(self.codec, line)
             for sentence in _sentences(line)
         )
 
@@ -122,9 +148,9 @@ def build_suite(
     options: Mapping[str, Any],
 ) -> list[Probe]:
     """`items` probes of every task at every length. Raises ProbeError and what `lay` and `fit` raise."""
-    text, tokens = Text(haystack, seed), count(codec, frame)
-    found = []
-    for name in _chosen(suite, tasks):
+    text, tokens = Text(haystack, seed, codec), count(codec, frame)
+    found, known = [], suite.all_tasks
+    for name in _chosen(suite, tasks, options):
         for length in lengths:
             for i in range(items):
                 draw = Draw(
@@ -133,21 +159,29 @@ def build_suite(
                     length,
                     options,
                     text,
+                    i,
                 )
-                growing = suite.tasks[name].draw(draw)
+                growing = known[name].draw(draw)
                 passage = fit(growing.make, tokens, length, growing.least)
                 found.append(lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed))
     return found
 
 
-def _chosen(suite: Suite, tasks: Sequence[str] | None) -> list[str]:
+def _chosen(suite: Suite, tasks: Sequence[str] | None, options: Mapping[str, Any]) -> list[str]:
+    missing = {name: each.missing(options) for name, each in suite.from_file.items()}
     if tasks is None:
-        return list(suite.tasks)
+        better = {each.instead_of: name for name, each in suite.from_file.items() if not missing[name]}
+        return [better.get(name, name) for name in suite.tasks]
     if isinstance(tasks, str):
         raise ProbeError(f"tasks is {tasks!r}; give a list: [{tasks!r}].")
+    known = suite.all_tasks
     for task in tasks:
-        if task not in suite.tasks:
-            close = difflib.get_close_matches(str(task), suite.tasks, n=1)
+        if task not in known:
+            close = difflib.get_close_matches(str(task), known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ProbeError(f"{suite.name} has no task {task!r}; it has {', '.join(suite.tasks)}.{hint}")
+            raise ProbeError(f"{suite.name} has no task {task!r}; it has {', '.join(known)}.{hint}")
+        if missing.get(task):
+            raise ProbeError(missing[task])
+    if not tasks:
+        raise ProbeError(f"tasks is empty; {suite.name} has {', '.join(known)}.")
     return list(dict.fromkeys(tasks))
