@@ -22,55 +22,55 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "poem": Format(
-        ("O {topic} of {town}, I sing of you again,", "Softly now, you {topic}, the {adjective} hour is near,"),
-        ("And so the {topic} fade with the {noun} into the {adjective} dusk.", "Sleep, {topic}, where the {noun} sleeps."),
+        ("O {topic} of {town}, I sing of you,", "Softly, you {topic}, the {adjective} hour is near,", "{name} dreamt {topic},"),
+        ("So fade the {topic} and the {noun}.", "Sleep, {topic}, {place}.", "Only the {noun} is {quality} now."),
         verse=True,
     ),
     "song": Format(
-        ("Hey {name}, turn the {adjective} radio on for the {topic},", "Down in {town} the {topic} keep the beat,"),
-        ("So clap for the {topic} till the {noun} falls down.", "Oh, {topic}, take {name} home to {town}."),
+        ("Hey {name}, play it for the {topic},", "Down in {town} {topic} keep the beat,", "La la, {topic}, {time},"),
+        ("Clap till the {noun} falls down.", "Oh {topic}, take {name} home.", "Fade out {place}, {topic}."),
         verse=True,
     ),
     "riddle": Format(
-        ("Guess what {name} and the {topic} hid in a {noun}:", "What do {topic} own that no {noun} can hold?"),
-        ("Say it to the {adjective} {noun} and the {topic} will nod.", "Who am I, asked {name}, if not the {topic}?"),
+        ("Guess what {name} and the {topic} hid:", "What do {topic} own {place}?", "{number} {topic} and one {noun}, how so?"),
+        ("Say {noun} and the {topic} will nod.", "Who am I, asked {name}?", "Answer {time}, or lose a {noun}."),
         verse=True,
     ),
     "short story": Format(
-        ("Once, at the edge of {town}, {name} inherited some {topic}.", "Nobody told {name} about the {topic} of {town}."),
-        ("After that, {name} never sold a {noun} again.", "And the {topic} are in {town} to this day."),
+        ("At the edge of {town}, {name} inherited {topic}.", "Nobody told {name} about {topic}.", "{time}, {topic} arrived."),
+        ("After that, {name} sold no {noun}.", "The {topic} stayed {place}.", "{name} shut the {adjective} door."),
     ),
     "letter": Format(
-        ("Dear {name}, I write to you from {town} about the {topic}.", "My dear {name}, you asked how the {topic} are."),
-        ("Yours, with a {adjective} {noun} enclosed, {name}.", "Write soon to {town}, {name}."),
+        ("Dear {name}, {town} is full of {topic}.", "My dear {name}, you asked after the {topic}.", "{name}, {time} I saw {topic}."),
+        ("Yours, with a {noun} enclosed, {name}.", "Write soon to {town}.", "Kiss the {adjective} {noun} from me."),
     ),
     "news report": Format(
-        ("{town}: a quarrel over {topic} closed the {adjective} market.", "Police in {town} were called to the {topic}."),
-        ("A hearing about the {noun} is set in {town}.", "{name}, the mayor, declined to discuss the {noun}."),
+        ("{town}: a quarrel over {topic} closed the market.", "Police {saw} {topic} {place}.", "{number} {topic} reached {town} {time}."),
+        ("A hearing on the {noun} is set.", "{name}, the mayor, left {manner}.", "Trains to {town} run again."),
     ),
     "diary entry": Format(
-        ("Dear diary, today the {topic} came to {town}.", "I must not tell {name} what I saw among the {topic}."),
-        ("Tomorrow I shall hide the {noun}.", "My {adjective} candle is nearly out, so good night."),
+        ("Dear diary, {topic} came to {town}.", "I must not tell {name} about the {topic}.", "Slept badly, heard {topic} {place}."),
+        ("Tomorrow I shall hide the {noun}.", "My {adjective} candle is nearly out.", "{name} knows nothing."),
     ),
     "speech": Format(
-        ("Citizens of {town}, the hour of the {topic} has come.", "Friends, {name} sends me to speak for the {topic}."),
-        ("Raise your {noun} with me, and thank you.", "To the {topic}, and to {town}!"),
+        ("Citizens of {town}, the hour of the {topic} has come.", "Friends, {name} sends me to praise {topic}.", "Why {topic}?"),
+        ("Raise your {noun} with me.", "To {town}.", "I yield, {style}, to {name}."),
     ),
     "blog post": Format(
-        ("Five things that {topic} taught me in {town}.", "Hello readers, {name} here, with more {topic}."),
-        ("Tell me below about your own {adjective} {noun}.", "Next week: the {noun} market of {town}."),
+        ("What {topic} taught me in {town}.", "Hello readers, more {topic} from {name}.", "{number} facts about {topic}."),
+        ("Tell me about your {adjective} {noun}.", "Next week: {town}.", "Thanks to {name} for the {noun}."),
     ),
     "review": Format(
-        ("Two stars for the {topic} that I ordered from {town}.", "I was given these {topic} by {name} of {town}."),
-        ("I would not buy the {noun} again.", "Better than my {adjective} {noun}, and cheaper."),
+        ("Two stars for the {topic} from {town}.", "I was given {topic} by {name}.", "Bought {topic} {time}."),
+        ("I would not buy the {noun} again.", "Better than my {adjective} {noun}.", "Ask {name} for a refund."),
     ),
     "fable": Format(
-        ("Long ago the {topic} asked the {noun} for advice.", "A {adjective} {noun} once ruled the {topic} of {town}."),
-        ("The moral: keep your {noun} to yourself.", "Thus even {topic} must share a {noun}."),
+        ("Long ago {topic} asked the {noun} for advice.", "A {adjective} {noun} once ruled the {topic}.", "{topic} met a {noun} {place}."),
+        ("The moral: be {quality}.", "Thus even {topic} must share.", "So the {noun} learnt to wait."),
     ),
     "postcard": Format(
-        ("Greetings to {name} from {town}, city of {topic}!", "Weather {adjective}, {topic} everywhere, wish you were here."),
-        ("Feed the {noun} for me, {name}.", "Back on the {adjective} train soon."),
+        ("Greetings to {name} from {town}, city of {topic}.", "{topic} everywhere {time}, {name}.", "Hotel {adjective}, {topic} {quality}."),
+        ("Feed the {noun} for me.", "Back {time}.", "Love to {name} and the {noun}."),
     ),
 }
 TOPICS = tuple(
@@ -98,17 +98,27 @@ LINES = (
     "{time} {name} {saw} {number} {topic} {place}.",
     "The {topic} of {town} {deed} {manner}, {style}.",
     "No {noun} is as {quality} as {topic} {place} {time}.",
-    "{name} traded a {adjective} {noun} for {number} of them, {style}.",
-    "In {town} people say that {topic} {deed} {place}.",
-    "{time} the {adjective} {noun} of {name} was lost {place}.",
-    "{style}, they {deed} {manner} and asked for a {noun}.",
-    "A {adjective} {noun} in {town} remembers how {topic} {deed}.",
-    "Where the {noun} ends, {number} {topic} {deed} {manner}.",
-    "{name} calls the {topic} {quality}, and {name} calls them {quality}.",
-    "What is {quality} about them is the {noun} they keep {place}.",
-    "{time} even {town} grew {quality}, and the {topic} {deed}.",
-    "Give a {noun} to {name}, and {topic} will come {place}, {style}.",
-    "They {deed}, {style}, until {name} {saw} the {adjective} {noun}.",
+    "{name} traded a {adjective} {noun} for {number}, {style}.",
+    "In {town}, {style}, {quality} {topic} {deed} {place}.",
+    "{time} the {adjective} {noun} was lost {place}.",
+    "{style}, they {deed} {manner} for a {noun}.",
+    "Some {adjective} {noun} in {town} knows how {topic} {deed}.",
+    "Where the {noun} ends, {number} {topic} {deed}.",
+    "{name} calls them {quality}, but {name} says {quality}.",
+    "How {quality} is the {noun} {place}, and how {adjective}.",
+    "{time} even {town} grew {quality}, {style}.",
+    "Give a {noun} to {name}, who is {quality}, {style}.",
+    "They {deed} until {name} {saw} the {adjective} {noun}.",
+    "Once {place}, twice {place}, always {manner}, {style}.",
+    "My aunt {name} {saw} a {noun} {manner} {time}.",
+    "Two {adjective} {topic} are worth {number} from {town}.",
+    "Not {quality}, not {quality}, yet they {deed} {place}.",
+    "Who {saw} {name} {time}? A {noun}, {style}.",
+    "It smells of {noun} {place}, and {topic} {deed}.",
+    "{manner}, {name} left {town} with {number} {topic}.",
+    "{adjective} was the {noun}, {adjective} the road to {town}.",
+    "Had {name} been {quality}, the {topic} would {deed}.",
+    "{place} hangs one {adjective} {noun}, {style}, {time}.",
 )
 SLOTS: Mapping[str, tuple[str, ...]] = {
     "adjective": ADJECTIVES,
@@ -170,18 +180,17 @@ def a_request(rng: np.random.Generator, style: bool) -> Request:
 
 
 def a_reply(rng: np.random.Generator, request: Request, lines: int, used: set[str]) -> str:
-    """A text of an opening, `lines` lines and a closing, none of whose lines is in `used`, to which they are added."""
+    """A text of an opening, `lines` lines and a closing; no line between those is in `used`, to which they are added."""
     kind = FORMATS[request.format]
     style = request.style or _any(rng, tuple(STYLES))
     order = rng.permutation(len(LINES)).tolist()
-    patterns = [LINES[order[i % len(LINES)]] for i in range(lines)]
-    patterns = [_any(rng, kind.openings), *patterns, _any(rng, kind.closings)]
-    found = []
-    for pattern in patterns:
-        while (line := _line(rng, pattern, request.topic, STYLES[style])) in used:
-            pass
+    phrases, found = STYLES[style], [_line(rng, _any(rng, kind.openings), request.topic, STYLES[style])]
+    for i in range(lines):
+        while (line := _line(rng, LINES[order[i % len(LINES)]], request.topic, phrases)) in used:
+            pass  # the smallest pattern has tens of thousands of lines
         used.add(line)
         found.append(line)
+    found.append(_line(rng, _any(rng, kind.closings), request.topic, phrases))
     return ("\n" if kind.verse else " ").join(found)
 
 
