@@ -26,8 +26,9 @@ from .replies import Request, a_reply, a_request
 NEEDLES = (2, 4, 8)
 ALIKE = 0.6  # of difflib's ratio; less is "another reply"
 LINES = (3, 8)  # of a reply, beside its opening and its closing: 50 to 150 tokens
-ROOM = 64  # tokens of the length for a line of every needle; where that is not there, replies are shorter
+ROOM = 64  # tokens of the length for a line of every needle, or of four; replies are shorter where that is not there
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+NTH = {1: "st", 2: "nd", 3: "rd"}
 HASH = string.ascii_lowercase + string.digits  # published ones have capitals, which some tokenizers cannot spell
 
 
@@ -44,15 +45,19 @@ class Wording:
 WORDINGS = {
     "openai": Wording(
         lambda asked: f"write a {asked.format} about {asked.topic}",
-        lambda hash, nth, asked: f"Prepend {hash} to the {nth}{'st nd rd'.split()[nth - 1] if nth < 4 else 'th'} "
-        f"(1 indexed) {asked.format} about {asked.topic}. Do not include any other text in your response.",
+        lambda hash, nth, asked: (
+            f"Prepend {hash} to the {nth}{NTH.get(nth, 'th')} "
+            f"(1 indexed) {asked.format} about {asked.topic}. Do not include any other text in your response."
+        ),
         10,
         style=False,
     ),
     "deepmind": Wording(
         lambda asked: f"Write a {asked.format} about {asked.topic} in {asked.style} style.",
-        lambda hash, nth, asked: f"Prepend {hash} to the {ORDINALS[nth - 1]} {asked.format} about {asked.topic} in a "
-        f"{asked.style} style. Do not include any other text in your response.",
+        lambda hash, nth, asked: (
+            f"Prepend {hash} to the {ORDINALS[nth - 1]} {asked.format} about {asked.topic} in a "
+            f"{asked.style} style. Do not include any other text in your response."
+        ),
         12,
         style=True,
     ),
@@ -132,7 +137,7 @@ class Transcript:
 def _item(needles: int, draw: Draw) -> Growing:
     """The items that share a transcript ask for different replies, of different sets where there are several."""
     wording = WORDINGS[draw.options["wording"]]
-    most = max(2, min(LINES[1], draw.length // (ROOM * needles)))
+    most = max(2, min(LINES[1], draw.length // (ROOM * max(4, needles))))
     order, shift = draw.shared.permutation(needles).tolist(), int(draw.shared.integers(TOGETHER))
     transcript = Transcript(draw.shared, needles, wording.style, (min(LINES[0], most - 1), most))
     hash = "".join(HASH[i] for i in draw.own.integers(len(HASH), size=wording.size))

@@ -24,7 +24,9 @@ from .mrcr_passage import dialogue
 
 FIELDS = ("prompt", "answer", "random_string_to_prepend", "n_needles")
 ACCEPTED = f"accepted are OpenAI's MRCR files (.parquet) and JSON Lines with the same fields: {', '.join(FIELDS)}"
-LAST = re.compile(r"Prepend (\S+) to the (\d+)\w\w \(1 indexed\) (.+)\. Do not include any other text in your response\.")
+LAST = re.compile(
+    r"Prepend (\S+) to the (\d+)\w\w \(1 indexed\) (.+)\. Do not include any other text in your response\."
+)
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +64,8 @@ def read_mrcr(path: Any) -> Files:
 def missing(needles: int, options: Mapping[str, Any]) -> str:
     """Why the task cannot be built, or ""."""
     if options["mrcr_file"] is None:
-        return f"mrcr_{needles}_file is OpenAI's data; give it with mrcr_file=PATH (--mrcr-file), or take mrcr_{needles}."
+        own = f"mrcr_{needles}"
+        return f"{own}_file is OpenAI's data; give it with mrcr_file=PATH (--mrcr-file), or take {own}."
     files: Files = options["mrcr_file"]
     if needles in files.needles:
         return ""
@@ -105,11 +108,13 @@ def _passage(where: str, row: Mapping[str, Any]) -> Passage:
     turns = [(talk[i][1], talk[i + 1][1]) for i in range(0, len(talk), 2)]
     matching = {request for request, _ in turns if re.fullmatch(rf"write an? {re.escape(asked[3])}", request, re.I)}
     if len(matching) != 1:
-        raise NeedleLeak(f"{where} asks for {asked[3]!r}, of which there are {len(matching)} wordings among its requests.")
+        raise NeedleLeak(f"{where} asks for {asked[3]!r}, which its requests have in {len(matching)} wordings.")
     (request,), instance = matching, int(asked[2]) - 1
     replies = [reply for each, reply in turns if each == request]
     if not 0 <= instance < len(replies) or hash + replies[instance] != answer:
-        raise NeedleLeak(f"{where} asks for reply {instance + 1} of {len(replies)} to {request!r}; its answer is another.")
+        raise NeedleLeak(
+            f"{where} asks for reply {instance + 1} of {len(replies)} to {request!r}, and answers another."
+        )
     return dialogue(
         turns,
         matching=request,

@@ -59,7 +59,7 @@ WORDINGS = {
     "literal": "{name} lives right beside {landmark} in {place}.",
 }
 # What a question and a needle may both say.
-FUNCTION_WORDS = frozenset("a an and been has have in is of one that the there to who".split())
+FUNCTION_WORDS = frozenset(("been", "has", "in", "is", "of", "one", "the", "to", "who"))
 KNOWN = re.compile(
     rf"\b({'|'.join(re.escape(word.removeprefix('the ')) for pair in PLACES.items() for word in pair)})\b", re.I
 )

@@ -1,4 +1,4 @@
-"""What is asked for and replied in MRCR's transcripts: formats, topics and styles of our own, and a grammar of replies."""
+"""What MRCR's transcripts ask for and reply: formats, topics and styles of our own, and a grammar of replies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from string import Formatter
 import numpy as np
 
 from ..words import ADJECTIVES, FIRST, NOUNS, TOWNS
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
 
 
 @dataclass(frozen=True)
@@ -22,7 +26,11 @@ class Format:
 
 FORMATS: Mapping[str, Format] = {
     "poem": Format(
-        ("O {topic} of {town}, I sing of you,", "Softly, you {topic}, the {adjective} hour is near,", "{name} dreamt {topic},"),
+        (
+            "O {topic} of {town}, I sing of you,",
+            "Softly, you {topic}, the {adjective} hour is near,",
+            "{name} dreamt {topic},",
+        ),
         ("So fade the {topic} and the {noun}.", "Sleep, {topic}, {place}.", "Only the {noun} is {quality} now."),
         verse=True,
     ),
@@ -32,32 +40,60 @@ FORMATS: Mapping[str, Format] = {
         verse=True,
     ),
     "riddle": Format(
-        ("Guess what {name} and the {topic} hid:", "What do {topic} own {place}?", "{number} {topic} and one {noun}, how so?"),
+        (
+            "Guess what {name} and the {topic} hid:",
+            "What do {topic} own {place}?",
+            "{number} {topic} and one {noun}, how so?",
+        ),
         ("Say {noun} and the {topic} will nod.", "Who am I, asked {name}?", "Answer {time}, or lose a {noun}."),
         verse=True,
     ),
     "short story": Format(
-        ("At the edge of {town}, {name} inherited {topic}.", "Nobody told {name} about {topic}.", "{time}, {topic} arrived."),
+        (
+            "At the edge of {town}, {name} inherited {topic}.",
+            "Nobody told {name} about {topic}.",
+            "{time}, {topic} arrived.",
+        ),
         ("After that, {name} sold no {noun}.", "The {topic} stayed {place}.", "{name} shut the {adjective} door."),
     ),
     "letter": Format(
-        ("Dear {name}, {town} is full of {topic}.", "My dear {name}, you asked after the {topic}.", "{name}, {time} I saw {topic}."),
+        (
+            "Dear {name}, {town} is full of {topic}.",
+            "My dear {name}, you asked after the {topic}.",
+            "{name}, {time} I saw {topic}.",
+        ),
         ("Yours, with a {noun} enclosed, {name}.", "Write soon to {town}.", "Kiss the {adjective} {noun} from me."),
     ),
     "news report": Format(
-        ("{town}: a quarrel over {topic} closed the market.", "Police {saw} {topic} {place}.", "{number} {topic} reached {town} {time}."),
+        (
+            "{town}: a quarrel over {topic} closed the market.",
+            "Police {saw} {topic} {place}.",
+            "{number} {topic} reached {town} {time}.",
+        ),
         ("A hearing on the {noun} is set.", "{name}, the mayor, left {manner}.", "Trains to {town} run again."),
     ),
     "diary entry": Format(
-        ("Dear diary, {topic} came to {town}.", "I must not tell {name} about the {topic}.", "Slept badly, heard {topic} {place}."),
+        (
+            "Dear diary, {topic} came to {town}.",
+            "I must not tell {name} about the {topic}.",
+            "Slept badly, heard {topic} {place}.",
+        ),
         ("Tomorrow I shall hide the {noun}.", "My {adjective} candle is nearly out.", "{name} knows nothing."),
     ),
     "speech": Format(
-        ("Citizens of {town}, the hour of the {topic} has come.", "Friends, {name} sends me to praise {topic}.", "Why {topic}?"),
+        (
+            "Citizens of {town}, the hour of the {topic} has come.",
+            "Friends, {name} sends me to praise {topic}.",
+            "Why {topic}?",
+        ),
         ("Raise your {noun} with me.", "To {town}.", "I yield, {style}, to {name}."),
     ),
     "blog post": Format(
-        ("What {topic} taught me in {town}.", "Hello readers, more {topic} from {name}.", "{number} facts about {topic}."),
+        (
+            "What {topic} taught me in {town}.",
+            "Hello readers, more {topic} from {name}.",
+            "{number} facts about {topic}.",
+        ),
         ("Tell me about your {adjective} {noun}.", "Next week: {town}.", "Thanks to {name} for the {noun}."),
     ),
     "review": Format(
@@ -65,22 +101,30 @@ FORMATS: Mapping[str, Format] = {
         ("I would not buy the {noun} again.", "Better than my {adjective} {noun}.", "Ask {name} for a refund."),
     ),
     "fable": Format(
-        ("Long ago {topic} asked the {noun} for advice.", "A {adjective} {noun} once ruled the {topic}.", "{topic} met a {noun} {place}."),
+        (
+            "Long ago {topic} asked the {noun} for advice.",
+            "A {adjective} {noun} once ruled the {topic}.",
+            "{topic} met a {noun} {place}.",
+        ),
         ("The moral: be {quality}.", "Thus even {topic} must share.", "So the {noun} learnt to wait."),
     ),
     "postcard": Format(
-        ("Greetings to {name} from {town}, city of {topic}.", "{topic} everywhere {time}, {name}.", "Hotel {adjective}, {topic} {quality}."),
+        (
+            "Greetings to {name} from {town}, city of {topic}.",
+            "{topic} everywhere {time}, {name}.",
+            "Hotel {adjective}, {topic} {quality}.",
+        ),
         ("Feed the {noun} for me.", "Back {time}.", "Love to {name} and the {noun}."),
     ),
 }
-TOPICS = tuple(
+TOPICS = _words(
     """
     tapirs lighthouses beekeepers comets walruses tulips ferries cellos tortoises windmills hedgehogs volcanoes
     clocks penguins mushrooms trams puppets kites badminton sheepdogs oysters ballrooms chessboards pancakes
     scarecrows turbines umbrellas moths orchards icebergs jugglers submarines typewriters geese cathedrals
     skeletons nomads fireflies tugboats cacti librarians balloons marmots waterfalls blacksmiths carousels lobsters
     telescopes hammocks storks
-    """.split()
+    """
 )
 STYLES: Mapping[str, tuple[str, ...]] = {
     "formal": ("with due respect", "as is customary", "in accordance with the rules", "pursuant to notice"),
@@ -125,16 +169,16 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
     "noun": NOUNS,
     "name": FIRST,
     "town": TOWNS,
-    "number": tuple("two three five six seven nine ten eleven twelve twenty thirty forty fifty sixty ninety".split()),
+    "number": _words("two three five six seven nine ten eleven twelve twenty thirty forty fifty sixty ninety"),
     "time": (
-        *("before dawn", "at noon", "on the last Friday of May", "every ninth winter", "after the fair", "in leap years"),
+        *("before dawn", "at noon", "on the last Friday of May", "every ninth winter", "in leap years"),
         *("since the flood", "twice a week", "when the bells rang", "long past midnight", "during the eclipse"),
         *("on her birthday", "between two storms", "all through Lent", "at low tide", "one harvest later"),
         *("in the year of the frost", "just after supper", "at first snow", "while the kettle sang"),
     ),
     "place": (
         *("behind the chapel", "under the pier", "on the roof of the bank", "along the canal", "inside the old mill"),
-        *("by the toll gate", "across seven fields", "near the quarry", "in the cellar of the inn", "beside the tracks"),
+        *("by the toll gate", "across seven fields", "near the quarry", "in the inn", "beside the tracks"),
         *("at the ferry landing", "upstairs", "among the ruins", "on Gallows Hill", "within the walled garden"),
         *("past the customs house", "below the weir", "on the village green", "over the border", "beyond the dunes"),
     ),
@@ -149,9 +193,9 @@ SLOTS: Mapping[str, tuple[str, ...]] = {
         *("by the dozen", "in spite of everything", "as if nobody knew", "like retired judges", "word for word"),
         *("at half price", "on tiptoe", "to the letter", "against advice", "in borrowed coats"),
     ),
-    "quality": tuple(
+    "quality": _words(
         "brave stubborn punctual graceful greedy loyal thrifty vain polite clumsy curious generous drowsy famous "
-        "fragile cunning merciful boring sincere reckless".split()
+        "fragile cunning merciful boring sincere reckless"
     ),
     "saw": (
         *("met", "sketched", "followed", "photographed", "insulted", "counted", "rescued", "praised", "mistook"),
@@ -180,7 +224,7 @@ def a_request(rng: np.random.Generator, style: bool) -> Request:
 
 
 def a_reply(rng: np.random.Generator, request: Request, lines: int, used: set[str]) -> str:
-    """A text of an opening, `lines` lines and a closing; no line between those is in `used`, to which they are added."""
+    """A text of an opening, `lines` lines and a closing; none of the lines is in `used`, to which they are added."""
     kind = FORMATS[request.format]
     style = request.style or _any(rng, tuple(STYLES))
     order = rng.permutation(len(LINES)).tolist()

@@ -110,19 +110,18 @@ def row(*, needles: int = 2, nth: int = 2, said: int | None = None, answered: in
     for i in range(needles + more):
         talk += [{"role": "user", "content": "write a poem about tapirs"}]
         talk += [{"role": "assistant", "content": f"**Tapirs {i}**\n\nThe tapir walks number {i} of {'abcdefgh'[i]}."}]
-        talk += [{"role": "user", "content": f"write a song about frog {i}"}, {"role": "assistant", "content": f"Frog {i}!"}]
+        talk += [{"role": "user", "content": f"write a song about frog {i}"}]
+        talk += [{"role": "assistant", "content": f"Frog {i}!"}]
     replies = [message["content"] for message in talk if message["content"].startswith("**")]
     ordinal = {1: "1st", 2: "2nd", 3: "3rd"}[nth]
-    last = f"Prepend aYooSG8CQg to the {ordinal} (1 indexed) poem about tapirs. Do not include any other text in your response."
+    last = f"Prepend aYooSG8CQg to the {ordinal} (1 indexed) poem about tapirs. "
+    last += "Do not include any other text in your response."
     examples = {"role": "user", "content": "Here are examples:\n\nUser: write a poem about tapirs\nAssistant: no"}
     return {
         "prompt": json.dumps([examples, *talk, {"role": "user", "content": last}]),
         "answer": "aYooSG8CQg" + replies[(nth if answered is None else answered) - 1],
         "random_string_to_prepend": "aYooSG8CQg",
         "n_needles": needles if said is None else said,
-        "desired_msg_index": 1,
-        "total_messages": len(talk) + 2,
-        "n_chars": 0,
     }
 
 
@@ -152,7 +151,6 @@ def test_a_file_is_read_and_what_it_says_of_itself_is_checked(llama3_like, tmp_p
         assert llama3_like.decode(probe.input_ids[slice(*needle)]).strip() == probe.task.golds[0][10:]
         assert [span.role for span in probe.spans].count("distractor") == 1
     assert len([record for record in caplog.records if "left out 2 of 4 rows" in record.getMessage()]) == 1
-    assert any("2 of 2 items" not in record.getMessage() for record in caplog.records)
 
 
 def test_tasks_of_a_file_take_the_place_of_our_own(gpt2_like, tmp_path) -> None:
