@@ -79,7 +79,7 @@ def _holders(given: list[Path], target: Path) -> dict[int, Path]:
     if not files:
         raise StoreError("no shards given; name results files, or the folder that a sweep left beside its output")
     holders: dict[int, Path] = {}
-    for file in dict.fromkeys(path.resolve() for path in files):
+    for file in dict.fromkeys(Path(os.path.realpath(path)) for path in files):
         for step in read_steps(file):
             if step in holders:
                 raise StoreError(f"checkpoint {step} is in {holders[step]} and in {file}; leave one of them out")
@@ -144,8 +144,9 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
 
 
 def _rows(holders: Mapping[int, Path]) -> Iterable[tuple[int, float | None, HeadScores]]:
-    for step in sorted(holders):
-        yield step, read_steps(holders[step])[step], read_scores(holders[step], step)
+    tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
+    for step, path in sorted(holders.items()):
+        yield step, tokens[path, step], read_scores(path, step)
 
 
 def _files(path: Path) -> list[Path]:

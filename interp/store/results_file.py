@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace as changed
 from io import BytesIO
 from itertools import chain, count
 from os import PathLike
@@ -22,12 +21,13 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ...errors import ArgumentError, ArgumentTypeError, HeadscopeError
+from ...errors import ArgumentError, ArgumentTypeError
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from . import gate, schema
+from .growing import add, in_memory, pack
 from .locks import Busy, beside, has_flock, locked
-from .netcdf import LIBVER, create, extend, row, write_row
+from .netcdf import LIBVER, create, row, write_row
 from .partial import partial_file
 from .provenance import read_provenance
 from .schema import StoreError
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
+_fitting = gate.Remembered()  # files that keep the schema: asking each of their variables is most of opening one
 
 
 def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
@@ -63,6 +64,8 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
             found = xarray.load_dataset(path, **how)
         else:
             found = xarray.open_datatree(path, **how)[group].to_dataset()
+            for name, variable in found.variables.items():
+                found[name].isel(dict.fromkeys(variable.dims, slice(0, 0))).load()  # can its attributes be decoded?
         return found
 
 
@@ -115,16 +118,10 @@ def append(
                 shutil.copy(target, partial)
             with reading(target, "structure") as file:
                 _refuse_misfit(file, path, scores, step)
-        with _in_memory(partial, "r+" if target.exists() else "w") as file:
-            _add(file, scores, step, tokens)
-
-
-def _add(file: h5py.File, scores: HeadScores, step: int, tokens: float) -> None:
-    """One more checkpoint, the first of an empty file or one that fits into it."""
-    if not len(file):
-        create(file, scores)
-    extend(file, [name for name in scores.estimators if name not in schema.estimators_of(file)])
-    write_row(file, row(_with_chance_of(file, scores), step, tokens))
+            gate.change(partial, "grow", pack(scores), step, tokens)
+        else:
+            with in_memory(partial, "w") as file:
+                add(file, scores, step, tokens)
 
 
 def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
@@ -135,14 +132,15 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
     """
     with _in_one_step(path) as (_, partial):
         empty = True
-        with _in_memory(partial, "w") as file:
+        with in_memory(partial, "w") as file:
             for step, tokens_seen, scores in rows:
                 if not empty:
                     _refuse_misfit(file, path, scores, _step(step))
-                _add(file, scores, _step(step), _tokens(tokens_seen))
+                add(file, scores, _step(step), _tokens(tokens_seen))
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
+        gate.written(partial)
 
 
 def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | None = None) -> Path:
@@ -167,10 +165,7 @@ def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | No
             target.unlink()
             return apart
         shutil.copy(target, partial)
-        with _in_memory(partial, "r+") as file:
-            for dataset in schema.datasets(file).values():
-                if schema.along_checkpoints(dataset):
-                    dataset.resize(len(kept), axis=0)
+        gate.change(partial, "shrink", len(kept))
     return apart
 
 
@@ -179,27 +174,6 @@ def _apart(target: Path, step: int) -> Path:
     again = chain([""], (f"-{n}" for n in count(2)))
     paths = (beside(target.with_suffix(""), f"{{}}.abandoned-{step}{number}") for number in again)
     return next(path for each in paths if not (path := each.with_name(each.name + target.suffix)).exists())
-
-
-@contextmanager
-def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
-    """The HDF5 file at `path` ("r+"), or a new one ("w"), in memory; it is written there when the block ends well.
-
-    The library itself is kept from writing: on a full disk it may crash the process, a training run for instance.
-    """
-    order = {"track_order": True} if mode == "w" else {}
-    # Nobody else knows of the file, so it needs no lock of HDF5's.
-    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
-        try:
-            yield file
-            file.flush()
-            image = file.id.get_file_image()
-        except (HeadscopeError, OSError):
-            raise
-        except Exception as error:  # what the file there holds is not to be added to
-            told = one_line(error) or type(error).__name__
-            raise StoreError(f"the file that is there takes no more: {told}; write to another file") from error
-    path.write_bytes(image)
 
 
 @contextmanager
@@ -350,8 +324,12 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 def reading(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
     with _opened(path, use) as file:
-        for misfit in schema.misfits(file):
-            raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
+        same = gate.identity(file)
+        if same not in _fitting:
+            for misfit in schema.misfits(file):
+                raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
+            if same is not None:
+                _fitting.remember(same)
         yield file
 
 
@@ -492,16 +470,6 @@ def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
         if not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):
             return [f"the probe column {name!r} has other values, though the hash of the probe set is the same"]
     return []
-
-
-def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
-    """The scores with the chance that the file knows: none in one of schema 1.0, which is continued as it is.
-
-    It follows from the probes, and those are the same: scores from such a file may also be added to a newer one.
-    """
-    held = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS if name in file["probes"]}
-    others = {name: values for name, values in scores.probes.items() if name not in CHANCE_COLUMNS}
-    return changed(scores, probes=others | held)
 
 
 def _n_kv_heads(file: h5py.File) -> int:
