@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class SuiteTask:
     description: str
     draw: Callable[[Draw], Growing] | None = None
     scored: bool = True
-    ready: Callable[[Mapping[str, Any]], Iterator[Passage]] | None = None
+    ready: Callable[[Mapping[str, Any]], Generator[Passage, None, None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -160,39 +161,58 @@ def build_suite(
     text, tokens = Text(haystack, seed, codec), count(codec, frame)
     found, known = [], suite.all_tasks
     for name in _chosen(suite, tasks, options):
-        draw_item, ready = known[name].draw, known[name].ready
-        if ready is not None:
-            for length, passage in _fitting(name, ready(options), tokens, lengths, items):
-                found.append(lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed))
-        for length in lengths if draw_item is not None else ():
-            for i in range(items):
-                draw = Draw(
-                    rng(seed, suite.name, name, length, i),
-                    rng(seed, suite.name, name, length, "context", i // TOGETHER),
-                    length,
-                    options,
-                    text,
-                    i,
-                )
-                growing = draw_item(draw)
-                passage = fit(growing.make, tokens, length, growing.least)
-                found.append(lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed))
+        task = known[name]
+        if task.ready is not None:
+            made = _fitting(name, task.ready(options), tokens, lengths, items)
+        else:
+            made = _drawn(suite, name, tokens, lengths, items, seed, options, text)
+        found += [
+            lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed)
+            for length, passage in made
+        ]
     return found
+
+
+def _drawn(
+    suite: Suite,
+    name: str,
+    tokens: Callable[[Passage], int],
+    lengths: Sequence[int],
+    items: int,
+    seed: int,
+    options: Mapping[str, Any],
+    text: Text,
+) -> Iterator[tuple[int, Passage]]:
+    """`items` for every length, each grown to it."""
+    draw_item = suite.all_tasks[name].draw
+    if draw_item is None:
+        return
+    for length, i in product(lengths, range(items)):
+        draw = Draw(
+            rng(seed, suite.name, name, length, i),
+            rng(seed, suite.name, name, length, "context", i // TOGETHER),
+            length,
+            options,
+            text,
+            i,
+        )
+        growing = draw_item(draw)
+        yield length, fit(growing.make, tokens, length, growing.least)
 
 
 def _fitting(
     name: str,
-    passages: Iterator[Passage],
+    passages: Generator[Passage, None, None],
     tokens: Callable[[Passage], int],
     lengths: Sequence[int],
     items: int,
-) -> list[tuple[int, Passage]]:
+) -> Iterator[tuple[int, Passage]]:
     """Of passages as they come: for every length the first `items` that it holds and no shorter one asked for does.
 
     Raises LengthTooShort where no length holds any.
     """
     found: dict[int, list[Passage]] = {length: [] for length in sorted(lengths)}
-    with closing(passages):  # type: ignore[type-var]
+    with closing(passages):
         for passage in passages:
             if passage.characters > MOST_CHARACTERS * max(lengths):
                 continue
@@ -207,7 +227,7 @@ def _fitting(
     for length, each in found.items():
         if len(each) < items:
             log.warning("%s: %d of %d items at length %d; the file has no more of them", name, len(each), items, length)
-    return [(length, passage) for length, each in found.items() for passage in each]
+    yield from ((length, passage) for length, each in found.items() for passage in each)
 
 
 def _chosen(suite: Suite, tasks: Sequence[str] | None, options: Mapping[str, Any]) -> list[str]:

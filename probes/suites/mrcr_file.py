@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -75,7 +75,7 @@ def missing(needles: int, options: Mapping[str, Any]) -> str:
     )
 
 
-def ready(needles: int, options: Mapping[str, Any]) -> Iterator[Passage]:
+def ready(needles: int, options: Mapping[str, Any]) -> Generator[Passage, None, None]:
     """The rows with so many needles, in the order of the file; one warning counts those that are not what they say."""
     read, wrong, why = 0, 0, ""
     try:
