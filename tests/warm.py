@@ -4,8 +4,9 @@
     python warm.py SOCKET -m MODULE [ARGUMENT ...]    as `python -m MODULE ...`
 
 Importing takes seconds, and most of what short commands take. A command ends as its process does: with its exit code,
-or by the signal that killed it, and is killed with whoever asked for it. What a new interpreter would settle anew is shared: the seed of hashes, and whatever
-imports read from the environment. The fixture `warm` (conftest.py) starts the process that waits for commands.
+or by the signal that killed it; and it is killed with whoever asked for it. What a new interpreter would settle anew is
+shared: the seed of hashes, and whatever imports read from the environment. The fixture `warm` (conftest.py) starts the
+process that waits for commands.
 """
 
 import json

@@ -78,6 +78,24 @@ def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
     return open_unexamined(place, shown)
 
 
+def written(path: str | os.PathLike[str]) -> None:
+    """Tell that the file at this path was made here, from nothing. It may be renamed."""
+    place = os.path.abspath(path)
+    with _lock:
+        _written.remember(_identity(place, str(path))[:3], _digest(place))
+
+
+def _is_ours(identity: tuple[int, ...], place: str) -> bool:
+    # Times are too coarse to tell what was written by us from what was changed at once after.
+    digest = _written.get(identity[:3])
+    return digest is not None and digest == _digest(place)
+
+
+def _digest(place: str) -> bytes:
+    with open(place, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
 def change(path: str | os.PathLike[str], how: str, *arguments: Any) -> None:
     """One of growing.CHANGES, by the helper, for a file that is there; by this process where there is no helper.
 
@@ -103,24 +121,6 @@ def change(path: str | os.PathLike[str], how: str, *arguments: Any) -> None:
                     _end()
     if told:
         raise StoreError(*told) if len(told) == 1 else OSError(*told)
-
-
-def written(path: str | os.PathLike[str]) -> None:
-    """Tell that the file at this path was made here, from nothing. It may be renamed."""
-    place = os.path.abspath(path)
-    with _lock:
-        _written.remember(_identity(place, str(path))[:3], _digest(place))
-
-
-def _is_ours(identity: tuple[int, ...], place: str) -> bool:
-    # Times are too coarse to tell what was written by us from what was changed at once after.
-    digest = _written.get(identity[:3])
-    return digest is not None and digest == _digest(place)
-
-
-def _digest(place: str) -> bytes:
-    with open(place, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
 
 
 def start() -> None:
