@@ -83,6 +83,10 @@ class Passage:
     reserve: int = 0
 
     @property
+    def characters(self) -> int:
+        return len(self.before) + sum(len(piece.text) for piece in self.pieces) + len(self.question)
+
+    @property
     def needle_id(self) -> str:
         """The same for the same needles and question, whatever the length."""
         needles = (piece.text for piece in self.pieces if piece.role == "needle")
@@ -126,6 +130,7 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
     Raises:
         JoinNotCanonical (the tokenizer fuses prompt and answer), SpanNotFound, AlignmentFailed, ProbeError.
     """
+    passage = _framed(frame, passage)
     id = f"{passage.needle_id}/{variant}/{length}/s{seed}"
     context = "".join(piece.text for piece in passage.pieces)
     for special in codec.special_texts:
@@ -182,7 +187,8 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
         haystack_id="" if graft is None else short_hash(f"{frame.head} {seed}", passage.before, _plain(passage)[:64]),
         needle_text=next(piece.text for piece in passage.pieces if piece.role == "needle").strip(),
         value=passage.value,
-        task=replace(passage.task, length=length),
+        # Words and numbers are longer in some tokenizers than a benchmark's limit thinks.
+        task=replace(passage.task, length=length, max_new_tokens=max(passage.task.max_new_tokens, len(answer_ids) + 1)),
     )
 
 
@@ -243,6 +249,7 @@ def count(codec: Codec, frame: Frame) -> Callable[[Passage], int]:
     """Passage -> tokens of its probe."""
 
     def tokens(passage: Passage) -> int:
+        passage = _framed(frame, passage)
         prompt = _prompt(frame, passage)
         used = len(codec.encode(prompt + _answer(passage)))
         if passage.reserve:
@@ -259,6 +266,14 @@ def _answer(passage: Passage) -> str:
 def _plain(passage: Passage) -> str:
     """The context without its graft."""
     return "".join(piece.text for i, piece in enumerate(passage.pieces) if i != passage.graft)
+
+
+def _framed(frame: Frame, passage: Passage) -> Passage:
+    """In a chat's turn that nothing opens, the answer begins without a blank."""
+    first = passage.answer[0]
+    if not frame.chat or passage.answer_prefix or not isinstance(first, str):
+        return passage
+    return replace(passage, answer=(first.lstrip(" "), *passage.answer[1:]))
 
 
 def _prompt(frame: Frame, passage: Passage) -> str:

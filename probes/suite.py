@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import numpy as np
 
-from .errors import HaystackTooShort, ProbeError
+from .errors import HaystackTooShort, LengthTooShort, ProbeError
 from .frame import Frame
 from .haystack import Haystack
 from .passage import Passage, count, fit, lay
@@ -20,7 +23,10 @@ from .sentences import sentence_starts
 from .stream import ordinary
 from .tokens import Codec
 
+MOST_CHARACTERS = 12  # of a token, on average, in any text: a passage of more is not even counted
 TOGETHER = 4  # items in a row that may share a context, and with it a prefill
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,11 +68,15 @@ class Growing:
 
 @dataclass(frozen=True)
 class SuiteTask:
-    """draw: the item; scored: whether its answer is copied, so that heads have scores (told by `probes list`)."""
+    """draw: the item; scored: whether its answer is copied, so that heads have scores (told by `probes list`).
+
+    ready: instead of `draw`, options -> passages of a length of their own, taken where they fit.
+    """
 
     description: str
-    draw: Callable[[Draw], Growing]
+    draw: Callable[[Draw], Growing] | None = None
     scored: bool = True
+    ready: Callable[[Mapping[str, Any]], Generator[Passage, None, None]] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,20 +166,73 @@ def build_suite(
     text, tokens = Text(haystack, seed, codec), count(codec, frame)
     found, known = [], suite.all_tasks
     for name in _chosen(suite, tasks, options):
-        for length in lengths:
-            for i in range(items):
-                draw = Draw(
-                    rng(seed, suite.name, name, length, i),
-                    rng(seed, suite.name, name, length, "context", i // TOGETHER),
-                    i,
-                    length,
-                    options,
-                    text,
-                )
-                growing = known[name].draw(draw)
-                passage = fit(growing.make, tokens, length, growing.least)
-                found.append(lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed))
+        task = known[name]
+        if task.ready is not None:
+            made = _fitting(name, task.ready(options), tokens, lengths, items)
+        else:
+            made = _drawn(suite, name, tokens, lengths, items, seed, options, text)
+        found += [
+            lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed)
+            for length, passage in made
+        ]
     return found
+
+
+def _drawn(
+    suite: Suite,
+    name: str,
+    tokens: Callable[[Passage], int],
+    lengths: Sequence[int],
+    items: int,
+    seed: int,
+    options: Mapping[str, Any],
+    text: Text,
+) -> Iterator[tuple[int, Passage]]:
+    """`items` for every length, each grown to it."""
+    draw_item = suite.all_tasks[name].draw
+    if draw_item is None:
+        return
+    for length, i in product(lengths, range(items)):
+        draw = Draw(
+            rng(seed, suite.name, name, length, i),
+            rng(seed, suite.name, name, length, "context", i // TOGETHER),
+            i,
+            length,
+            options,
+            text,
+        )
+        growing = draw_item(draw)
+        yield length, fit(growing.make, tokens, length, growing.least)
+
+
+def _fitting(
+    name: str,
+    passages: Generator[Passage, None, None],
+    tokens: Callable[[Passage], int],
+    lengths: Sequence[int],
+    items: int,
+) -> Iterator[tuple[int, Passage]]:
+    """Of passages as they come: for every length the first `items` that it holds and no shorter one asked for does.
+
+    Raises LengthTooShort where no length holds any.
+    """
+    found: dict[int, list[Passage]] = {length: [] for length in sorted(lengths)}
+    with closing(passages):
+        for passage in passages:
+            if passage.characters > MOST_CHARACTERS * max(lengths):
+                continue
+            used = tokens(passage)
+            length = next((length for length in found if used <= length), None)
+            if length is not None and len(found[length]) < items:
+                found[length].append(passage)
+            if all(len(each) == items for each in found.values()):
+                break
+    if not any(found.values()):
+        raise LengthTooShort(f"{name}: nothing in the file has at most {max(lengths)} tokens; give longer lengths.")
+    for length, each in found.items():
+        if len(each) < items:
+            log.warning("%s: %d of %d items at length %d; the file has no more of them", name, len(each), items, length)
+    yield from ((length, passage) for length, each in found.items() for passage in each)
 
 
 def _chosen(suite: Suite, tasks: Sequence[str] | None, options: Mapping[str, Any]) -> list[str]:

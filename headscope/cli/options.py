@@ -158,6 +158,19 @@ class ProbeOptions:
         str | None,
         typer.Option("--compat", metavar="ruler", help="ruler: its own choices as well.", rich_help_panel=BUILD),
     ] = None
+    wording: Annotated[
+        str | None,
+        typer.Option("--wording", metavar="openai|deepmind", help="mrcr: whose questions.", rich_help_panel=BUILD),
+    ] = None
+    mrcr_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mrcr-file",
+            metavar="FILE",
+            help="mrcr: OpenAI's Parquet, or JSON Lines with its fields.",
+            rich_help_panel=BUILD,
+        ),
+    ] = None
 
     def source(self, name: str) -> Callable[[Any], ProbeSet]:
         """What --probes and these mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
@@ -180,6 +193,8 @@ class ProbeOptions:
             "tasks": read_names(self.task),
             "qa_file": self.qa_file or None,
             "compat": self.compat,
+            "wording": self.wording,
+            "mrcr_file": self.mrcr_file or None,
         }
         given = {option: value for option, value in given.items() if value is not None}
         if not self.chat and (self.system is not None or self.template_arg):
@@ -203,7 +218,17 @@ class ProbeOptions:
         """The same as JSON-able values: who asks for the same gets the same probes."""
         found = {"set": name, **asdict(self), "kind": self.kind and self.kind.value}
         chat = {"system": found.pop("system"), "template_args": found.pop("template_arg")}
-        later = ("distractors", "distances", "interferences", "items", "task", "qa_file", "compat")
+        later = (
+            "distractors",
+            "distances",
+            "interferences",
+            "items",
+            "task",
+            "qa_file",
+            "compat",
+            "wording",
+            "mrcr_file",
+        )
         for option in later:  # there are runs that are older than these
             if not found[option]:
                 del found[option]
@@ -319,7 +344,7 @@ def _saved(path: Path, given: dict[str, Any]) -> Callable[[Any], ProbeSet]:
     from ..probes import ProbeSet
 
     if given:
-        names = {"template_args": "template-arg", "tasks": "task", "qa_file": "qa-file"}
+        names = {"template_args": "template-arg", "tasks": "task", "qa_file": "qa-file", "mrcr_file": "mrcr-file"}
         given_options = ", ".join(f"--{names.get(option, option)}" for option in given)
         raise UsageError(f"{given_options}: {path} holds probes that are built already; leave it out, or name a set")
     saved = ProbeSet.load(path)
