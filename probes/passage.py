@@ -93,12 +93,15 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
     prompt = _prompt(frame, passage)
     answer = "".join(part if isinstance(part, str) else part.text for part in passage.answer)
     ids, starts, ends = encode(codec, prompt + answer, id)
+    _check_spelt(codec, id, ids, starts, ends, prompt + answer)
     prompt_end = int(np.argmax(ends > len(prompt)))
     if starts[prompt_end] < len(prompt):
         raise JoinNotCanonical(f"{id}: {codec.name} fuses the end of the prompt with the answer {answer!r}.")
     at = len(passage.before)
-    question_start = int(np.argmax(starts >= at + len(context)))
     spans = tuple(_spans(passage, starts, ends))
+    # A token that spells the end of the haystack and the line end behind it is the question's: what is before it is
+    # then the same in a longer context.
+    question_start = max(int(np.argmax(ends > at + len(context))), *(span.end for span in spans))
     answer_ids = ids[prompt_end:]
     sources, alignment = _sources(passage, ids, starts, ends, prompt_end, len(prompt), spans)
     classes = classify(
@@ -143,6 +146,20 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
     )
 
 
+def _check_spelt(
+    codec: Codec, id: str, ids: NDArray[np.int32], starts: NDArray[np.int64], ends: NDArray[np.int64], text: str
+) -> None:
+    """Raise ProbeError where a character has no token of its own. (A chat's own special tokens are not asked about.)"""
+    unknown = getattr(codec.tokenizer, "unk_token_id", None)
+    if unknown is None or not (at := np.flatnonzero(ids == unknown)).size:
+        return
+    lost = text[starts[at[0]] : ends[at[0]]]
+    raise ProbeError(
+        f"{id}: {codec.name} has no token for {lost[:40]!r} and {len(at) - 1} more words; use a tokenizer with bytes to "
+        "fall back on, or a text that this one can spell."
+    )
+
+
 def fit(make: Callable[[int], Passage], tokens: Callable[[Passage], int], length: int, least: int) -> Passage:
     """The passage of most units (sentences, lines, documents, turns) that has at most `length` tokens.
 
@@ -173,7 +190,7 @@ def count(codec: Codec, frame: Frame) -> Callable[[Passage], int]:
 
 def _prompt(frame: Frame, passage: Passage) -> str:
     context = "".join(piece.text for piece in passage.pieces)
-    turn, prefix = (frame.turn, passage.answer_prefix.lstrip(" ")) if frame.chat else ("", passage.answer_prefix)
+    turn, prefix = (frame.turn, passage.answer_prefix.lstrip()) if frame.chat else ("", passage.answer_prefix)
     return f"{passage.before}{context}{passage.question}{turn}{prefix}"
 
 

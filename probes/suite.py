@@ -29,9 +29,10 @@ class Draw:
     Attributes:
         own: random numbers of this item alone.
         shared: random numbers that `TOGETHER` items in a row have in common, for a context that they share.
+        index: which item of its task and length it is, from 0.
         length: tokens of the whole probe that will be asked for at most.
         options: what the suite was asked for beside its tasks, for example {"compat": "ruler"}.
-        text: the haystack's text, the same for all items of a set.
+        text: the haystack's text, the same for all items of a task.
     """
 
     own: np.random.Generator
@@ -39,6 +40,7 @@ class Draw:
     length: int
     options: Mapping[str, Any]
     text: Text
+    index: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Suite:
     """A benchmark by its public name: task -> how its items are made, and what is asked for where nothing is said.
 
     options: names that `build` takes for this suite alone, with what they may be and the default first.
+    haystacks: the haystack asked for, the tasks -> the haystack of each task, where they differ.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Suite:
     lengths: tuple[int, ...]
     items: int
     options: Mapping[str, tuple[Any, ...]]
+    haystacks: Callable[[Haystack, Sequence[str]], Mapping[str, Haystack]] | None = None
 
 
 class Text:
@@ -122,9 +126,12 @@ def build_suite(
     options: Mapping[str, Any],
 ) -> list[Probe]:
     """`items` probes of every task at every length. Raises ProbeError and what `lay` and `fit` raise."""
-    text, tokens = Text(haystack, seed), count(codec, frame)
+    tokens = count(codec, frame)
+    chosen = _chosen(suite, tasks)
+    haystacks = dict.fromkeys(chosen, haystack) if suite.haystacks is None else suite.haystacks(haystack, chosen)
+    texts = {each.name: Text(each, seed) for each in haystacks.values()}
     found = []
-    for name in _chosen(suite, tasks):
+    for name in chosen:
         for length in lengths:
             for i in range(items):
                 draw = Draw(
@@ -132,7 +139,8 @@ def build_suite(
                     rng(seed, suite.name, name, length, "context", i // TOGETHER),
                     length,
                     options,
-                    text,
+                    texts[haystacks[name].name],
+                    i,
                 )
                 growing = suite.tasks[name].draw(draw)
                 passage = fit(growing.make, tokens, length, growing.least)
