@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -17,8 +17,10 @@ from .passage import Passage, count, fit, lay
 from .probe import Probe
 from .seeds import rng
 from .sentences import sentence_starts
+from .stream import ordinary
 from .tokens import Codec
 
+HOPELESS = 500  # lines in a row, from the first, that a tokenizer cannot spell: none will do
 TOGETHER = 4  # items in a row that may share a context, and with it a prefill
 
 
@@ -64,10 +66,24 @@ class SuiteTask:
 
 
 @dataclass(frozen=True)
+class FromFile:
+    """A task that needs what an option reads. `missing`: options -> why it cannot be built and what to do, or "".
+
+    instead_of: the task that stands in for it, where it is not asked for by name.
+    """
+
+    task: SuiteTask
+    instead_of: str
+    missing: Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
 class Suite:
     """A benchmark by its public name: task -> how its items are made, and what is asked for where nothing is said.
 
-    options: names that `build` takes for this suite alone, with what they may be and the default first.
+    options: names that `build` takes for this suite alone, with what they may be and the default first, or a function
+        that reads what is given, such as a path, and raises ProbeError; None where nothing is.
+    from_file: tasks beside those, which need an option.
     haystacks: the haystack asked for, the tasks -> the haystack of each task, where they differ.
     """
 
@@ -76,30 +92,49 @@ class Suite:
     tasks: Mapping[str, SuiteTask]
     lengths: tuple[int, ...]
     items: int
-    options: Mapping[str, tuple[Any, ...]]
+    options: Mapping[str, tuple[Any, ...] | Callable[[Any], Any]]
+    from_file: Mapping[str, FromFile] = field(default_factory=dict)
     haystacks: Callable[[Haystack, Sequence[str]], Mapping[str, Haystack]] | None = None
+
+    @property
+    def all_tasks(self) -> dict[str, SuiteTask]:
+        return {**self.tasks, **{name: each.task for name, each in self.from_file.items()}}
 
 
 class Text:
-    """Sentences of a haystack, in the order of a seed; read as far as is asked for."""
+    """Sentences of a haystack, in the order of a seed; read as far as is asked for.
 
-    def __init__(self, haystack: Haystack, seed: int) -> None:
-        self.haystack, self.seed = haystack, seed
+    Lines with special tokens or unknown characters are left out.
+    """
+
+    def __init__(self, haystack: Haystack, seed: int, codec: Codec) -> None:
+        self.haystack, self.seed, self.codec = haystack, seed, codec
         self._found: list[str] = []
+        self._left_out = 0
 
     @cached_property
     def _source(self) -> Iterator[str]:
-        return (
-            sentence
-            for document in self.haystack.documents(self.seed)
-            for line in document.splitlines()
-            for sentence in _sentences(line)
-        )
+        return self._read()
+
+    def _read(self) -> Iterator[str]:
+        for document in self.haystack.documents(self.seed):
+            for line in document.splitlines():
+                if ordinary(self.codec, line):
+                    yield from _sentences(line)
+                else:
+                    self._left_out += 1
+            if self._left_out >= HOPELESS and not self._found:
+                return
 
     def sentences(self, n: int) -> list[str]:
         """The first n sentences, without blanks around them. Raises HaystackTooShort."""
         while len(self._found) < n:
             if (sentence := next(self._source, None)) is None:
+                if not self._found and self._left_out:
+                    raise HaystackTooShort(
+                        f"The haystack {self.haystack.name!r} has no line that {self.codec.name} has tokens for; use a "
+                        "tokenizer that knows its script or has bytes to fall back on, or a text of another language."
+                    )
                 raise HaystackTooShort(
                     f"The haystack {self.haystack.name!r} has {len(self._found)} sentences, and more are needed. Give "
                     "more text or shorter lengths, or let it repeat: Haystack(..., repeat=True) in Python."
@@ -126,10 +161,10 @@ def build_suite(
     options: Mapping[str, Any],
 ) -> list[Probe]:
     """`items` probes of every task at every length. Raises ProbeError and what `lay` and `fit` raise."""
-    tokens = count(codec, frame)
-    chosen = _chosen(suite, tasks)
+    tokens, known = count(codec, frame), suite.all_tasks
+    chosen = _chosen(suite, tasks, options)
     haystacks = dict.fromkeys(chosen, haystack) if suite.haystacks is None else suite.haystacks(haystack, chosen)
-    texts = {each.name: Text(each, seed) for each in haystacks.values()}
+    texts = {each.name: Text(each, seed, codec) for each in haystacks.values()}
     found = []
     for name in chosen:
         for length in lengths:
@@ -142,20 +177,27 @@ def build_suite(
                     texts[haystacks[name].name],
                     i,
                 )
-                growing = suite.tasks[name].draw(draw)
+                growing = known[name].draw(draw)
                 passage = fit(growing.make, tokens, length, growing.least)
                 found.append(lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed))
     return found
 
 
-def _chosen(suite: Suite, tasks: Sequence[str] | None) -> list[str]:
+def _chosen(suite: Suite, tasks: Sequence[str] | None, options: Mapping[str, Any]) -> list[str]:
+    missing = {name: each.missing(options) for name, each in suite.from_file.items()}
     if tasks is None:
-        return list(suite.tasks)
+        better = {each.instead_of: name for name, each in suite.from_file.items() if not missing[name]}
+        return [better.get(name, name) for name in suite.tasks]
     if isinstance(tasks, str):
         raise ProbeError(f"tasks is {tasks!r}; give a list: [{tasks!r}].")
+    known = suite.all_tasks
     for task in tasks:
-        if task not in suite.tasks:
-            close = difflib.get_close_matches(str(task), suite.tasks, n=1)
+        if task not in known:
+            close = difflib.get_close_matches(str(task), known, n=1)
             hint = f" Did you mean {close[0]!r}?" if close else ""
-            raise ProbeError(f"{suite.name} has no task {task!r}; it has {', '.join(suite.tasks)}.{hint}")
+            raise ProbeError(f"{suite.name} has no task {task!r}; it has {', '.join(known)}.{hint}")
+        if missing.get(task):
+            raise ProbeError(missing[task])
+    if not tasks:
+        raise ProbeError(f"tasks is empty; {suite.name} has {', '.join(known)}.")
     return list(dict.fromkeys(tasks))

@@ -31,17 +31,21 @@ def front(context: typer.Context) -> None:
     headscope probes list
     headscope probes show grid 3 --tokenizer ./my-model --lengths 1k
     headscope probes build grid --tokenizer ./my-model --lengths 1k,2k,4k -o grid.npz
+    headscope probes list ruler
+    headscope probes build ruler --task vt,cwe --items 8 --tokenizer ./my-model -o ruler.npz
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 @app.command("list")
-def list_sets() -> None:
-    """The sets that can be built by name."""
+def list_sets(
+    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="A suite, to list its tasks.")] = None,
+) -> None:
+    """The sets that can be built by name, or the tasks of a suite."""
     from .. import probes
 
-    known = probes.list_sets()
+    known = probes.list_tasks(suite) if suite else probes.list_sets()
     width = max(map(len, known))
     for name, description in known.items():
         terminal.echo(f"{name:<{width}}  {description}")

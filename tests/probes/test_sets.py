@@ -23,7 +23,9 @@ from headscope.probes.errors import (
     UnknownSet,
 )
 from headscope.probes.haystack import Haystack, standard_library
+from headscope.probes.sets import SETS
 from headscope.probes.stream import tokenise
+from headscope.probes.suites import known_suites
 from headscope.probes.tokens import Codec, squash
 
 
@@ -33,7 +35,7 @@ def context_without_graft(probe: Probe) -> list[int]:
     return [*probe.input_ids[:start].tolist(), *probe.input_ids[end : probe.question_start].tolist()]
 
 
-@pytest.mark.parametrize("name", list_sets())
+@pytest.mark.parametrize("name", SETS)
 def test_every_set_passes_its_own_verification(name: str, tokenizer: Any) -> None:
     probes = build(name, tokenizer, lengths=[512, 900], depths=3)
     probes.verify(tokenizer)
@@ -285,7 +287,9 @@ def test_the_monitor_set_is_one_haystack_and_many_needles(gpt2_like: Any) -> Non
 
 
 def test_sets_are_described() -> None:
-    assert set(list_sets()) == {"smoke", "heads", "grid", "grid_nested", "monitor"}
+    assert set(list_sets()) == {*SETS, *known_suites()} and {"smoke", "heads", "grid", "grid_nested", "monitor"} == {
+        *SETS
+    }
     assert all(len(text) < 100 for text in list_sets().values())
 
 
