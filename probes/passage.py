@@ -171,7 +171,7 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
         tokenizer_fp=codec.fingerprint,
         vocabulary_fp=codec.vocabulary_fp(all_ids),
         graft=None if graft is None else (graft[0] + shift, graft[1] + shift),
-        haystack_id="" if graft is None else short_hash(str(frame.head), passage.before, _plain(passage)[:64]),
+        haystack_id="" if graft is None else short_hash(*_context_of(frame, passage, seed)),
         needle_text=next(piece.text for piece in passage.pieces if piece.role == "needle").strip(),
         value=passage.value,
         task=replace(passage.task, length=length),
@@ -243,6 +243,12 @@ def count(codec: Codec, frame: Frame) -> Callable[[Passage], int]:
         return len(frame.head) + used
 
     return tokens
+
+
+def _context_of(frame: Frame, passage: Passage, seed: int) -> tuple[str, ...]:
+    """What says that a context without its graft is the same as another's, or the beginning of it."""
+    # Two seeds may begin with the same text and go on with another.
+    return str(frame.head), passage.before, _plain(passage)[:64], str(seed)
 
 
 def _plain(passage: Passage) -> str:

@@ -148,7 +148,9 @@ def _growing(words: Mapping[str, Any], draw: Draw, item: Passage) -> Growing:
 
     def make(n: int) -> Passage:
         sentences = draw.text.sentences(n)
-        at = int(depth * (n + 1))
+        # In front of a sentence as often as it is long, at the end as often as the needle is: any place is as likely.
+        edges = np.cumsum([len(sentence) for sentence in sentences])
+        at = int(np.searchsorted(edges, depth * (edges[-1] + len(needle)), "right"))
         # The needle brings the one blank that is missing, so that the text without it is the plain haystack.
         before, after = ("", apart) if at == 0 else (apart, "")
         pieces = (
