@@ -111,7 +111,7 @@ class TextEngine(Engine):
         while cache.length < n:
             start, end = cache.length, min(cache.length + self.chunk, n)
             # A chunk's counts are added when all of it is done: one that ran out of memory leaves none behind.
-            this = self._retry(lambda start=start, end=end: self._rows(text, start, end, cache))  # type: ignore[misc]
+            this = self.retry(lambda start=start, end=end: self._rows(text, start, end, cache))  # type: ignore[misc]
             if this is None:
                 continue  # the chunk is smaller now
             cache.length, sees = end, this.sees

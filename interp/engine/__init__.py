@@ -2,23 +2,28 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
+from .decoding import decode, longest_answered
 from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
 from .generation import generated_counts
 from .passes import PrefixPass, limits
 from .plan import plan
 from .preflight import PREFLIGHT_LENGTH, may_be_cut, preflight
+from .writing import Decoded
 
 __all__ = [
     "CHUNK",
     "PREFLIGHT_LENGTH",
+    "Decoded",
     "DoesNotFitError",
     "Engine",
     "Progress",
     "PrefixPass",
     "check_probes",
     "compare_sharing",
+    "decode",
     "generated_counts",
     "limits",
+    "longest_answered",
     "may_be_cut",
     "not_finite",
     "plan",

@@ -68,7 +68,7 @@ class Engine:
 
     def run(self, plan: Plan) -> Iterator[tuple[int, ProbeEvidence]]:
         """Yield (index of the probe, its evidence) for every probe of the plan, prefix by prefix."""
-        self._done, self._total = 0, plan.n_tokens
+        self.begin(plan.n_tokens)
         cache = PrefixCache(plan.capacity)
         broken: list[tuple[np.ndarray, int, ProbeEvidence, Suffix]] = []
         for prefix in plan.prefixes:
@@ -112,19 +112,19 @@ class Engine:
         Raises:
             DoesNotFitError: one does not, even with the memory that torch had kept given back.
         """
-        self._done, self._total = 0, sum(self.probes[i].length for i in indices)
+        self.begin(sum(self.probes[i].length for i in indices))
         waiting = sorted(indices, key=lambda i: -self.probes[i].length)
         while waiting and (pieces := self.in_pieces(self.probes[waiting[0]].length)) is not None:
             i = waiting.pop(0)
             with pieces:
                 found = self.run_in_chunks(i)
             yield i, found
-            self._tick(1, "probes")  # the last answer token predicts nothing
+            self.tick(1, "probes")  # the last answer token predicts nothing
         runs = {i: partial(self.run_whole, self.probes[i]) for i in waiting}
         of_length = {self.probes[i].length: run for i, run in runs.items()}
         for i, run in runs.items():
             yield i, self.in_one(f"probe {self.probes[i].id!r}", self.probes[i].length, run, of_length)
-            self._tick(self.probes[i].length, "probes")
+            self.tick(self.probes[i].length, "probes")
 
     def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
         """Inside, a sequence of `length` tokens may be run in chunks though it runs alone; None where it need not or
@@ -187,10 +187,10 @@ class Engine:
         while cache.length < len(prefix.ids):
             start = cache.length
             end = self._chunk_end(start, len(prefix.ids))
-            if self._retry(lambda start=start, end=end: self._chunk(prefix.ids[start:end], start, cache)) is None:  # type: ignore[misc]
+            if self.retry(lambda start=start, end=end: self._chunk(prefix.ids[start:end], start, cache)) is None:  # type: ignore[misc]
                 continue  # out of memory: the chunk is smaller now, and writing it again is harmless
             cache.length = end
-            self._tick(end - start, "haystack")
+            self.tick(end - start, "haystack")
 
     def branch(self, prefix: Prefix, cache: PrefixCache) -> Iterator[tuple[int, ProbeEvidence]]:
         """Run all suffixes of a prefix that is in the cache, in batches, shortest first.
@@ -202,13 +202,13 @@ class Engine:
         while waiting:
             batch = waiting[: self._batch_size(waiting)]
             batch.sort(key=lambda t: (len(t.ids), t.context_len, t.probe))
-            found = self._retry(lambda batch=batch: self.run_suffixes(batch, cache))  # type: ignore[misc]
+            found = self.retry(lambda batch=batch: self.run_suffixes(batch, cache))  # type: ignore[misc]
             if found is None:
                 continue  # out of memory: the batch is smaller now
             del waiting[: len(batch)]
             for suffix, evidence in zip(batch, found, strict=True):
                 yield suffix.probe, evidence
-            self._tick(sum(len(suffix.ids) for suffix in batch), "probes")
+            self.tick(sum(len(suffix.ids) for suffix in batch), "probes")
 
     def _chunk_end(self, start: int, n: int) -> int:
         """Where the chunk from `start` ends: on a GPU at a multiple of a power of two, see `cuts`."""
@@ -301,7 +301,7 @@ class Engine:
                 return n
         return len(waiting)
 
-    def _retry(self, work: Callable[[], T]) -> T | None:
+    def retry(self, work: Callable[[], T]) -> T | None:
         """Run a forward; out of memory, halve what a forward holds and return None, so that the caller tries again."""
         try:
             return work()
@@ -328,7 +328,12 @@ class Engine:
 
         return layer_done
 
-    def _tick(self, rows: int, what: str) -> None:
+    def begin(self, rows: int) -> None:
+        """What is run now has so many rows, none of them done."""
+        self._done, self._total = 0, rows
+
+    def tick(self, rows: int, what: str) -> None:
+        """So many rows more are done."""
         self._done += rows
         if self.progress is not None:
             self.progress(self._done, self._total, what)

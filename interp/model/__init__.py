@@ -1,8 +1,8 @@
 """A model in, its attention reachable: loading, what its weights are, adapters, routing of attention, prefix cache."""
 
 from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
-from .adapter import Adapter, InPieces
-from .attention import CaptureError, Scoring, Visibility, current_pass, running
+from .adapter import Adapter, GoesOn, InPieces
+from .attention import CaptureError, Scoring, Visibility, current_pass, routed_length, running
 from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
@@ -14,6 +14,7 @@ from .weights import fingerprint, folder_weights, gguf_weights
 __all__ = [
     "Adapter",
     "CaptureError",
+    "GoesOn",
     "HuggingFaceModel",
     "InPieces",
     "LoadedModel",
@@ -33,6 +34,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "locate",
+    "routed_length",
     "running",
     "preserve_training_state",
     "unwrapped",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -96,4 +96,24 @@ class InPieces(Protocol):
     def in_pieces(self, length: int) -> AbstractContextManager[None] | None:
         """Inside, parts of a sequence of `length` tokens, run one after the other with their keys kept, are what they
         are in one forward of it all. None where this model's sequences cannot be cut.
+        """
+
+
+@runtime_checkable
+class GoesOn(Protocol):
+    """What an adapter may have besides: answers of models whose probes run alone then cost a row for every token."""
+
+    @property
+    def keys_last(self) -> int | None:
+        """A sequence that grows beyond so many tokens is run again as a whole, for its keys are others; None: never."""
+
+    def go_on(self, ids: Tensor, positions: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Run tokens of one sequence in the model's own cache, behind those that `state` stands for.
+
+        Args:
+            ids, positions: int64 [1, m].
+            state: what the call before returned, which may be written to; None at the start of a sequence.
+
+        Returns:
+            Logits [1, vocabulary] of the last row, and the new state. It can be deep-copied.
         """

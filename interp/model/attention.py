@@ -316,6 +316,12 @@ def _uncompiled() -> AbstractContextManager[Any]:
     return stance
 
 
+def routed_length() -> int | None:
+    """Tokens of the longest sequence that the model is routed for now; None outside."""
+    run = _run.get(None)
+    return None if run is None else run.length
+
+
 @contextmanager
 def routed(model: nn.Module, length: int) -> Iterator[None]:
     """Route the attention of `model` through the running `Pass`; see `attending`.

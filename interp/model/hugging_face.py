@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from ..checkpoint_names import local_model_name
 from .attention import CaptureError, attending, may_stop, routed, stopping_after
 from .prefix_cache import PrefixCache
-from .rope import longest_sequence, rope_of, rope_types
+from .rope import keys_last, longest_sequence, rope_of, rope_types
 from .temperature import rows_at
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention", "chunked_attention"}
@@ -132,19 +132,32 @@ class HuggingFaceModel:
         last = self.n_layers - 1 if not len(rows) and may_stop(self.model, self.n_layers - 1) else None
         kept = rows if len(rows) else rows.new_zeros(1)  # a head may not take none
         out = None
-        told = rows_at(positions, 0 if cache is None else cache.length)
-        with _only_rows(self.model.get_output_embeddings(), kept), self._named_outputs(), stopping_after(last), told:
-            out = self.model(
-                input_ids=ids,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-                return_dict=True,
-            )
+        with stopping_after(last), rows_at(positions, 0 if cache is None else cache.length):
+            out = self._run(ids, positions, cache, kept, use_cache=cache is not None)
         if out is None:
             return torch.empty(0, 0, device=ids.device)
-        logits: Tensor = out.logits
-        return logits.reshape(-1, logits.shape[-1])[: len(rows)]
+        return _logits(out)[: len(rows)]
+
+    @property
+    def keys_last(self) -> int | None:
+        """Tokens up to which a sequence may go on behind its keys, see `GoesOn`."""
+        return keys_last(self.config)
+
+    def go_on(self, ids: Tensor, positions: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Run tokens [1, m] of one sequence in the cache that the model itself makes, behind those that `state` holds.
+
+        Returns:
+            Logits [1, vocabulary] of the last row, and the cache.
+        """
+        last = torch.tensor([ids.shape[1] - 1], device=ids.device)
+        out = self._run(ids, positions, state, last, use_cache=True)
+        return _logits(out), out.past_key_values
+
+    def _run(self, ids: Tensor, positions: Tensor, cache: Any, rows: Tensor, *, use_cache: bool) -> Any:
+        with _only_rows(self.model.get_output_embeddings(), rows), self._named_outputs():
+            return self.model(
+                input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=use_cache, return_dict=True
+            )
 
     @contextmanager
     def _named_outputs(self) -> Iterator[None]:
@@ -164,6 +177,12 @@ class HuggingFaceModel:
         if rope_types(self.config) & _LENGTH_DEPENDENT_ROPE:
             zero = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             self.forward(zero, zero, None, zero[0])
+
+
+def _logits(out: Any) -> Tensor:
+    """[rows, vocabulary]"""
+    logits: Tensor = out.logits
+    return logits.reshape(-1, logits.shape[-1])
 
 
 @contextmanager

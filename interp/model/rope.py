@@ -49,6 +49,15 @@ def _ropes(config: Any) -> list[dict[str, Any]]:
     return [r for r in rope.values() if isinstance(r, dict)] or [rope]
 
 
+def keys_last(config: Any) -> int | None:
+    """Tokens up to which a sequence grows behind the keys that it has; those of a longer one are all others. None: any.
+
+    LongRoPE (arXiv 2402.13753) has two sets of frequencies, and the total length says which.
+    """
+    ends = [int(rope["original_max_position_embeddings"]) for rope in _ropes(config) if _type(rope) == "longrope"]
+    return min(ends, default=None)
+
+
 @contextmanager
 def rope_of(model: nn.Module, length: int) -> Iterator[None]:
     """Inside, RoPE that depends on the total length is that of `length` tokens, whichever of their positions are run.

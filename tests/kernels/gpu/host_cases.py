@@ -161,9 +161,9 @@ def test_a_run_compiles_a_few_variants_and_waits_in_no_layer(
     # heads of 8 numbers: strides that are multiples of 16 and such that are not, beside the layers' rules
     assert max(map(len, variants.values())) <= 12, {name: len(found) for name, found in variants.items()}
     kinds = 1 if family == "llama" else 2
-    assert forwards > 30 and set(waits) <= {"first_seen", "_own_evidence", "_see_itself"}, waits
+    assert forwards > 30 and set(waits) <= {"first_seen", "_own_evidence", "see_itself"}, waits
     assert waits["first_seen"] <= 2 * forwards * kinds, "what a mask means is asked once a forward and kind of layer"
-    assert waits["_own_evidence"] + waits["_see_itself"] <= forwards, "positions are looked at once a batch"
+    assert waits["_own_evidence"] + waits["see_itself"] <= forwards, "positions are looked at once a batch"
 
 
 def test_only_a_key_that_is_spread_over_more_than_32_bits_is_copied() -> None:

@@ -1,0 +1,200 @@
+"""Answers of the model's own: many probes at once, decoded in batches beside the prefix that they share."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ...errors import ArgumentError
+from ...probes import Codec, Probe
+from ..model import PrefixCache, routed_length, running
+from .decoding_alone import answer_alone
+from .engine import LOGITS, Engine
+from .own_keys import OwnKeys, PromptPass, StepPass
+from .plan import Plan, Prefix, Suffix
+from .writing import Answer, Asked, Decoded, choose
+
+
+def decode(
+    engine: Engine,
+    planned: Plan | None,
+    *,
+    codec: Codec,
+    samples: int = 0,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Iterator[tuple[int, list[Decoded]]]:
+    """Let a model answer the prompts of an engine's probes, greedily and by sampling.
+
+    The prompt is `probe.input_ids[:probe.prompt_len]`, run once for all its answers. An answer ends with an end token
+    of the model, before one of the task's stop texts (decided on the decoded text), after the task's `max_new_tokens`,
+    or where the model's context does. A probe without a task may write 8 tokens more than its own answer has, to the
+    end of the line.
+
+    A sample draws from a stream of its own, which the seed, the probe's id and its number decide, so it does not depend
+    on what else is asked (but for rounding, where a draw falls on the border of two tokens).
+
+    Args:
+        engine: inside the model's routing, which must be for `longest_answered(model, probes)` tokens or more.
+        planned: how prompts share prefixes, `plan(engine.probes, sharing)`; None: each is run alone, in the model's own
+            cache, for models whose probes cannot share and as the measure of the others. Slower.
+        codec: of the model's tokenizer.
+        samples: sampled answers of each probe.
+        temperature: logits are divided by it before sampling.
+        seed: of the samples.
+
+    Yields:
+        (index of the probe, [greedy answer, then the samples]), as prefixes are done. An answer at which the model
+        computes NaN ends there, with a `logprob` of NaN, and its probe is in `engine.not_finite`.
+
+    Raises:
+        ArgumentError: an argument out of range, or a routing for shorter sequences.
+        DoesNotFitError: a prompt that has to be run in one forward does not fit into memory.
+    """
+    if samples < 0 or seed < 0:
+        raise ArgumentError(f"samples and seed must be 0 or more, got samples={samples} and seed={seed}")
+    if not 0 < temperature < math.inf:
+        raise ArgumentError(f"temperature must be a finite number above 0, got {temperature}; samples=0 is greedy")
+    asked = Asked(codec, engine.model.ends, engine.model.context, samples, temperature, seed)
+    longest, routed = max((_length(probe, asked) for probe in engine.probes), default=0), routed_length()
+    if routed is not None and routed < longest:
+        raise ArgumentError(
+            f"answers reach {longest} tokens and the model is routed for {routed}; use model.routed({longest})"
+        )
+    return _alone(engine, range(len(engine.probes)), asked) if planned is None else _planned(engine, planned, asked)
+
+
+def longest_answered(context: int | None, probes: Sequence[Probe], codec: Codec) -> int:
+    """Tokens of the longest sequence that `decode` may run: what the model has to be routed for.
+
+    Args:
+        context: of the model, `Adapter.context`.
+        probes: to be answered.
+        codec: of the model's tokenizer.
+    """
+    asked = Asked(codec, set(), context)
+    return max(_length(probe, asked) for probe in probes)
+
+
+def _length(probe: Probe, asked: Asked) -> int:
+    return max(probe.length, probe.prompt_len + asked.limit(probe))
+
+
+def _planned(engine: Engine, planned: Plan, asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
+    prompts = [[prompt_of(suffix) for suffix in prefix.suffixes] for prefix in planned.prefixes]
+    of_prompts = sum(len(suffix.ids) for suffixes in prompts for suffix in suffixes)
+    of_prefixes = sum(len(prefix.ids) - prefix.keep for prefix in planned.prefixes)
+    engine.begin(of_prefixes + of_prompts + sum(_to_write(engine.probes[i], asked) for i in range(len(engine.probes))))
+    cache = PrefixCache(planned.capacity)
+    broken: list[int] = []
+    for prefix in planned.prefixes:
+        engine.prefill(prefix, cache)
+        for i, answers in decode_beside(engine, prefix, cache, asked):
+            if all(math.isfinite(answer.logprob) for answer in answers):
+                yield i, answers
+            else:  # NaN behind a probe reaches what it shares
+                broken.append(i)
+    yield from _alone(engine, broken, asked)
+
+
+def _alone(engine: Engine, indices: Sequence[int], asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
+    """Every probe by itself; the longest first, because a forward that cannot be cut fits or does not."""
+    if not indices:
+        return
+    probes = engine.probes
+    engine.begin(sum(probes[i].prompt_len + _to_write(probes[i], asked) for i in indices))
+    for i in sorted(indices, key=lambda i: -probes[i].prompt_len):
+        answers = answer_alone(engine, probes[i], asked)
+        if not all(math.isfinite(answer.logprob) for answer in answers):
+            engine.not_finite[probes[i].id] = "the model's logits are not finite"
+        yield i, answers
+
+
+def _to_write(probe: Probe, asked: Asked) -> int:
+    """Tokens that a probe's answers have at most."""
+    return asked.limit(probe) * (asked.samples + 1)
+
+
+def decode_beside(
+    engine: Engine, prefix: Prefix, cache: PrefixCache, asked: Asked
+) -> Iterator[tuple[int, list[Decoded]]]:
+    """Answer all probes of a prefix that is in the cache, in batches, shortest first. The cache stays as it is."""
+    waiting = sorted((prompt_of(suffix) for suffix in prefix.suffixes), key=lambda t: _width(engine, t, asked))
+    while waiting:
+        batch = waiting[: _batch_size(engine, waiting, asked)]
+        found = engine.retry(lambda batch=batch: _decode_batch(engine, batch, cache, asked))  # type: ignore[misc]
+        if found is None:
+            continue  # out of memory: the batch is smaller now, and what it had written is written again
+        del waiting[: len(batch)]
+        for suffix, answers in zip(batch, found, strict=True):
+            engine.tick(len(suffix.ids) + _to_write(engine.probes[suffix.probe], asked), "answers")
+            yield suffix.probe, answers
+
+
+def prompt_of(suffix: Suffix) -> Suffix:
+    """The suffix to the last token of its prompt, whose row predicts the first token of the answer."""
+    return _part(suffix, slice(0, len(suffix.ids) - suffix.n_answer + 1))
+
+
+def _part(suffix: Suffix, rows: slice) -> Suffix:
+    held = {name: getattr(suffix, name)[rows] for name in ("ids", "positions", "rotary", "limits")}
+    return replace(suffix, **held, n_answer=1)
+
+
+def _next(suffix: Suffix, token: int, written: int) -> Suffix:
+    """The row of a token, the last of `written`, that follows a prompt."""
+    last = _part(suffix, slice(-1, None))
+    ids, ahead = np.array([token], np.int32), np.int32(written)
+    return replace(last, ids=ids, positions=last.positions + ahead, rotary=last.rotary + ahead)
+
+
+def _width(engine: Engine, suffix: Suffix, asked: Asked) -> int:
+    """Keys of its own that a sequence has at its end."""
+    return len(suffix.ids) + asked.limit(engine.probes[suffix.probe])
+
+
+def _batch_size(engine: Engine, waiting: Sequence[Suffix], asked: Asked) -> int:
+    """How many of the waiting prompts, shortest first, are answered at once: as many as one forward has suffixes."""
+    for n in range(1, len(waiting)):
+        width = _width(engine, waiting[n], asked)
+        if (n + 1) * width > engine.suffix_rows or (n + 1) * engine.model.n_logits > LOGITS:
+            return n
+    return len(waiting)
+
+
+def _decode_batch(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache, asked: Asked) -> list[list[Decoded]]:
+    """Run prompts, and write all their answers: as many at once as fit, the next one when one has ended."""
+    model = engine.model
+    prompt = PromptPass(suffixes, cache, model.device)
+    with running(prompt):
+        first = model.forward(prompt.ids, prompt.positions, cache, prompt.answers)
+    answers = [asked.answers(engine.probes[suffix.probe]) for suffix in suffixes]
+    waiting: deque[tuple[int, Answer]] = deque()
+    for number in range(asked.samples + 1):
+        begun = [of_one[number] for of_one in answers]
+        for b, (answer, (token, logprob)) in enumerate(zip(begun, choose(first, begun), strict=True)):
+            if not answer.take(token, logprob):
+                waiting.append((b, answer))
+    width = max(_width(engine, suffix, asked) for suffix in suffixes)
+    at_once = max(1, min(engine.suffix_rows // width, LOGITS // model.n_logits))
+    own = OwnKeys(prompt, min(at_once, len(waiting)), width)
+    live: list[tuple[int, Answer]] = []
+    while waiting or live:
+        fresh = [waiting.popleft() for _ in range(min(len(own.held) - len(live), len(waiting)))]
+        if fresh:
+            own.start(len(live), [b for b, _ in fresh])
+            live += fresh
+        rows = [_next(suffixes[b], answer.ids[-1], len(answer.ids)) for b, answer in live]
+        step = StepPass(rows, own, cache, model.device)
+        with running(step):
+            logits = model.forward(step.ids, step.positions, cache, step.answers)
+        step.written()
+        chosen = choose(logits, [answer for _, answer in live])
+        ended = [answer.take(*each) for (_, answer), each in zip(live, chosen, strict=True)]
+        going_on = [slot for slot, over in enumerate(ended) if not over]
+        live = [live[going_on[i]] for i in own.keep(going_on)]
+    return [[answer.done() for answer in of_one] for of_one in answers]
