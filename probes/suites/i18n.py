@@ -120,8 +120,8 @@ def _sentence(code: str, draw: Draw) -> Growing:
     frame = words["sentence"]
     if draw.index >= len(frame["needles"]):
         raise PoolTooSmall(
-            f"{code}_sentence has {len(frame['needles'])} different needles, and items asks for more; give fewer items, "
-            "or another seed for other depths."
+            f"{code}_sentence has {len(frame['needles'])} different needles, and items asks for more; give fewer "
+            "items, or another seed for other depths."
         )
     order = rng(draw.text.seed, "i18n", code, "sentence").permutation(len(frame["needles"]))
     name = list(frame["needles"])[order[draw.index]]
