@@ -1,4 +1,4 @@
-"""evaluate: a model answers probes by itself; what it said is judged, and stands beside what its heads did. One page."""
+"""evaluate: a model answers by itself; what it said is judged, beside what its heads did. The path on one page."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def _estimators(probes: ProbeSet) -> list[str]:
 
 
 def _with_task(probe: Probe, codec: Codec) -> Probe:
-    """A probe that says how it is judged. Without a task: whether it gives its answer, in as many tokens as that has."""
+    """A probe that says how it is judged. Without a task: by its own answer, in as many tokens as that has."""
     if probe.task is not None:
         return probe
     gold = (probe.answer_text or codec.decode(probe.answer_ids)).strip() or codec.decode(probe.answer_ids) or " "

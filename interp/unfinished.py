@@ -1,4 +1,4 @@
-"""What an evaluation has done so far, kept beside its output, so that a kill costs little: the folder `run.h5.answers`."""
+"""What an evaluation has done so far, kept beside its output, so that a kill costs little: `run.h5.answers/`."""
 
 from __future__ import annotations
 

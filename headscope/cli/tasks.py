@@ -1,10 +1,9 @@
-"""What --tasks means: suites, tasks of one, sets of needles and saved sets, put together in the order of their names."""
+"""What --tasks means: suites, tasks of one, sets of needles and saved sets, put together in the order given."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
@@ -23,12 +22,13 @@ def read_tasks(
     at_least("--items", items, 1)
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     files = [name for name in names if is_saved(name)]
+    saved = [probes.ProbeSet.load(path) for path in files]
     wanted: dict[str, list[str] | None] = {}  # set -> which of its tasks, None for all
     for name in (name for name in names if name not in files):
         found, tasks = _place(name)
         before = wanted.get(found, [])
         wanted[found] = None if tasks is None or before is None else list(dict.fromkeys([*before, *tasks]))
-    given = {"lengths": read_lengths(lengths), "chat": chat or None}
+    given: dict[str, Any] = {"lengths": read_lengths(lengths), "chat": chat or None}
     given = {option: value for option, value in given.items() if value is not None}
     options = [*given, *(["items"] if items is not None else [])]
     if options and not wanted:
@@ -37,12 +37,11 @@ def read_tasks(
     suites = _suites()
     if items is not None and not wanted.keys() & suites.keys():
         raise UsageError(f"--items is for suites of tasks ({', '.join(suites)}); {', '.join(wanted)} has needles")
-    saved = [probes.ProbeSet.load(path) for path in files]
 
     def build(tokenizer: Any) -> ProbeSet:
         sets = list(saved)
         for name, tasks in wanted.items():
-            own = {"items": items, "tasks": tasks} if name in suites else {}
+            own: dict[str, Any] = {"items": items, "tasks": tasks} if name in suites else {}
             sets.append(probes.build(name, tokenizer, seed=seed, **given, **own))
         if len(sets) == 1:
             return sets[0]
@@ -88,9 +87,7 @@ def _place(name: str) -> tuple[str, list[str] | None]:
     paths = [f"{suite}/{task}" for suite, tasks in suites.items() for task in tasks]
     near = get_close_matches(name, paths if slash else known, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
-    if Path(name).suffix == ".npz":
-        hint = "there is no such file; "
     raise UsageError(
-        f"--tasks: no suite, task or set is called {name!r}; {hint}suites and sets: {', '.join(sets)}; tasks: headscope "
-        "probes list SUITE; or give a saved .npz file"
+        f"--tasks: no suite, task or set is called {name!r}; {hint}suites and sets: {', '.join(sets)}; their "
+        "tasks: headscope probes list SUITE; or give a saved .npz file"
     )

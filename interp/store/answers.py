@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import h5py
 import numpy as np
@@ -35,7 +36,7 @@ def put(file: h5py.File, row: int, answers: Answers) -> None:
     if not has_answers(file):
         _create(file, answers)
     group = file["answers"]
-    new = dict(answers.said)
+    new: dict[str, Any] = dict(answers.said)
     new["text"] = np.vectorize(_storable_text, otypes=[object])(new["text"])
     new["end"] = np.vectorize(ENDS.index, otypes=[np.int8])(new["end"])
     new["nll"] = answers.nll

@@ -16,8 +16,8 @@ from pathlib import Path
 from ..results import CHANCE_COLUMNS
 from ..tasks import Answers
 from . import schema
-from .provenance import read_provenance, swept
 from .answers import rows_with_answers
+from .provenance import read_provenance, swept
 from .results_file import Row, append, find_answers, read_scores, read_steps, reading, target_path, write
 from .schema import StoreError
 

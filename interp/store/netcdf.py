@@ -17,7 +17,6 @@ from .schema import (
     PROVENANCE_COLUMNS,
     SCALES,
     STRING,
-    VERSION,
     StoreError,
     Variable,
     along_checkpoints,

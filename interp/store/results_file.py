@@ -156,7 +156,7 @@ def _add(file: h5py.File, scores: HeadScores, step: int, tokens: float, answers:
 
 
 def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
-    """A file that holds these checkpoints (step, tokens seen, scores; or also their answers), whole, in place of what was.
+    """A file that holds these checkpoints (step, tokens seen, scores; also answers), in place of what was there.
 
     Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
     two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.

@@ -62,7 +62,7 @@ class Answers:
             raise ArgumentError(f"said lacks {', '.join(missing)}; it needs {', '.join(SAID)}")
         if missing := [name for name in COLUMNS if name not in self.probes]:
             raise ArgumentError(f"probes lacks the column(s) {', '.join(missing)}; it needs {', '.join(COLUMNS)}")
-        said = {name: np.asarray(self.said[name], dtype) for name, dtype in SAID.items()}
+        said: dict[str, np.ndarray] = {name: np.asarray(self.said[name], dtype) for name, dtype in SAID.items()}
         shape = said["score"].shape
         if len(shape) != 2 or 0 in shape or any(values.shape != shape for values in said.values()):
             shapes = ", ".join(f"{name} {values.shape}" for name, values in said.items())
@@ -196,7 +196,7 @@ class Answers:
     def save(self, path: str | PathLike[str], *, checkpoint: int = 0, tokens_seen: float | None = None) -> None:
         """Write to the results file at `path`: with `scores` as a new checkpoint, else into one that is there.
 
-        Raises StoreError, and leaves the file as it was, where they do not fit: see `store.append`, `store.add_answers`.
+        Raises StoreError, and leaves the file as it was, where they do not fit: `store.append`, `store.add_answers`.
         """
         from ..store import add_answers, append
 

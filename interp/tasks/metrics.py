@@ -76,7 +76,7 @@ def string_match_part(text: str, task: Task) -> float:
 
 def exact(text: str, task: Task) -> float:
     """1 where the text is the gold: but for compatibility forms and case (NFKC, casefold), runs of white space, and
-    white space and one full stop, question or exclamation mark at the ends. Articles and commas count, as the digits do.
+    white space and one full stop, question or exclamation mark at the ends. Articles, commas and digits count.
     """
     return float(_normal(text) in {_normal(gold) for gold in task.golds})
 
@@ -109,8 +109,8 @@ def longbio(text: str, task: Task) -> float:
     """LongBio's metric (arXiv 2506.02921): 1 where the gold is in the text, in any case of letters; where there are
     several, each behind the one before, as they were asked for: all or nothing.
 
-    (7238f69 first cuts the answer with `answer[: answer.find("Question: ")]`, which drops the last letter of one without
-    that text. Here the task's stop texts end an answer, and one without them is taken as it is.)
+    (7238f69 first cuts the answer with `answer[: answer.find("Question: ")]`, which drops the last letter of one
+    without that text. Here the task's stop texts end an answer, and one without them is taken as it is.)
     """
     at, said = 0, text.lower()
     for gold in task.golds:

@@ -109,7 +109,7 @@ def test_the_tables(models: Models, tasks: ProbeSet) -> None:
     with pytest.raises(ArgumentError, match=r"pass@4 needs at least 4 drawn answers; evaluate with samples=4"):
         answers.pass_at(4)
     wrong = answers.wrong()
-    assert 0 < len(wrong) and ((wrong["score"] < 1) | (wrong["precision"] < 1)).all()
+    assert len(wrong) > 0 and ((wrong["score"] < 1) | (wrong["precision"] < 1)).all()
     named = answers.to_dataframe()
     for row in named.to_dict("records"):
         assert not row["rival"] or row["rival"] in row["said"]

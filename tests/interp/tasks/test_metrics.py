@@ -1,4 +1,4 @@
-"""Every metric against what its paper, or its published code, gives; and the defects of others that ours must not have."""
+"""Every metric against what its paper or its published code gives; and the defects of others, which ours has not."""
 
 from __future__ import annotations
 
