@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
+from .seeds import distinct
 from .words import ADJECTIVES, FIRST, HOBBIES, LAST, MIDDLE, MORE_WORDS, NOUNS, SUBJECTS, TOWNS
 
 KINDS = ("Bakery", "Choir", "Inn", "Museum", "Orchard", "School", "Shipyard", "Theatre")
@@ -57,25 +59,19 @@ class Place:
 
 
 def places(numbers: np.random.Generator) -> Iterator[Place]:
-    """Places with different names, founders and keepers, until there are no more (some 30,000)."""
+    """Places with different names, founders and keepers, until there are no more people (some 19,000 places)."""
     nouns = NOUNS + MORE_WORDS
-    names = numbers.permutation(len(ADJECTIVES) * len(nouns)).tolist()
-    people = numbers.permutation(len(FIRST) * len(MIDDLE) * len(LAST)).tolist()
-    for place, founder, keeper in zip(names, people[::2], people[1::2], strict=False):
-        adjective, noun = ADJECTIVES[place % len(ADJECTIVES)], nouns[place // len(ADJECTIVES)]
-        name = f"{adjective.title()} {noun.title()} {numbers.choice(KINDS)}"
-        town, birthplace = numbers.choice(TOWNS, 2, replace=False)
-        subject, studied = numbers.choice(SUBJECTS, 2, replace=False)
-        facts = {
-            "founder": _person(founder),
-            "keeper": _person(keeper),
-            "town": str(town),
-            "subject": str(subject),
-            "year": str(numbers.integers(1705, 1996)),
-            "birthplace": str(birthplace),
-            "studied": str(studied),
-            "hobby": str(numbers.choice(HOBBIES)),
-        }
+    people = map(_person, distinct(numbers, len(FIRST) * len(MIDDLE) * len(LAST)))
+    for i, founder, keeper in zip(distinct(numbers, len(ADJECTIVES) * len(nouns)), people, people, strict=False):
+        adjective, noun = ADJECTIVES[i % len(ADJECTIVES)], nouns[i // len(ADJECTIVES)]
+        (kind,) = _pick(numbers, KINDS, 1)
+        name = f"{adjective.title()} {noun.title()} {kind}"
+        town, birthplace = _pick(numbers, TOWNS, 2)
+        subject, studied = _pick(numbers, SUBJECTS, 2)
+        (hobby,) = _pick(numbers, HOBBIES, 1)
+        year = str(numbers.integers(1705, 1996))
+        facts = {"founder": founder, "keeper": keeper, "town": town, "subject": subject, "year": year}
+        facts |= {"birthplace": birthplace, "studied": studied, "hobby": hobby}
         own = _document(numbers, PLACE, facts, name, f"The {name}", "It")
         last = facts["founder"].split()[-1]
         yield Place(name, facts, own, _document(numbers, FOUNDER, facts, name, facts["founder"], last))
@@ -88,6 +84,11 @@ def _document(
     order = [list(said)[i] for i in numbers.permutation(len(said))]
     lines = [said[fact][0].format(it=it if i else full, name=name, **facts) for i, fact in enumerate(order)]
     return Document(tuple(lines), tuple(order))
+
+
+def _pick(numbers: np.random.Generator, words: Sequence[str], n: int) -> list[str]:
+    """n different words; n is small."""
+    return [words[i] for i in islice(distinct(numbers, len(words)), n)]
 
 
 def _person(i: int) -> str:

@@ -11,12 +11,15 @@ import numpy as np
 from ..errors import PoolTooSmall
 from ..haystack import NOISE
 from ..passage import Copied, Passage, Piece, woven
+from ..seeds import distinct
 from ..suite import TOGETHER, Draw, Growing
 from ..task import Task
 from ..words import ADJECTIVES, MORE_WORDS, NOUNS
 
 MAX_NEW_TOKENS = 128
 DEPTHS = np.round(np.linspace(0, 100, 40)) / 100  # of the published tasks' essays
+KEY_NOUNS = NOUNS + MORE_WORDS
+PAIRS = len(ADJECTIVES) * len(KEY_NOUNS)  # different keys
 NEEDLE = "One of the special magic {kind} for {key} is: {value}."
 
 
@@ -60,7 +63,7 @@ def _hidden(
 ) -> Growing:
     """`keys` keys with `values` values each, every one in a needle of its own; the first `asked` keys are asked for."""
     own = draw.own
-    names = list(islice(_keys(own, "numbers"), keys))
+    names = [_pair(i) for i in own.choice(PAIRS, keys, replace=False)]
     said = list(islice(_values(own, kind), keys * values))
     if draw.options["compat"] == "ruler" and haystack == "essay":
         depths = own.choice(DEPTHS, len(said), replace=False)
@@ -132,12 +135,15 @@ def _listed(keys: list[str]) -> str:
 
 
 def _keys(numbers: np.random.Generator, kind: str) -> Iterator[str]:
-    """Different keys: as long as there are some, "adjective-noun"; for UUIDs among UUIDs, UUIDs."""
+    """Different keys: UUIDs for UUIDs, without end, else "adjective-noun", as long as there are some."""
     if kind == "uuids":
         yield from _values(numbers, kind)
-    nouns = NOUNS + MORE_WORDS
-    for i in numbers.permutation(len(ADJECTIVES) * len(nouns)).tolist():
-        yield f"{ADJECTIVES[i % len(ADJECTIVES)]}-{nouns[i // len(ADJECTIVES)]}"
+    else:
+        yield from map(_pair, distinct(numbers, PAIRS))
+
+
+def _pair(i: int) -> str:
+    return f"{ADJECTIVES[i % len(ADJECTIVES)]}-{KEY_NOUNS[i // len(ADJECTIVES)]}"
 
 
 def _values(numbers: np.random.Generator, kind: str) -> Iterator[str]:

@@ -33,7 +33,7 @@ def tracking(draw: Draw) -> Growing:
     compat = draw.options["compat"] == "ruler"
     trail = " " if compat else ""
     own = draw.own
-    value, shown = (str(number) for number in own.choice(np.arange(10_000, 99_999), 2, replace=False))
+    value, shown = (str(10_000 + number) for number in own.choice(90_000, 2, replace=False))
     names = _names(own, 5, HOPS + 1, ())
     wrong = _names(own, 3, HOPS + 1, names)
     depths = np.sort(own.random(HOPS + 1))
