@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +169,7 @@ def _tasks() -> dict[str, SuiteTask]:
         "sentence": ("A sentence, repeated word for word", _sentence),
     }
     return {
-        f"{code}_{kind}": SuiteTask(f"{text}, in {language}.", lambda draw, code=code, make=make: make(code, draw))
+        f"{code}_{kind}": SuiteTask(f"{text}, in {language}.", partial(make, code))
         for code, language in LANGUAGES.items()
         for kind, (text, make) in kinds.items()
     }

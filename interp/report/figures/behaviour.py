@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..evolution import NLL_NAMES, Evolution
 from ..palette import LINES
 from .heads import MARKS, curve, finish, nothing
@@ -35,6 +37,7 @@ def task_scores(evolution: Evolution, ax: Axes | None = None, *, length: int | N
             curve(ax, evolution, interval, LINES[number % len(LINES)], MARKS[number % len(MARKS)], name)
         finish(ax, evolution, "score", "Scores of the model's own answers")
         ax.set_ylim(0.0, 1.03)
+        _whole_run(ax, evolution)
         ax.legend(frameon=False)
     return ax
 
@@ -55,10 +58,19 @@ def score_beside_nll(evolution: Evolution, ax: Axes | None = None) -> Axes:
         finish(ax, evolution, "score", "Score beside NLL")
         ax.set_ylim(0.0, 1.03)
         right = ax.twinx()
-        curve(right, evolution, evolution.mean(nll), LINES[1], MARKS[1], f"NLL, {NLL_NAMES[nll]}")
+        measured = evolution.mean(nll)
+        curve(right, evolution, measured, LINES[1], MARKS[1], f"NLL, {NLL_NAMES[nll]}")
         right.set_ylabel("nats per token, lower is better")
-        right.set_ylim(bottom=0.0)
+        tops = [np.nanmax(values, initial=0.0) for values in (measured.estimate, measured.high)]
+        right.set_ylim(0.0, 1.05 * max(tops) or 1.0)
+        _whole_run(ax, evolution)
         right.spines["top"].set_visible(False)
         lines = [*ax.get_legend_handles_labels()[0], *right.get_legend_handles_labels()[0]]
         right.legend(handles=lines, frameon=False)
     return ax
+
+
+def _whole_run(ax: Axes, evolution: Evolution) -> None:
+    """The x axis of the other figures: checkpoints without answers have their place too."""
+    if width := float(np.ptp(evolution.x)):
+        ax.set_xlim(evolution.x[0] - 0.02 * width, evolution.x[-1] + 0.02 * width)
