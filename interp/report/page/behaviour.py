@@ -6,7 +6,7 @@ import numpy as np
 
 from ....printable import printable
 from ...lengths import human_length
-from ..behaviour import Behaviour, Looked
+from ..behaviour import Behaviour, Looked, WrongAnswer
 from ..evolution import NLL_NAMES, Evolution, head_name
 from ..facts import plural
 from . import plots
@@ -46,6 +46,7 @@ def what_it_answers(evolution: Evolution, found: Behaviour) -> Section:
 
 
 def _tasks(evolution: Evolution, found: Behaviour) -> Table:
+    before = sorted({min(found.answers)} - {found.last})
     rows = []
     for task, length, items, mean in found.table():
         low, high = (float(ends[found.last]) for ends in (mean.low, mean.high))
@@ -56,11 +57,11 @@ def _tasks(evolution: Evolution, found: Behaviour) -> Table:
                 f"{items}",
                 f"{mean.estimate[found.last]:.2f}",
                 f"{low:.2f} to {high:.2f}" if np.isfinite(low) else "-",
-                f"{mean.estimate[min(found.answers)]:.2f}",
+                *(f"{mean.estimate[c]:.2f}" for c in before),
             ]
         )
-    ends = (evolution.step_names[found.last], evolution.step_names[min(found.answers)])
-    names = ("length", "items", f"score at {ends[0]}", "95% interval over needles", f"score at {ends[1]}")
+    then = [f"score at {evolution.step_names[c]}" for c in before]
+    names = ("length", "items", f"score at {evolution.step_names[found.last]}", "95% interval over needles", *then)
     return Table("Scores by task and length", [Column("task", text=True), *map(Column, names)], rows)
 
 
@@ -71,24 +72,26 @@ def _wrong(found: Behaviour) -> Table:
             f"{printable(answer.task, 60)}, {human_length(answer.length)}, depth {answer.depth:.2f}",
             _shown(answer.asked),
             _shown(" | ".join(answer.golds)),
-            _shown(answer.said) or "(nothing)",
-            _shown(answer.rival) or "-",
-            answer.looked.most or "not measured",
-            _shares(answer.looked),
+            _said(answer),
+            _where(answer.looked),
         ]
         for answer in wrong[:WRONG]
     ]
-    columns = [
-        Column("item", text=True),
-        *(Column(name, True, True) for name in ("asked", "right", "said", "which is")),
-    ]
-    columns += [Column("heads looked most at", text=True), Column("attention", text=True)]
+    columns = [Column("item", text=True), Column("asked", True, True), Column("right", text=True)]
+    columns += [Column("said", True, True), Column("the heads looked most at", text=True)]
     name = "Wrong answers, and where the leading heads looked"
     return Table(name + (f" (the worst {WRONG} of {len(wrong)})" if len(wrong) > WRONG else ""), columns, rows)
 
 
-def _shares(looked: Looked) -> str:
-    return ", ".join(f"{place} {share:.0%}" for place, share in looked.shares.items() if np.isfinite(share))
+def _said(answer: WrongAnswer) -> str:
+    rival = f" (another answer of the context: {_shown(answer.rival)})" if answer.rival else ""
+    return (_shown(answer.said) or "(nothing)") + rival
+
+
+def _where(looked: Looked) -> str:
+    """The place with the most attention, then all that are known."""
+    shares = ", ".join(f"{place} {share:.0%}" for place, share in looked.shares.items() if np.isfinite(share))
+    return f"{looked.most}: {shares}" if looked.most else "not measured"
 
 
 def _shown(text: str) -> str:
