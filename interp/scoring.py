@@ -14,7 +14,18 @@ from ..errors import ArgumentError
 from ..kernels import recording
 from ..printable import NAME, printable
 from ..probes import Codec, Probe, ProbeSet, check_tokenizer
-from .engine import CHUNK, Engine, Progress, check_probes, compare_sharing, may_be_cut, not_finite, preflight
+from .engine import (
+    CHUNK,
+    MAX_NEW_TOKENS,
+    Engine,
+    Progress,
+    check_probes,
+    compare_sharing,
+    generated_counts,
+    may_be_cut,
+    not_finite,
+    preflight,
+)
 from .environment import for_files
 from .estimators import chance, choose, score_probe, spans_of
 from .model import Adapter, LoadedModel, adapt, load_model
@@ -102,7 +113,10 @@ def score_heads(
     if alone and generate:
         raise ArgumentError(f"generate=True is not possible with {adapted.name}: {reason}")
     attention = adapted.attention()
-    with adapted.routed(max(probe.length for probe in probes)), recording() as kernels:
+    longest = max(probe.length for probe in probes)
+    if generate:
+        longest = max(longest, *(probe.prompt_len + MAX_NEW_TOKENS for probe in probes))
+    with adapted.routed(longest), recording() as kernels:
         topk = max(each.topk for each in chosen.values())
         engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans, topk=topk)
         if alone and max(probe.length for probe in probes) > chunk:
@@ -113,9 +127,7 @@ def score_heads(
         _tell_not_finite(adapted, probes, engine)
         checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
         if generate and codec is not None:
-            from .engine import generated_counts
-
-            per_probe["wu_count_generated"] = generated_counts(engine, codec.tokenizer)
+            per_probe["wu_count_generated"] = generated_counts(engine, codec)
 
     _, n_layers, n_heads = per_probe["retrieval"].shape
     return HeadScores(

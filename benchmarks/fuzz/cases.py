@@ -13,10 +13,11 @@ import sys
 import time
 import traceback
 import unicodedata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from headscope.errors import HeadscopeError
 
@@ -192,13 +193,19 @@ class SmallHelper:
         return True
 
     def ask(self, path: str, shown: str, use: str) -> tuple[str | None, bool]:
-        self._connection.sendall(json.dumps([path, shown, use]).encode() + b"\n")
-        told = json.loads(self._answers.readline())
+        problem, sound = self._answer(json.dumps([path, shown, use]).encode() + b"\n")
+        return problem, sound
+
+    def change(self, path: str, how: str, arguments: Sequence[Any]) -> list[Any]:
+        return self._answer(json.dumps([path, how, arguments]).encode() + b"\n")
+
+    def _answer(self, question: bytes) -> list[Any]:
+        self._connection.sendall(question)
+        told: list[Any] | dict[str, int] = json.loads(self._answers.readline())
         if isinstance(told, dict):
             self._code = told["end"]
             raise OSError("the helper has ended")
-        problem, sound = told
-        return problem, sound
+        return told
 
     def gone(self) -> bool:
         return self._code is not None

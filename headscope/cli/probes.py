@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,7 +101,7 @@ def build(
     source = built.source(probes)
     if output.is_dir():
         raise UsageError(f"-o: {output} is a folder; give a file in it, such as {output / 'probes.npz'}")
-    if not output.resolve().parent.is_dir():
+    if not Path(os.path.realpath(output)).parent.is_dir():
         raise UsageError(f"-o: the folder {output.parent} does not exist; create it: mkdir -p {output.parent}")
     with working("building probes"):
         probe_set = source(load_tokenizer(tokenizer, trust_remote_code=trust_remote_code))

@@ -174,7 +174,7 @@ def check_output(path: Path, checkpoint: int, force: bool) -> None:
     """Raise, before any work is done, when the scores could not be written to `path` afterwards."""
     if path.is_dir():
         raise UsageError(f"-o: {path} is a folder; give a file in it, such as {path / 'run.h5'}")
-    folder = path.resolve().parent
+    folder = Path(os.path.realpath(path)).parent
     if not folder.is_dir():
         raise UsageError(f"-o: the folder {path.parent} does not exist; create it: mkdir -p {path.parent}")
     if not os.access(folder, os.W_OK):

@@ -95,7 +95,8 @@ def clustered_interval(
         raise ArgumentError(f"level must lie between 0 and 1, got {level}")
     sums, counts = needle_sums(values, clusters)
     if bounds is not None:
-        least, greatest = np.nanmin(values, initial=np.inf), np.nanmax(values, initial=-np.inf)
+        numbers = np.asarray(values, np.float64)
+        least, greatest = np.nanmin(numbers, initial=np.inf), np.nanmax(numbers, initial=-np.inf)
         if least < bounds[0] - 1e-6 or greatest > bounds[1] + 1e-6:
             raise ArgumentError(f"values run from {least:g} to {greatest:g}, outside of the bounds {bounds}")
     shape, g = sums.shape[:-1], sums.shape[-1]

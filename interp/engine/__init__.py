@@ -4,7 +4,7 @@ from .check_probes import check_probes
 from .check_sharing import compare_sharing
 from .decoding import decode, longest_answered
 from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
-from .generation import generated_counts
+from .generation import MAX_NEW_TOKENS, generated_counts
 from .passes import PrefixPass, limits
 from .plan import plan
 from .preflight import PREFLIGHT_LENGTH, may_be_cut, preflight
@@ -12,6 +12,7 @@ from .writing import Decoded
 
 __all__ = [
     "CHUNK",
+    "MAX_NEW_TOKENS",
     "PREFLIGHT_LENGTH",
     "Decoded",
     "DoesNotFitError",

@@ -96,7 +96,7 @@ class Answer:
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
     end: str = ""
-    _stopped_at: int | None = None
+    _stopped_at: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self._most, self._stop = self.asked.limit(self.probe), self.asked.budget(self.probe).stop

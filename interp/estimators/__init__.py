@@ -4,7 +4,7 @@ from .base import Estimator, estimator
 from .builtin import DEFAULT, ESTIMATORS, as_asked, choose, spans_of
 from .chance import chance
 from .probe_scores import ProbeScores, score_probe
-from .wu import wu_count
+from .wu import count_hits, wu_count
 
 __all__ = [
     "DEFAULT",
@@ -17,5 +17,6 @@ __all__ = [
     "estimator",
     "score_probe",
     "spans_of",
+    "count_hits",
     "wu_count",
 ]

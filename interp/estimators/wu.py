@@ -18,8 +18,11 @@ def wu_count(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Returns:
         float32 [n_layers, n_heads]; NaN where the layer cannot see the needle or no answer token can be copied from it.
     """
-    if not probe.copyable:
-        return evidence.unscored()
+    return count_hits(probe, evidence) if probe.copyable else evidence.unscored()
+
+
+def count_hits(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+    """The same of whatever the answer is: 0 where it holds nothing of the needle, as one of the model's own may."""
     counts = np.where(evidence.hits(probe), worth(probe, evidence.argmax_key), 0)
     return evidence.hidden_as_nan(counts.sum(axis=-1))
 

@@ -89,13 +89,13 @@ def check_weights(file: Path, folder: Path) -> None:
     """
     try:
         check_file(file)
-        place = file.resolve()
+        place = Path(os.path.realpath(file))
     except FileNotFoundError as error:
         raise ModelError(f"{file} is missing though the index names it; {_AGAIN}") from error
     except OSError as error:
         raise ModelError(f"{file} cannot be read ({first_line(error)}); check its permissions") from error
     in_cache = place.parent.name == "blobs" and (place.parent.parent / "snapshots").is_dir()
-    if not place.is_relative_to(folder.resolve()) and not in_cache:
+    if not place.is_relative_to(os.path.realpath(folder)) and not in_cache:
         raise ModelError(
             f"{file} is a link to {place}, outside the folder, and weights from elsewhere are not read; put the "
             "file itself there: cp, or cp --link on the same disk"

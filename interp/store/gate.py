@@ -2,6 +2,7 @@
 
 The HDF5 library trusts what it reads: damaged metadata can crash it, or let it run or allocate for ever. So a helper
 process examines every file (structure.py) before this process opens it; what kills the helper is told in one line.
+What is written into a file that is there is put together by the helper as well, in memory.
 There is one helper a process, started for the first file and ended with it. A file that was examined is not examined
 again while it is the same, by its place on the disk, its size and its times.
 """
@@ -18,11 +19,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import BinaryIO
+from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import h5py
 
+from ...errors import HeadscopeError
 from .schema import StoreError
 from .structure import Use, examine, open_unexamined
 
@@ -60,6 +64,33 @@ def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
                     del _examined[next(iter(_examined))]
                 _examined[before, use] = None
     return open_unexamined(place, shown)
+
+
+def change(path: str | os.PathLike[str], how: str, *arguments: Any) -> None:
+    """One of growing.CHANGES, by the helper, for a file that is there; by this process where there is no helper.
+
+    Reading tells too little: the library follows other structures while it writes, and damage there crashes it too.
+
+    Raises StoreError, also where the library crashes, and OSError.
+    """
+    place = os.fspath(path)
+    with _lock:
+        helper = _running()
+        if helper is None or not helper.ready():
+            told = _changed(place, how, arguments)
+        else:
+            told, sound = [], False
+            try:
+                told = helper.change(place, how, arguments)
+                sound = not told
+            except (OSError, ValueError):
+                why = f"the file that is there takes no more: {_cause(helper.end())}"
+                raise StoreError(f"{why}; restore it, or write to another file") from None
+            finally:
+                if not sound:
+                    _end()
+    if told:
+        raise StoreError(*told) if len(told) == 1 else OSError(*told)
 
 
 def start() -> None:
@@ -133,6 +164,13 @@ class _Helper:
         problem, sound = json.loads(self._answers.readline())
         return problem, sound
 
+    def change(self, path: str, how: str, arguments: Sequence[Any]) -> list[Any]:
+        """What `_changed` says. Raises OSError or ValueError when no answer comes."""
+        self._questions.write(json.dumps([path, how, arguments]).encode() + b"\n")
+        self._questions.flush()
+        told: list[Any] = json.loads(self._answers.readline())
+        return told
+
     def gone(self) -> bool:
         """Whether another should be started. Where one did not get ready, none will."""
         return self._ready is not False and self._process.poll() is not None
@@ -178,24 +216,51 @@ def serve(questions: BinaryIO, answers: BinaryIO) -> None:
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):  # meant for those who ask, who may have something to save
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    _limit_memory()
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    base = _address_space()
     answers.write(b"ready\n")
     answers.flush()
     for line in questions:
-        path, shown, use = json.loads(line)
-        if resource is not None:
-            seconds = CPU_SECONDS + os.stat(path).st_size // BYTES_PER_SECOND
-            most = resource.getrlimit(resource.RLIMIT_CPU)[1]
-            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + seconds, most))
-        answers.write(json.dumps(examine(path, shown, use)).encode() + b"\n")
+        path, asked, more = json.loads(line)
+        size = os.stat(path).st_size
+        if isinstance(more, str):
+            _limit(base, size)
+            answer: Any = examine(path, shown=asked, use=cast(Use, more))
+        else:
+            _limit(base, 4 * (size + len(line)), memory=6 * (size + len(line)))
+            answer = _changed(path, asked, more)
+        answers.write(json.dumps(answer).encode() + b"\n")
         answers.flush()
 
 
-def _limit_memory() -> None:
+def _changed(path: str, how: str, arguments: Sequence[Any]) -> list[Any]:
+    """Nothing, or what went wrong: the line of a StoreError, or an OSError's number, words and file."""
+    from .growing import CHANGES
+
+    try:
+        CHANGES[how](Path(path), *arguments)
+    except HeadscopeError as error:
+        return [str(error)]
+    except OSError as error:
+        return [error.errno, error.strerror, error.filename and os.fspath(error.filename)]
+    return []
+
+
+def _limit(base: int, size: int, memory: int = 0) -> None:
+    """Computing time for `size` bytes, and memory for `memory` more beside what every file may take."""
     if resource is None:
         return
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    with suppress(OSError, ValueError):  # where there is no /proc, or less is allowed already
-        with open("/proc/self/statm", encoding="ascii") as file:
-            now = int(file.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+    seconds = CPU_SECONDS + size // BYTES_PER_SECOND
+    most = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + 1 + seconds, most))
+    if base:
+        with suppress(OSError, ValueError):  # where less is allowed already
+            resource.setrlimit(resource.RLIMIT_AS, (base + MEMORY + memory, resource.getrlimit(resource.RLIMIT_AS)[1]))
+
+
+def _address_space() -> int:
+    """Bytes that this process has mapped; 0 where that is not told."""
+    with suppress(OSError, ValueError), open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return 0

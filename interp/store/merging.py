@@ -83,7 +83,7 @@ def _holders(given: list[Path], target: Path) -> dict[int, Path]:
     if not files:
         raise StoreError("no shards given; name results files, or the folder that a sweep left beside its output")
     holders: dict[int, Path] = {}
-    for file in dict.fromkeys(path.resolve() for path in files):
+    for file in dict.fromkeys(Path(os.path.realpath(path)) for path in files):
         for step in read_steps(file):
             if step in holders:
                 raise StoreError(f"checkpoint {step} is in {holders[step]} and in {file}; leave one of them out")

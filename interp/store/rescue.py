@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import shlex
 import tempfile
@@ -58,7 +59,7 @@ def save_elsewhere(path: str | PathLike[str], save: Callable[[Path], None], into
         return beside(folder / Path(path).stem, new)
 
     places: list[Callable[[], Path]] = [] if into is None else [lambda: into]
-    places.append(lambda: within(Path(path).resolve().parent))
+    places.append(lambda: within(Path(os.path.realpath(path)).parent))
     places += [lambda: within(Path.cwd()), lambda: within(Path(tempfile.gettempdir()))]
     for place in places:
         try:

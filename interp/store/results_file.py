@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace as changed
 from io import BytesIO
 from itertools import chain, count
 from os import PathLike
@@ -22,14 +21,15 @@ from typing import TYPE_CHECKING
 import h5py
 import numpy as np
 
-from ...errors import ArgumentError, ArgumentTypeError, HeadscopeError
+from ...errors import ArgumentError, ArgumentTypeError
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from ..tasks import Answers
 from . import answers as of_answers
 from . import gate, schema
+from .growing import add, in_memory, pack
 from .locks import Busy, beside, has_flock, locked
-from .netcdf import LIBVER, create, extend, row, write_row
+from .netcdf import LIBVER, create, row, write_row
 from .partial import partial_file
 from .provenance import read_provenance
 from .schema import StoreError
@@ -66,6 +66,8 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
             found = xarray.load_dataset(path, **how)
         else:
             found = xarray.open_datatree(path, **how)[group].to_dataset()
+            for name, variable in found.variables.items():
+                found[name].isel(dict.fromkeys(variable.dims, slice(0, 0))).load()  # can its attributes be decoded?
         return found
 
 
@@ -120,8 +122,10 @@ def append(
                 shutil.copy(target, partial)
             with reading(target, "structure") as file:
                 _refuse_misfit(file, path, scores, step, answers)
-        with _in_memory(partial, "r+" if target.exists() else "w") as file:
-            _add(file, scores, step, tokens, answers)
+            gate.change(partial, "grow", pack(scores), step, tokens, None if answers is None else pack(answers))
+        else:
+            with in_memory(partial, "w") as file:
+                add(file, scores, step, tokens, answers)
 
 
 def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None) -> None:
@@ -132,6 +136,9 @@ def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *,
     """
     step = _step(checkpoint)
     with _in_one_step(path, timeout) as (target, partial):
+        gate.start()
+        if target.is_file():
+            shutil.copy(target, partial)
         with reading(target, "structure") as file:
             steps = checkpoints_of(file)
             if step not in steps:
@@ -140,19 +147,7 @@ def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *,
                     "score it first, or with the answers (heads=True)"
                 )
             _refuse_answers(file, path, answers)
-        shutil.copy(target, partial)
-        with _in_memory(partial, "r+") as file:
-            of_answers.put(file, steps.index(step), answers)
-
-
-def _add(file: h5py.File, scores: HeadScores, step: int, tokens: float, answers: Answers | None = None) -> None:
-    """One more checkpoint, the first of an empty file or one that fits into it."""
-    if not len(file):
-        create(file, scores)
-    extend(file, [name for name in scores.estimators if name not in schema.estimators_of(file)])
-    write_row(file, row(_with_chance_of(file, scores), step, tokens))
-    if answers is not None:
-        of_answers.put(file, len(file["checkpoint"]) - 1, answers)
+        gate.change(partial, "answer", pack(answers), steps.index(step))
 
 
 def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
@@ -163,12 +158,12 @@ def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
     """
     with _in_one_step(path) as (_, partial):
         empty = True
-        with _in_memory(partial, "w") as file:
+        with in_memory(partial, "w") as file:
             for step, tokens_seen, scores, *rest in rows:
                 answers = rest[0] if rest else None
                 if not empty:
                     _refuse_misfit(file, path, scores, _step(step), answers)
-                _add(file, scores, _step(step), _tokens(tokens_seen), answers)
+                add(file, scores, _step(step), _tokens(tokens_seen), answers)
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -196,10 +191,7 @@ def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | No
             target.unlink()
             return apart
         shutil.copy(target, partial)
-        with _in_memory(partial, "r+") as file:
-            for dataset in schema.datasets(file).values():
-                if schema.along_checkpoints(dataset):
-                    dataset.resize(len(kept), axis=0)
+        gate.change(partial, "shrink", len(kept))
     return apart
 
 
@@ -208,27 +200,6 @@ def _apart(target: Path, step: int) -> Path:
     again = chain([""], (f"-{n}" for n in count(2)))
     paths = (beside(target.with_suffix(""), f"{{}}.abandoned-{step}{number}") for number in again)
     return next(path for each in paths if not (path := each.with_name(each.name + target.suffix)).exists())
-
-
-@contextmanager
-def _in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
-    """The HDF5 file at `path` ("r+"), or a new one ("w"), in memory; it is written there when the block ends well.
-
-    The library itself is kept from writing: on a full disk it may crash the process, a training run for instance.
-    """
-    order = {"track_order": True} if mode == "w" else {}
-    # Nobody else knows of the file, so it needs no lock of HDF5's.
-    with h5py.File(path, mode, driver="core", backing_store=False, libver=LIBVER, locking=False, **order) as file:
-        try:
-            yield file
-            file.flush()
-            image = file.id.get_file_image()
-        except (HeadscopeError, OSError):
-            raise
-        except Exception as error:  # what the file there holds is not to be added to
-            told = one_line(error) or type(error).__name__
-            raise StoreError(f"the file that is there takes no more: {told}; write to another file") from error
-    path.write_bytes(image)
 
 
 @contextmanager
@@ -597,16 +568,6 @@ def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
         if not np.array_equal(stored, values, equal_nan=values.dtype.kind == "f"):
             return [f"the probe column {name!r} has other values, though the hash of the probe set is the same"]
     return []
-
-
-def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
-    """The scores with the chance that the file knows: none in one of schema 1.0, which is continued as it is.
-
-    It follows from the probes, and those are the same: scores from such a file may also be added to a newer one.
-    """
-    held = {name: file[f"probes/{name}"][:] for name in CHANCE_COLUMNS if name in file["probes"]}
-    others = {name: values for name, values in scores.probes.items() if name not in CHANCE_COLUMNS}
-    return changed(scores, probes=others | held)
 
 
 def _n_kv_heads(file: h5py.File) -> int:

@@ -230,10 +230,10 @@ def _holds(folder: Path, patterns: Iterable[str]) -> bool:
 
 
 def _local(path: Path, text: str) -> _Found:
-    real = path.resolve()
+    real = Path(os.path.realpath(path))
     name = real.name if steps_in(real.name) or not steps_in(real.parent.name) else f"{real.parent.name}/{real.name}"
     return _Found(name, str(real), (text, str(path), str(real), f"{real.parent.name}/{real.name}", real.name), real,
-                  path.parent.resolve() / path.name)  # fmt: skip
+                  Path(os.path.realpath(path.parent)) / path.name)  # fmt: skip
 
 
 def _on_the_hub(text: str) -> Iterator[_Found]:

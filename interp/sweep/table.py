@@ -6,9 +6,10 @@ With a column `stage`, steps and tokens are those of the stage, and the stages f
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 
 from ...errors import HeadscopeError
@@ -70,7 +71,7 @@ def _read(path: Path) -> dict[str, Row]:
                         f"{path}: lines {rows[name].line} and {row.line} both tell of {name!r}; keep one of them"
                     )
                 rows[name] = row
-                rows.setdefault(fspath((path.parent / name).resolve()), row)
+                rows.setdefault(os.path.realpath(path.parent / name), row)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror or error}; give the path of a CSV") from error
     except (UnicodeDecodeError, csv.Error) as error:

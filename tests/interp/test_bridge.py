@@ -11,8 +11,11 @@ import pytest
 from builders import random_grid
 from headscope import copy_profile
 from headscope.interp.copying.profile import COUNTS
+from headscope.interp.engine import Engine, decode, longest_answered, plan
+from headscope.interp.model.adapt import adapt
 from headscope.interp.model.attention import CaptureError
 from headscope.interp.scoring import score_heads
+from headscope.probes import Codec
 from tiny_models import VOCAB, build
 
 pytest.importorskip("transformer_lens")
@@ -51,6 +54,18 @@ def test_copy_profiles_of_a_bridge_agree_with_hugging_face(family: str, tmp_path
         a, b = getattr(ours, name), getattr(theirs, name)
         assert np.abs(a - b).sum() <= 0.002 * b.sum(), name  # keys that tie to rounding
     assert theirs.copies.any()
+
+
+def test_answers_of_a_bridge_are_hugging_faces(tmp_path: Path) -> None:
+    wrapped, probes = bridge("gpt_oss", tmp_path), GRID[4:8]
+    codec, found = Codec(wrapped.tokenizer), {}
+    for model in (adapt(wrapped), adapt(build("gpt_oss"))):
+        with model.routed(longest_answered(model.context, probes, codec)):
+            planned = (plan(probes, "grafted"), None)
+            found[model] = [dict(decode(Engine(model, probes), how, codec=codec, samples=1)) for how in planned]
+    ours, theirs = found.values()
+    for a, b in zip(ours, theirs, strict=True):
+        assert [[x.ids.tolist() for x in a[i]] for i in range(4)] == [[x.ids.tolist() for x in b[i]] for i in range(4)]
 
 
 def test_an_ablation_by_hook_is_measured_and_the_bridge_is_put_back(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import threading
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import h5py
@@ -34,7 +34,7 @@ from headscope.interp.store import (
     write_file,
 )
 from headscope.interp.store.partial import partial_file
-from made_scores import make_scores
+from made_scores import assert_same, make_scores
 
 cases, results_files = benchmark("fuzz.cases"), benchmark("fuzz.results_files")
 canary, forks = benchmark("fuzz.canary"), benchmark("fuzz.forks")
@@ -541,6 +541,44 @@ def test_a_sample_of_hostile_files(tmp_path: Path, canaries: canary.Canaries) ->
             assert str(error).isprintable()
     assert canaries.touched() == []
     assert min(outcomes["read"], outcomes["refused"]) > 12, outcomes
+
+
+def hostile(number: int, folder: Path, canaries: canary.Canaries) -> Path:
+    """The file of that case of `python -m benchmarks.fuzz --kind results --seed 2`."""
+    folder.mkdir()
+    base = random.Random(f"2/results/{number}/base").choice(results_files.bases(folder / "bases"))
+    path = folder / base.name
+    assert exit_code(lambda: results_files.make(path, base, random.Random(f"2/results/{number}"), canaries)) == 0
+    return path
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_files_that_were_found_once(tmp_path: Path, canaries: canary.Canaries) -> None:
+    """Whether they are taken or refused, in one line, is up to the HDF5 library's version."""
+    grown = hostile(802, tmp_path / "802", canaries)  # crashed the library where a chunk was added
+    content = grown.read_bytes()
+    try:
+        append(grown, results_files.made_scores(2**30), 2**30)
+    except StoreError as error:
+        assert str(error).isprintable() and grown.read_bytes() == content
+    with suppress(StoreError):  # an add_offset of text, which xarray adds when values are read
+        hs.open(hostile(2659, tmp_path / "2659", canaries), group="probes").load()
+    with suppress(HeadscopeError):  # numbers of which some are no float
+        assert len(evolve(hostile(677, tmp_path / "677", canaries)).levels)
+    loop = tmp_path / "loop.h5"
+    loop.symlink_to(loop)
+    with pytest.raises(StoreError, match="does not exist"):
+        merge([loop], tmp_path / "merged.h5")
+
+
+def test_a_file_grows_in_the_helper_whose_end_is_one_line(run: Path) -> None:
+    content = run.read_bytes()
+    with pytest.raises(StoreError, match=r"takes no more: it is damaged so that the HDF5 library crashes"):
+        gate.change(run, "what ends the helper")
+    assert run.read_bytes() == content
+    scores = make_scores(5000)
+    append(run, scores, 5000)
+    assert_same(read_scores(run), scores)
 
 
 def exit_code(work: Callable[[], None]) -> int:
