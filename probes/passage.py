@@ -15,7 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .alignment import align, classify
-from .errors import AlignmentFailed, HaystackTooShort, JoinNotCanonical, LengthTooShort, PoolTooSmall, ProbeError, SpanNotFound
+from .errors import (
+    AlignmentFailed,
+    HaystackTooShort,
+    JoinNotCanonical,
+    LengthTooShort,
+    PoolTooSmall,
+    ProbeError,
+    SpanNotFound,
+)
 from .frame import Frame
 from .hashing import short_hash
 from .offsets import encode
@@ -124,7 +132,7 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
         if special in passage.before + context + passage.question:
             raise ProbeError(f"{id}: the text holds the special token {special!r}; remove it there.")
     prompt = _prompt(frame, passage)
-    answer = "".join(part if isinstance(part, str) else part.text for part in passage.answer)
+    answer = _answer(passage)
     ids, starts, ends = encode(codec, prompt + answer, id)
     _check_spelt(codec, id, ids, starts, ends, prompt + answer)
     prompt_end = int(np.argmax(ends > len(prompt)))
@@ -150,7 +158,7 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
     first = int(np.searchsorted(starts, at))  # what stands in front of the context is no depth
     held = sum(span.end - span.start for span in needles)
     depth = min(1.0, max(0, needles[0].start - first) / max(1, question_start - first - held))
-    graft = _graft(codec, frame, passage, ids, starts, question_start, id)
+    graft = _graft(codec, frame, passage, ids, needles[0], question_start)
     all_ids = np.concatenate([np.asarray(frame.head, dtype=np.int32), ids])
     return Probe(
         id=id,
@@ -236,8 +244,7 @@ def count(codec: Codec, frame: Frame) -> Callable[[Passage], int]:
 
     def tokens(passage: Passage) -> int:
         prompt = _prompt(frame, passage)
-        answer = "".join(part if isinstance(part, str) else part.text for part in passage.answer)
-        used = len(codec.encode(prompt + answer))
+        used = len(codec.encode(prompt + _answer(passage)))
         if passage.reserve:
             used = max(used, len(codec.encode(prompt)) + passage.reserve)
         return len(frame.head) + used
@@ -249,6 +256,10 @@ def _context_of(frame: Frame, passage: Passage, seed: int) -> tuple[str, ...]:
     """What says that a context without its graft is the same as another's, or the beginning of it."""
     # Two seeds may begin with the same text and go on with another.
     return str(frame.head), passage.before, _plain(passage)[:64], str(seed)
+
+
+def _answer(passage: Passage) -> str:
+    return "".join(part if isinstance(part, str) else part.text for part in passage.answer)
 
 
 def _plain(passage: Passage) -> str:
@@ -319,17 +330,22 @@ def _graft(
     frame: Frame,
     passage: Passage,
     ids: NDArray[np.int32],
-    starts: NDArray[np.int64],
+    needle: Span,
     question_start: int,
-    id: str,
 ) -> tuple[int, int] | None:
-    """Tokens of the piece that was inserted, where the tokenizer cuts the context without it the same way."""
+    """Tokens around the needle without which the context is cut as if the graft were not there; None where none are.
+
+    The blank between two sentences may belong to the one before, to the one behind, or be a token of its own.
+    """
     if passage.graft is None:
         return None
-    at = len(passage.before) + sum(len(piece.text) for piece in passage.pieces[: passage.graft])
-    end = at + len(passage.pieces[passage.graft].text)
-    first, last = (int(np.searchsorted(starts, edge)) for edge in (at, end))
     pieces = tuple(piece for i, piece in enumerate(passage.pieces) if i != passage.graft)
-    plain, _, _ = encode(codec, _prompt(frame, replace(passage, pieces=pieces)), id)
-    same = np.array_equal(plain[: question_start - (last - first)], np.r_[ids[:first], ids[last:question_start]])
-    return (first, last) if same else None
+    plain = codec.encode(_prompt(frame, replace(passage, pieces=pieces)) + _answer(passage))
+    n = len(ids) - len(plain)
+    for first in range(needle.start, max(0, needle.end - n) - 1, -1):
+        last = first + n
+        if last <= question_start and np.array_equal(
+            plain[: question_start - n], np.r_[ids[:first], ids[last:question_start]]
+        ):
+            return first, last
+    return None

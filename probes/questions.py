@@ -165,14 +165,16 @@ def _hotpot(where: str, value: Any, pool: _Pool) -> Question:
     if answer.lower() not in ("yes", "no"):
         places = [*(title for title, _, _ in facts), *texts]
         holds = next((fact for fact in facts if answer in texts[fact[0]][fact[1] : fact[2]]), None)
-        if holds is None and (title := next((each for each in places if answer in texts[each]), None)) is not None:
-            at = texts[title].index(answer)
-            holds = (title, *sentence(texts[title], at, at + len(answer)))
+        if holds is None and (holder := next((each for each in places if answer in texts[each]), None)) is not None:
+            at = texts[holder].index(answer)
+            holds = (holder, *sentence(texts[holder], at, at + len(answer)))
         if holds is not None:
             others = [fact for fact in facts if fact[0] != holds[0] or fact[2] <= holds[1] or fact[1] >= holds[2]]
             facts, copied = [holds, *others], True
     if not facts:
-        raise ProbeError(f"{where} has no supporting fact and no answer that its context holds; mend it or leave it out.")
+        raise ProbeError(
+            f"{where} has no supporting fact and no answer that its context holds; mend it or leave it out."
+        )
     titles = list(dict.fromkeys([*(title for title, _, _ in facts), *texts]))
     return Question(
         question,
@@ -208,8 +210,8 @@ def _about(
     if yes_or_no:
         return Question(question, tuple(golds), numbers, ((0, 0, len(text)),), False, related)
     raise ProbeError(
-        f"{where} none of its answers ({', '.join(map(repr, golds))[:80]}) is in its context, word for word; mend it or "
-        "leave it out."
+        f"{where} none of its answers ({', '.join(map(repr, golds))[:80]}) is in its context, word for word; mend "
+        "it or leave it out."
     )
 
 

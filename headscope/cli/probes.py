@@ -41,12 +41,12 @@ def front(context: typer.Context) -> None:
 
 @app.command("list")
 def list_sets(
-    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="A suite, to list its tasks.")] = None,
+    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="A suite, for what tasks it has.")] = None,
 ) -> None:
-    """The sets that can be built by name, or the tasks of a suite."""
+    """The sets that can be built by name, or the tasks of one that is a suite."""
     from .. import probes
 
-    known = probes.list_tasks(suite) if suite else probes.list_sets()
+    known = probes.list_sets() if suite is None else probes.list_tasks(suite)
     width = max(map(len, known))
     for name, description in known.items():
         terminal.echo(f"{name:<{width}}  {description}")

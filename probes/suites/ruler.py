@@ -3,8 +3,8 @@
 compat="ruler" keeps what is its choice: needles in essays at one of 40 depths, a variable-tracking example of some 500
 tokens and a blank behind its statements, common words in the order they were drawn in, and room for the answer that a
 model writes (`max_new_tokens`) within the length. Mended in both, because they are mistakes (docs/tasks.md lists them):
-gold documents at one depth in all samples, the same slots in all samples, ids that repeat, keys that may repeat, needles
-that never come last, example words that are in the list asked about, prompts that end in a blank.
+gold documents at one depth in all samples, the same slots in all samples, ids that repeat, keys that may repeat,
+needles that never come last, example words that are in the list asked about, prompts that end in a blank.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ SUITE = Suite(
         "niah_single_3": SuiteTask("One UUID in the haystack's text.", partial(niah.essay, kind="uuids")),
         "niah_multikey_1": SuiteTask("One of four keys, in the haystack's text.", partial(niah.essay, keys=4)),
         "niah_multikey_2": SuiteTask("One key's number among nothing but such lines.", niah.needles),
-        "niah_multikey_3": SuiteTask("One UUID's UUID among nothing but such lines.", partial(niah.needles, kind="uuids")),
+        "niah_multikey_3": SuiteTask(
+            "One UUID's UUID among nothing but such lines.", partial(niah.needles, kind="uuids")
+        ),
         "niah_multivalue": SuiteTask("All four numbers of one key.", partial(niah.essay, values=4)),
         "niah_multiquery": SuiteTask("The numbers of four keys.", partial(niah.essay, keys=4, asked=4)),
         "vt": SuiteTask("All variables of a chain of assignments.", tracking),

@@ -58,9 +58,7 @@ def needles(draw: Draw, kind: str = "numbers") -> Growing:
     return Growing(make, least=TOGETHER)
 
 
-def _hidden(
-    draw: Draw, kind: str, *, keys: int, values: int = 1, asked: int = 1, haystack: str = "essay"
-) -> Growing:
+def _hidden(draw: Draw, kind: str, *, keys: int, values: int = 1, asked: int = 1, haystack: str = "essay") -> Growing:
     """`keys` keys with `values` values each, every one in a needle of its own; the first `asked` keys are asked for."""
     own = draw.own
     names = [_pair(i) for i in own.choice(PAIRS, keys, replace=False)]

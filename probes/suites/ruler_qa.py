@@ -18,7 +18,7 @@ from ..task import Task
 
 MAX_NEW_TOKENS = 32
 ASK = "Answer the question based on the given documents. Only give me the answer and do not output any other words."
-FILLER = 5  # sentences of the haystack that make a document, where a file has too few
+FILLER = 3  # sentences of the haystack that make a document, where a file has too few
 Marks = Sequence[tuple[int, int, int]]
 
 

@@ -34,14 +34,15 @@ def common_words(draw: Draw) -> Growing:
 
     All places of the ten are needles, a group for each word. The answer is a numbered list, as in the example, in the
     order in which the words first appear; with compat="ruler" in the order in which they were drawn, and below 4K the
-    example has 40 words for 25. No word of the example is in the list. Where there are more different words than WORDS, all are of the form "adjective-noun".
+    example has 40 entries for 25. No word of the example is in the list. Where more different words than WORDS are
+    needed, all are of the form "adjective-noun".
     """
     compat = draw.options["compat"] == "ruler"
     often, seldom = (30, 3) if draw.length >= LONG else (6, 1)
     shown, shown_often, shown_seldom = (40, 10, 3) if draw.length >= LONG else (20, 3, 1) if compat else (15, 2, 1)
     words = [WORDS[i] for i in draw.own.permutation(len(WORDS))]
     example, words = words[:shown], words[shown:]
-    order = draw.own.integers(2**63)
+    order = int(draw.own.integers(2**63))
     listed = _shuffled(example[:COMMON] * shown_often + example[COMMON:] * shown_seldom, order)
     top = example[:COMMON] if compat else _first_seen(listed, example[:COMMON])
     answered = " ".join(f"{i}. {word}" for i, word in enumerate(top, 1))
@@ -86,7 +87,7 @@ def frequent_words(draw: Draw) -> Growing:
     vocabulary = [DOTS, *_coded(draw.own, max(RANKS + 2, draw.length // 50) - 1)]
     shares = np.arange(1, len(vocabulary) + 1) ** -2.0 / ZETA
     golds = vocabulary[1 : 1 + RANKS]
-    order = draw.own.integers(2**63)
+    order = int(draw.own.integers(2**63))
 
     def make(n: int) -> Passage:
         counts = (n * shares).astype(int).tolist()
@@ -98,8 +99,8 @@ def frequent_words(draw: Draw) -> Growing:
             before="Read the following coded text and track the frequency of each coded word. Find the three most "
             "frequently appeared coded words. ",
             pieces=woven(parts, " "),
-            question="\nQuestion: Do not provide any explanation. Please ignore the dots '....'. What are the three most "
-            "frequently appeared words in the above coded text?",
+            question="\nQuestion: Do not provide any explanation. Please ignore the dots '....'. What are the three "
+            "most frequently appeared words in the above coded text?",
             answer_prefix=" Answer: According to the coded text above, the three most frequently appeared words are:",
             answer=(Copied(f" {golds[0]}", 0), ",", Copied(f" {golds[1]}", 1), ", and", Copied(f" {golds[2]}", 2)),
             task=Task("string_match_all", tuple(golds), FWE_NEW_TOKENS, rivals=tuple(said[1 + RANKS :])),

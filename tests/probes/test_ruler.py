@@ -51,20 +51,22 @@ def where(passage: Passage) -> list[tuple[int, int]]:
     return [(first, last) for first, last, piece in both if piece.role == "needle"]
 
 
-def depth(passage: Passage, seed: int) -> float:
-    """Where the one needle starts; where all lines are alike, where a letter of it is, which is finer."""
+LINES = ("niah_multikey_2", "niah_multikey_3", "qa_1_own")  # needles beside needles
+
+
+def depth(passage: Passage, letter: float | None) -> float:
+    """Where the one needle starts, or its letter at such a share of it."""
     ((first, last),) = where(passage)
     total = len(context(passage))
-    if len(passage.pieces) > 6 or passage.key == "qa":
-        return (first + rng(seed, "letter").random() * (last - first)) / total
-    return first / (total - (last - first))
+    return first / (total - (last - first)) if letter is None else (first + letter * (last - first)) / total
 
 
 @pytest.mark.parametrize(("task", "compat"), [*((task, "") for task in ONE_GOLD), ("niah_single_2", "ruler")])
 def test_the_gold_lies_anywhere(task: str, compat: str, text: Text) -> None:
     """Published qa_1 and qa_2 have it at one depth in all samples with as many documents."""
-    made = [item.make(24) for item in draws(task, text, 500, compat=compat)]
-    found = [depth(passage, i) for i, passage in enumerate(made)]
+    made = [item.make(12 if task in LINES else 24) for item in draws(task, text, 500, compat=compat)]
+    letters = rng(0, "letters").random(500) if task in LINES else [None] * 500
+    found = [depth(passage, letter) for passage, letter in zip(made, letters, strict=True)]
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
 
@@ -72,7 +74,7 @@ def test_the_gold_lies_anywhere(task: str, compat: str, text: Text) -> None:
 def test_items_differ_in_where_their_needles_are(task: str, text: Text) -> None:
     """Published texts of one length have the words of cwe and fwe, and four needles, in the same slots each time."""
     made = [item.make(64) for item in draws(task, text, 24)]
-    slots = [tuple(where(passage)) for passage in made]
+    slots = [tuple(context(passage)[:first].count(" ") for first, _ in where(passage)) for passage in made]
     ids = {passage.needle_id for passage in made}
     assert len(ids) == 24
     assert len(set(slots)) > 12
@@ -109,6 +111,17 @@ def test_items_in_a_row_ask_one_context_for_different_keys(gpt2_like: Any) -> No
         assert shared == [1, 1] if task != "qa_2_own" else max(shared) <= 2
         assert len({probe.needle_id for probe in built}) == 8
         assert not np.array_equal(built[0].input_ids[:n], built[4].input_ids[:n])
+
+
+def test_single_needles_share_their_haystack(tokenizer: Any) -> None:
+    built = hp.build("ruler", tokenizer, tasks=["niah_single_1", "niah_single_2"], lengths=[400, 512], items=3)
+    built.verify(tokenizer)
+    for part in (built[:6], built[6:]):
+        part = [probe for probe in part if probe.graft or probe.depth < 1]  # behind it all it may be fused with the end
+        assert all(probe.graft for probe in part) and len({probe.haystack_id for probe in part}) == 1
+        plain = [np.r_[p.input_ids[: p.graft[0]], p.input_ids[p.graft[1] : p.question_start]] for p in part]
+        longest = max(plain, key=len)
+        assert all(np.array_equal(longest[: len(each)], each) for each in plain)
 
 
 @pytest.mark.parametrize("length", [1024, 4096, 32768])
@@ -159,7 +172,9 @@ def test_wording_is_as_published(gpt2_like: Any, chat: bool, compat: str) -> Non
     head = "You are a helpful reader"
     system = hp.build("ruler", gpt2_like, tasks=tasks[:1], lengths=[400], items=1, chat=True, system=head)[0]
     assert "are a helpful" in gpt2_like.decode(system.input_ids)  # "are" -> "is" in the task's own words alone
-    said = {probe.variant.removesuffix("-chat"): gpt2_like.decode(probe.input_ids[: probe.prompt_len]) for probe in built}
+    said = {
+        probe.variant.removesuffix("-chat"): gpt2_like.decode(probe.input_ids[: probe.prompt_len]) for probe in built
+    }
     for probe in built:
         assert (probe.input_ids == gpt2_like.bos_token_id).sum() == 1 and probe.input_ids[0] == gpt2_like.bos_token_id
         assert not said[probe.variant.removesuffix("-chat")].endswith(" ")
@@ -173,31 +188,38 @@ def test_wording_is_as_published(gpt2_like: Any, chat: bool, compat: str) -> Non
 
 
 WORDING = {
-    "niah_single_1": r"A special magic number is hidden within the following text\. Make sure to memorize it\. I will "
-    r"quiz you about the number afterwards\.\nThe grass is green\. .*\nOne of the special magic numbers for (\S+) is: "
-    r"\d{7}\.\n.*\nWhat is the special magic number for \1 mentioned in the provided text\? TURN The special magic number "
-    r"for \1 mentioned in the provided text is$",
-    "niah_multivalue": r"Some special magic numbers are hidden within the following text\. Make sure to memorize it\. I "
-    r"will quiz you about the numbers afterwards\.\n.*\nWhat are all the special magic numbers for (\S+) mentioned in the "
+    "niah_single_1": r"A special magic number is hidden within the following text\. Make sure to memorize it\. I "
+    r"will quiz you about the number afterwards\.\nThe grass is green\. .*\nOne of the special "
+    r"magic numbers for (\S+) is: \d{7}\.\n.*\nWhat is the special magic number for \1 "
+    r"mentioned in the provided text\? TURN The special magic number for \1 mentioned in the "
+    r"provided text is$",
+    "niah_multivalue": r"Some special magic numbers are hidden within the following text\. Make sure to memorize "
+    r"it\. I will quiz you about the numbers afterwards\.\n.*\nWhat are all the special magic "
+    r"numbers for (\S+) mentioned in the provided text\? TURN The special magic numbers for \1 "
+    r"mentioned in the provided text are$",
+    "niah_multiquery": r"\nWhat are all the special magic numbers for (\S+, \S+, \S+, and \S+) mentioned in the "
     r"provided text\? TURN The special magic numbers for \1 mentioned in the provided text are$",
-    "niah_multiquery": r"\nWhat are all the special magic numbers for (\S+, \S+, \S+, and \S+) mentioned in the provided "
-    r"text\? TURN The special magic numbers for \1 mentioned in the provided text are$",
-    "vt": r"Memorize and track the chain\(s\) of variable assignment hidden in the following text\.\n\n.*\nQuestion: Find "
-    r"all variables that are assigned the value (\d{5}) in the text above\. Answer: According to the chain\(s\) of variable "
-    r"assignment in the text above, 5 variables are assigned the value \1, they are:( [A-Z]{3}){5}\n\nMemorize .*\nQuestion:"
-    r" Find all variables that are assigned the value (\d{5}) in the text above\. TURN Answer: According to the chain\(s\) "
-    r"of variable assignment in the text above, 5 variables are assigned the value \3, they are:$",
-    "cwe": r"Below is a numbered list of words\. In these words, some appear more often than others\. Memorize the ones "
-    r"that appear most often\.\n1\. \S+ 2\. .*\nQuestion: What are the 10 most common words in the above list\? Answer: The "
-    r"top 10 words that appear most often in the list are: 1\. .* 10\. \S+\nBelow is .*\nQuestion: What are the 10 most "
-    r"common words in the above list\? TURN Answer: The top 10 words that appear most often in the list are:$",
-    "fwe": r"Read the following coded text and track the frequency of each coded word\. Find the three most frequently "
-    r"appeared coded words\. [a-z. ]*\nQuestion: Do not provide any explanation\. Please ignore the dots '\.\.\.\.'\. What "
-    r"are the three most frequently appeared words in the above coded text\? TURN Answer: According to the coded text "
-    r"above, the three most frequently appeared words are:$",
-    "qa_1_own": r"Answer the question based on the given documents\. Only give me the answer and do not output any other "
-    r"words\.\n\nThe following are given documents\.\n\nDocument 1:\n.*\n\nDocument 2:\n.*\n\nAnswer the question based on "
-    r"the given documents\. Only give me the answer and do not output any other words\.\n\nQuestion: [^\n]*\? TURN Answer:$",
+    "vt": r"Memorize and track the chain\(s\) of variable assignment hidden in the following "
+    r"text\.\n\n.*\nQuestion: Find all variables that are assigned the value (\d{5}) in the "
+    r"text above\. Answer: According to the chain\(s\) of variable assignment in the text "
+    r"above, 5 variables are assigned the value \1, they are:( [A-Z]{3}){5}\n\nMemorize "
+    r".*\nQuestion: Find all variables that are assigned the value (\d{5}) in the text above\. "
+    r"TURN Answer: According to the chain\(s\) of variable assignment in the text above, 5 "
+    r"variables are assigned the value \3, they are:$",
+    "cwe": r"Below is a numbered list of words\. In these words, some appear more often than others\. "
+    r"Memorize the ones that appear most often\.\n1\. \S+ 2\. .*\nQuestion: What are the 10 "
+    r"most common words in the above list\? Answer: The top 10 words that appear most often in "
+    r"the list are: 1\. .* 10\. \S+\nBelow is .*\nQuestion: What are the 10 most common words "
+    r"in the above list\? TURN Answer: The top 10 words that appear most often in the list are:$",
+    "fwe": r"Read the following coded text and track the frequency of each coded word\. Find the three "
+    r"most frequently appeared coded words\. [a-z. ]*\nQuestion: Do not provide any "
+    r"explanation\. Please ignore the dots '\.\.\.\.'\. What are the three most frequently "
+    r"appeared words in the above coded text\? TURN Answer: According to the coded text above, "
+    r"the three most frequently appeared words are:$",
+    "qa_1_own": r"Answer the question based on the given documents\. Only give me the answer and do not "
+    r"output any other words\.\n\nThe following are given documents\.\n\nDocument "
+    r"1:\n.*\n\nDocument 2:\n.*\n\nAnswer the question based on the given documents\. Only give "
+    r"me the answer and do not output any other words\.\n\nQuestion: [^\n]*\? TURN Answer:$",
 }
 
 
