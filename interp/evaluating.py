@@ -17,6 +17,7 @@ from ..printable import NAME, printable
 from ..probes import Codec, Probe, ProbeSet, Task, check_tokenizer
 from .engine import CHUNK, Decoded, Engine, Progress, decode, longest_answered, may_be_cut, not_finite, plan, preflight
 from .environment import for_files
+from .estimators import DEFAULT
 from .model import Adapter, LoadedModel, adapt, load_model
 from .results import HeadScores
 from .scoring import check_fit, score_heads
@@ -98,7 +99,13 @@ def evaluate(
     if heads and scores is None:
         alone = runs_alone(output) if output is not None else None
         scores = score_heads(
-            loaded, probes, sharing=sharing, tokenizer=codec, alone=alone, chunk=chunk, progress=progress
+            *(loaded, probes),
+            sharing=sharing,
+            tokenizer=codec,
+            alone=alone,
+            chunk=chunk,
+            estimators=_estimators(probes),
+            progress=progress,
         )
         if kept:
             kept.keep_scores(scores, tokens_seen)
@@ -126,6 +133,12 @@ def evaluate(
     if kept:
         kept.clear()
     return answers
+
+
+def _estimators(probes: ProbeSet) -> list[str]:
+    """The usual ones, and attention on distractors where there are some: a wrong answer may have been copied there."""
+    decoys = any(span.role == "distractor" for probe in probes for span in probe.spans)
+    return [*DEFAULT, "distractor_mass"] if decoys else [*DEFAULT]
 
 
 def _with_task(probe: Probe, codec: Codec) -> Probe:

@@ -40,12 +40,14 @@ class Haystack:
         read: seed -> documents, one paragraph a line.
         repeat: start over when the documents run out; otherwise no paragraph is ever there twice.
         between: what stands between two paragraphs of a document.
+        path: the folder or file it is read from, if it is one.
     """
 
     name: str
     read: Callable[[int], Iterable[str]]
     repeat: bool = False
     between: str = "\n"
+    path: Path | None = None
 
     def documents(self, seed: int) -> Iterator[str]:
         """Documents, each with a newline at its end, without paragraphs that were there before (`repeat`: endless)."""
@@ -95,7 +97,7 @@ def folder(path: str | PathLike[str], *, repeat: bool = False) -> Haystack:
         if len(refused) == len(files):
             raise refused[0]
 
-    return Haystack(str(root), read, repeat)
+    return Haystack(str(root), read, repeat, path=root)
 
 
 def noise() -> Haystack:

@@ -184,7 +184,7 @@ def lay(codec: Codec, frame: Frame, passage: Passage, *, family: str, variant: s
         tokenizer_fp=codec.fingerprint,
         vocabulary_fp=codec.vocabulary_fp(all_ids),
         graft=None if graft is None else (graft[0] + shift, graft[1] + shift),
-        haystack_id="" if graft is None else short_hash(f"{frame.head} {seed}", passage.before, _plain(passage)[:64]),
+        haystack_id="" if graft is None else short_hash(*_context_of(frame, passage, seed)),
         needle_text=next(piece.text for piece in passage.pieces if piece.role == "needle").strip(),
         value=passage.value,
         # Words and numbers are longer in some tokenizers than a benchmark's limit thinks.
@@ -259,6 +259,12 @@ def count(codec: Codec, frame: Frame) -> Callable[[Passage], int]:
     return tokens
 
 
+def _context_of(frame: Frame, passage: Passage, seed: int) -> tuple[str, ...]:
+    """What says that a context without its graft is the same as another's, or the beginning of it."""
+    # Two seeds may begin with the same text and go on with another.
+    return str(frame.head), passage.before, _plain(passage)[:64], str(seed)
+
+
 def _answer(passage: Passage) -> str:
     return "".join(part if isinstance(part, str) else part.text for part in passage.answer)
 
@@ -278,7 +284,7 @@ def _framed(frame: Frame, passage: Passage) -> Passage:
 
 def _prompt(frame: Frame, passage: Passage) -> str:
     context = "".join(piece.text for piece in passage.pieces)
-    turn, prefix = (frame.turn, passage.answer_prefix.lstrip(" ")) if frame.chat else ("", passage.answer_prefix)
+    turn, prefix = (frame.turn, passage.answer_prefix.lstrip()) if frame.chat else ("", passage.answer_prefix)
     return f"{passage.before}{context}{passage.question}{turn}{prefix}"
 
 

@@ -24,6 +24,7 @@ from .stream import ordinary
 from .tokens import Codec
 
 MOST_CHARACTERS = 12  # of a token, on average, in any text: a passage of more is not even counted
+HOPELESS = 500  # lines in a row, from the first, that a tokenizer cannot spell: none will do
 TOGETHER = 4  # items in a row that may share a context, and with it a prefill
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Draw:
         index: which item of its task and length it is, from 0.
         length: tokens of the whole probe that will be asked for at most.
         options: what the suite was asked for beside its tasks, for example {"compat": "ruler"}.
-        text: the haystack's text, the same for all items of a set.
+        text: the haystack's text, the same for all items of a task.
     """
 
     own: np.random.Generator
@@ -98,6 +99,7 @@ class Suite:
     options: names that `build` takes for this suite alone, with what they may be and the default first, or a function
         that reads what is given, such as a path, and raises ProbeError; None where nothing is.
     from_file: tasks beside those, which need an option.
+    haystacks: the haystack asked for, the tasks -> the haystack of each task, where they differ.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Suite:
     items: int
     options: Mapping[str, tuple[Any, ...] | Callable[[Any], Any]]
     from_file: Mapping[str, FromFile] = field(default_factory=dict)
+    haystacks: Callable[[Haystack, Sequence[str]], Mapping[str, Haystack]] | None = None
 
     @property
     def all_tasks(self) -> dict[str, SuiteTask]:
@@ -122,21 +125,31 @@ class Text:
     def __init__(self, haystack: Haystack, seed: int, codec: Codec) -> None:
         self.haystack, self.seed, self.codec = haystack, seed, codec
         self._found: list[str] = []
+        self._left_out = 0
 
     @cached_property
     def _source(self) -> Iterator[str]:
-        return (
-            sentence
-            for document in self.haystack.documents(self.seed)
-            for line in document.splitlines()
-            if ordinary(self.codec, line)
-            for sentence in _sentences(line)
-        )
+        return self._read()
+
+    def _read(self) -> Iterator[str]:
+        for document in self.haystack.documents(self.seed):
+            for line in document.splitlines():
+                if ordinary(self.codec, line):
+                    yield from _sentences(line)
+                else:
+                    self._left_out += 1
+            if self._left_out >= HOPELESS and not self._found:
+                return
 
     def sentences(self, n: int) -> list[str]:
         """The first n sentences, without blanks around them. Raises HaystackTooShort."""
         while len(self._found) < n:
             if (sentence := next(self._source, None)) is None:
+                if not self._found and self._left_out:
+                    raise HaystackTooShort(
+                        f"The haystack {self.haystack.name!r} has no line that {self.codec.name} has tokens for; use a "
+                        "tokenizer that knows its script or has bytes to fall back on, or a text of another language."
+                    )
                 raise HaystackTooShort(
                     f"The haystack {self.haystack.name!r} has {len(self._found)} sentences, and more are needed. Give "
                     "more text or shorter lengths, or let it repeat: Haystack(..., repeat=True) in Python."
@@ -163,14 +176,16 @@ def build_suite(
     options: Mapping[str, Any],
 ) -> list[Probe]:
     """`items` probes of every task at every length. Raises ProbeError and what `lay` and `fit` raise."""
-    text, tokens = Text(haystack, seed, codec), count(codec, frame)
-    found, known = [], suite.all_tasks
-    for name in _chosen(suite, tasks, options):
-        task = known[name]
-        if task.ready is not None:
-            made = _fitting(name, task.ready(options), tokens, lengths, items)
+    tokens, known = count(codec, frame), suite.all_tasks
+    chosen = _chosen(suite, tasks, options)
+    haystacks = dict.fromkeys(chosen, haystack) if suite.haystacks is None else suite.haystacks(haystack, chosen)
+    texts = {each.name: Text(each, seed, codec) for each in haystacks.values()}
+    found = []
+    for name in chosen:
+        if (ready := known[name].ready) is not None:
+            made = _fitting(name, ready(options), tokens, lengths, items)
         else:
-            made = _drawn(suite, name, tokens, lengths, items, seed, options, text)
+            made = _drawn(suite, name, tokens, lengths, items, seed, options, texts[haystacks[name].name])
         found += [
             lay(codec, frame, passage, family=suite.name, variant=name, length=length, seed=seed)
             for length, passage in made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from inspect import Parameter, signature
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import headscope as hs
+from made_answers import make_answers
 from made_up_scores import make_scores
 from made_up_trajectory import make_trajectory
 from tiny_models import build
@@ -27,7 +29,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     path = tmp_path_factory.mktemp("scores") / "ruler.csv"
     path.write_text("step,ruler\n" + "\n".join(f"{step},{i}" for i, step in enumerate(run.steps)))
     profile = hs.copy_profile(build("llama", num_hidden_layers=2), np.tile(np.arange(3, 33), 3))
-    return {"scores": make_scores(), "evolution": hs.plot.evolve(run, downstream=path), "profile": profile}
+    evolution = replace(hs.plot.evolve(run, downstream=path), answers={5: make_answers(5)})
+    return {"scores": make_scores(), "evolution": evolution, "profile": profile}
 
 
 @pytest.mark.parametrize("name", FIGURES)

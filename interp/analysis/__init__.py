@@ -1,6 +1,6 @@
 """What a run of checkpoints says, and how sure one can be. Arrays in, arrays out; nothing here runs a model."""
 
-from .bootstrap import MIN_NEEDLES, Interval
+from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
@@ -33,6 +33,7 @@ __all__ = [
     "Watch",
     "by_depth",
     "changes",
+    "clustered_interval",
     "correlate_downstream",
     "depth_labels",
     "distance_by_interference",

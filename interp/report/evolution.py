@@ -7,7 +7,7 @@ evolution.panel.n_heads, evolution.verdicts, evolution.head_curve((18, 6))
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, count, pairwise
 from os import PathLike
@@ -46,7 +46,9 @@ from ..analysis import (
 from ..checkpoint_names import model_name
 from ..lengths import group_lengths, human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
-from ..store import PROVENANCE_COLUMNS, read_provenance, reading, text
+from ..store import PROVENANCE_COLUMNS, all_answers, read_provenance, reading, text
+from ..tasks import Answers
+from .behaviour import LOOKED, Behaviour, looks_of
 from .facts import plural
 
 NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}
@@ -74,6 +76,8 @@ class Evolution:
 
     provenance: of every checkpoint what its file tells (SCHEMA.md), [C]; empty for a bare Trajectory.
     created: when the file was begun, as written there; "" when unknown.
+    answers: index of a checkpoint -> what the model answered there, of those that have answers.
+    masses: estimator -> float32 [P, L, H], where every head looks at the last of these.
     """
 
     trajectory: Trajectory
@@ -81,6 +85,8 @@ class Evolution:
     created: str = ""
     n_kv_heads: int | None = None
     downstream: Downstream | None = None
+    answers: Mapping[int, Answers] = field(default_factory=dict)
+    masses: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @cached_property
     def maps(self) -> np.ndarray:
@@ -305,6 +311,22 @@ class Evolution:
     def verdicts(self) -> list[Verdict]:
         return judge(self.trajectory, self.downstream, found=self.panel)
 
+    @cached_property
+    def behaviour(self) -> Behaviour | None:
+        """What the model answered by itself; None where no checkpoint has answers."""
+        if not self.answers:
+            return None
+        ids = self.answers[max(self.answers)].probes["id"].tolist()
+        looks = looks_of(self.masses, self.looking, self.trajectory.probes["id"].tolist(), ids)
+        return Behaviour(self.answers, len(self.x), looks)
+
+    @property
+    def looking(self) -> list[Head]:
+        """The heads whose attention explains answers: up to ten retrieval heads of the last checkpoint with answers, or
+        the best three where there is none."""
+        at = max(self.answers)
+        return [head for head in self.leading(10, at) if self.alive[at][head]] or self.leading(3, at)
+
     @property
     def ranks(self) -> np.ndarray:
         """float64 [C, L, H]: 1 is the best head; NaN where not observable."""
@@ -335,7 +357,7 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
     scores = None if downstream is None else read_downstream(downstream)
     if isinstance(source, Trajectory):
         return Evolution(source, downstream=scores)
-    trajectory = read_trajectory(source)
+    trajectory, answers = read_trajectory(source), all_answers(source)
     with reading(source) as file:
         group = file["provenance"]
         columns = {name: group[name].asstr()[:] for name in ("model_id", *PROVENANCE_COLUMNS, "json")}
@@ -343,7 +365,9 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
         created = text(file, "created_at") if "created_at" in file.attrs else ""
         kv = int(np.ravel(file.attrs["n_kv_heads"])[0])
         full = [{**entry, "json": read_provenance(entry["json"])} for entry in told]
-    return Evolution(trajectory, full, created, kv, scores)
+        held = [name for name in LOOKED if answers and name in text(file, "estimators").split()]
+        masses = {name: file[f"probes/{name}"][max(answers)] for name in held}
+    return Evolution(trajectory, full, created, kv, scores, answers, masses)
 
 
 def run_facts(evolution: Evolution) -> list[str]:

@@ -11,6 +11,7 @@ from .provenance import read_provenance, swept
 from .rescue import Unsaved, rescue, save_elsewhere, unsaved_message
 from .results_file import (
     add_answers,
+    all_answers,
     append,
     as_dataset,
     check_takes,
@@ -42,6 +43,7 @@ __all__ = [
     "Unsaved",
     "Variable",
     "add_answers",
+    "all_answers",
     "append",
     "as_dataset",
     "beside",

@@ -336,6 +336,12 @@ def read_answers(path: str | PathLike[str], checkpoint: int | None = None) -> An
         return of_answers.read(file, answered[step])
 
 
+def all_answers(path: str | PathLike[str]) -> dict[int, Answers]:
+    """Number of the checkpoint in the file -> its answers, of all that have some. Raises StoreError."""
+    with reading(path) as file:
+        return {row: of_answers.read(file, row) for row in of_answers.rows_with_answers(file)}
+
+
 def find_answers(path: str | PathLike[str], checkpoint: int) -> Answers | None:
     """The answers of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
     with reading(path) as file:

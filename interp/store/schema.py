@@ -56,6 +56,7 @@ LONG_NAMES = {
     "needle_mass": "attention probability on the needle",
     "source_mass": "attention probability on the sources of the answer tokens",
     "sink_mass": "attention probability on the first tokens",
+    "distractor_mass": "attention probability on distractors, what only looks like the needle",
     "chance": "retrieval score of a head that looks at random copyable tokens of the needle, its mean",
     "chance_sd": "its standard deviation",
     "nll": "negative log-likelihood of the answer, mean nats per token",
@@ -63,7 +64,7 @@ LONG_NAMES = {
     "nll_echo": "negative log-likelihood of the answer tokens that the question has too, mean nats per token",
     "nll_first": "negative log-likelihood of the first answer token found only in the needle, nats",
 }
-IN_UNIT_INTERVAL = ("retrieval", "aligned_copy", "needle_mass", "source_mass", "sink_mass")
+IN_UNIT_INTERVAL = ("retrieval", "aligned_copy", "needle_mass", "source_mass", "sink_mass", "distractor_mass")
 # Only shares of counts never round beyond 1; some readers mask what lies outside valid_min and valid_max.
 EXACT_SHARES = ("retrieval", "aligned_copy")
 

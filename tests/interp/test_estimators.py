@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from headscope.interp.estimators import DEFAULT, ESTIMATORS, Estimator, estimato
 from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import read_scores
-from headscope.probes import Probe
+from headscope.probes import Probe, Span
 from tiny_models import build
 
 GRID = random_grid(lengths=(60, 121), depths=(0.0, 0.4, 1.0))
@@ -70,6 +71,31 @@ def test_mass_on_spans_of_ones_own_equals_eager_attention(family: str) -> None:
         itself = torch.stack([rows[:, :, a, row] for a, row in enumerate(probe.answer_rows)]).mean(0)
         np.testing.assert_allclose(scores.per_probe["first_half_mass"][i], first, atol=1e-4)
         np.testing.assert_allclose(scores.per_probe["self_mass"][i], itself, atol=1e-4)
+
+
+@pytest.mark.parametrize("sharing", ["exact", "grafted"])
+def test_attention_on_distractors(sharing: str) -> None:
+    """On every second probe there are two decoys; the others have none, which is NaN and not 0."""
+    decoys = [Span(2, 9, "distractor"), Span(30, 41, "distractor", 1)]
+    grid = [
+        replace(probe, spans=(*probe.spans, *decoys))
+        if i % 2
+        and not any(decoy.start < end and start < decoy.end for decoy in decoys for start, end in probe.needle_spans)
+        else probe
+        for i, probe in enumerate(GRID)
+    ]
+    has = np.array([len(probe.spans) > len(plain.spans) for probe, plain in zip(grid, GRID, strict=True)])
+    assert has.any() and not has.all()
+
+    @estimator(spans={"decoys": lambda probe: np.array([[2, 9], [30, 41]])})
+    def by_hand(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+        return evidence.mass["decoys"].mean(axis=-1)
+
+    scores = score_heads(build("llama"), grid, sharing=sharing, estimators=["distractor_mass", by_hand])
+    found, expected = scores.per_probe["distractor_mass"], scores.per_probe["by_hand"]
+    np.testing.assert_allclose(found[has], expected[has], rtol=0, atol=1e-6)
+    assert np.isnan(found[~has]).all() and (found[has] > 0).all()
+    assert "distractor_mass" not in DEFAULT
 
 
 def test_standard_estimators_do_not_change_beside_others() -> None:

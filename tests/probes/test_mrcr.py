@@ -33,6 +33,7 @@ def passages(task: str, codec: Codec, count: int, *, turns: int, wording: str = 
         draw = Draw(
             rng(seed, "own"),
             rng(seed, "shared"),
+            0,
             length,
             {"wording": wording, "mrcr_file": None},
             Text(standard_library(), seed, codec),

@@ -25,7 +25,7 @@ def stems(text: str) -> set[str]:
 def passages(task: str, codec: Codec, count: int, index: int = 0, sentences: int = 30):
     text = Text(as_haystack("noise"), 0, codec)
     for seed in range(count):
-        draw = Draw(rng(seed, "own"), rng(seed, "shared"), 1024, {}, text, index)
+        draw = Draw(rng(seed, "own"), rng(seed, "shared"), index, 1024, {}, text)
         yield SUITE.tasks[task].draw(draw).make(sentences)
 
 

@@ -9,11 +9,18 @@ from headscope import probes as hp
 from headscope.errors import HeadscopeError
 from headscope.probes.suites import known_suites
 
-TASKS = [(name, task) for name, suite in known_suites().items() for task in suite.tasks]
+# Of i18n some stand for the others here; test_i18n.py has all of them.
+SOME = {"i18n": ("en_sentence", "zh_number", "hi_sentence")}
+TASKS = [(name, task) for name, suite in known_suites().items() for task in SOME.get(name, suite.tasks)]
+REFUSED = {("words_only", "zh_number"), ("words_only", "hi_sentence")}  # it has no token for most of their characters
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS)
-def test_every_task_is_built_and_verified_and_says_where_its_answer_is(tokenizer, name, task) -> None:
+def test_every_task_is_built_and_verified_and_says_where_its_answer_is(request, tokenizer, name, task) -> None:
+    if (request.node.callspec.params["tokenizer"], task) in REFUSED:
+        with pytest.raises(HeadscopeError, match="has no line that .* has tokens for"):
+            hp.build(name, tokenizer, tasks=[task], lengths=[1024], items=2)
+        return
     built = hp.build(name, tokenizer, tasks=[task], lengths=[1024], items=2)
     built.verify(tokenizer)
     assert len({probe.id for probe in built}) == 2

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evolution import Evolution
 from . import panels, scores
+from .behaviour import score_beside_nll, task_scores
 from .copying import copy_distances, copy_heads, save_copy_figures
 from .evolution import save_evolution_figures
 from .heads import head_curves, head_map, head_strip
@@ -54,6 +55,8 @@ __all__ = [
     "save_copy_figures",
     "save_evolution_figures",
     "save_figures",
+    "score_beside_nll",
+    "task_scores",
     "top_heads",
 ]
 

@@ -16,6 +16,7 @@ from typing import Any
 from ....errors import ArgumentError
 from ...analysis import Source, Trajectory
 from ..evolution import Evolution, evolve
+from .behaviour import score_beside_nll, task_scores
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
 from .panels import (
     agreement,
@@ -78,6 +79,8 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
         "distance_and_interference": (lambda e, ax: distance_interference(e, ax, value=value), spread),
         "nll_by_depth": (lambda e, ax: depth_curve(e, ax, value=value), small),
     }
+    if evolution.behaviour is not None:
+        found["task_scores"] = (task_scores, small)
     if len(evolution.x) == 1:
         return found
     found |= {
@@ -91,6 +94,7 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
         "agreement": (agreement, small),
         "nll": (nll_curves, small),
         "exact_match": (match_curve, small),
+        "score_beside_nll": (score_beside_nll, small),
         "log_fit": (lambda e, ax: log_curve(e, ax, value=value), small),
     }
     if evolution.correlations:

@@ -12,6 +12,7 @@ from ..evolution import NLL_NAMES, Evolution, head_name
 from ..facts import plural
 from ..palette import VALUES
 from . import plots
+from .behaviour import what_it_answers
 from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
 
@@ -29,6 +30,8 @@ def sections(evolution: Evolution) -> list[Section]:
     found = [_heads(evolution)]
     if many:
         found += [_curves(evolution), _changes(evolution), _growth(evolution), _order(evolution)]
+    if evolution.behaviour is not None:
+        found += [what_it_answers(evolution, evolution.behaviour)]
     found += [_answers(evolution), _cells(evolution)]
     if many:
         found += [_fit(evolution)]

@@ -14,9 +14,11 @@ from headscope.errors import ArgumentError, StoreError
 from headscope.interp import evaluating
 from headscope.interp.engine import Decoded
 from headscope.interp.model import LoadedModel
+from headscope.interp.report import evolve
+from headscope.interp.report.behaviour import LOOKED
 from headscope.interp.store import validate
 from headscope.interp.unfinished import Unfinished
-from headscope.probes import Codec, ProbeSet, Task
+from headscope.probes import Codec, ProbeSet, Span, Task
 from planted import planted_probes, save_checkpoint
 
 STRENGTHS = {"none": 0.0, "half": 0.5, "all": 1.0}
@@ -74,6 +76,23 @@ def test_what_is_said_and_what_heads_do_move_together(models: Models, tasks: Pro
     again = hs.Answers.load(tmp_path / "run.h5", 2)
     assert again.text == answers.text and again.provenance == answers.provenance
     np.testing.assert_array_equal(again.score, answers.score)
+
+
+def test_where_heads_looked_in_probes_with_distractors(models: Models, tasks: ProbeSet, tmp_path: Path) -> None:
+    """Attention on distractors is measured where there are any, and stands beside the wrong answers."""
+    decoys = [replace(probe, spans=(*probe.spans, Span(4, 9, "distractor"))) for probe in tasks[NEEDLES:]]
+    answers = hs.evaluate(models["none"], decoys, output=tmp_path / "run.h5")
+    assert answers.scores is not None and answers.scores.estimators[-1] == "distractor_mass"
+    evolution = evolve(tmp_path / "run.h5")
+    assert evolution.behaviour is not None
+    wrong = evolution.behaviour.wrong()
+    assert len(wrong) == (answers.score < 1).sum() > 0
+    for answer in wrong:
+        place = answers.probes["id"].tolist().index(answer.id)
+        heads = tuple(zip(*evolution.looking, strict=True))
+        told = {name: answers.scores.per_probe[name][place][heads].mean() for name in LOOKED}
+        assert [*answer.looked.shares.values()][:3] == pytest.approx([*told.values()])
+        assert sum(answer.looked.shares.values()) == pytest.approx(1)
 
 
 def test_the_tables(models: Models, tasks: ProbeSet) -> None:
