@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = [
+    "Answers",
     "CopyProfile",
     "Estimator",
     "HeadMonitor",
@@ -24,6 +25,7 @@ __all__ = [
     "copy_profile",
     "errors",
     "estimator",
+    "evaluate",
     "export",
     "kernels",
     "load_model",
@@ -46,12 +48,14 @@ if TYPE_CHECKING:
     from .interp import analysis
     from .interp.copying import CopyProfile, copy_profile
     from .interp.estimators import Estimator, estimator
+    from .interp.evaluating import evaluate
     from .interp.model import load_model
     from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
     from .interp.store import export, merge, open, read_scores
     from .interp.sweep import sweep
+    from .interp.tasks import Answers
 else:
     _ROOMS = {
         "analysis": ".interp.analysis",
@@ -62,6 +66,7 @@ else:
         "probes": ".probes",
     }
     _HOMES = {
+        "Answers": ".interp.tasks",
         "CopyProfile": ".interp.copying",
         "Estimator": ".interp.estimators",
         "HeadMonitor": ".interp.monitor",
@@ -69,6 +74,7 @@ else:
         "HeadScores": ".interp.results",
         "copy_profile": ".interp.copying.run",
         "estimator": ".interp.estimators",
+        "evaluate": ".interp.evaluating",
         "export": ".interp.store",
         "load_model": ".interp.model",
         "merge": ".interp.store",

@@ -106,7 +106,7 @@ def score_heads(
     if codec is not None:
         check_tokenizer(probes, codec)
     adapted = adapt(model)
-    _check_fit(adapted, probes, codec)
+    check_fit(adapted, probes, codec)
 
     reason = preflight(adapted, probes[0], alone)
     alone = reason is not None
@@ -186,7 +186,7 @@ def _tell_not_copyable(probes: ProbeSet) -> None:
         )
 
 
-def _check_fit(model: Adapter, probes: ProbeSet, codec: Codec | None) -> None:
+def check_fit(model: Adapter, probes: ProbeSet, codec: Codec | None) -> None:
     longest = max(probes, key=lambda probe: probe.length)
     if model.context is not None and longest.length > model.context:
         raise ArgumentError(

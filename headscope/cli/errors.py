@@ -80,12 +80,13 @@ def user_message(error: Exception) -> str | None:
 
 
 _NAMES = "allow_pickle|chat|device|dtype|generate|kind|replace_changed|revision"
-_NAMES += "|sharing|system|table|tokenizer|top|trust_remote_code"
+_NAMES += "|samples|sharing|system|table|tokenizer|top|trust_remote_code"
 
 
 def _as_options(text: str) -> str:
     """Remedies in the words of the command line: allow_pickle=True is --allow-pickle, kind='number' --kind number."""
     text = re.sub(rf"\buse ({_NAMES})=False\b", lambda match: f"leave out {_option(match[1])}", text)
+    text = re.sub(r"\bheads=False\b", "--no-heads", text).replace("leave heads=True", "leave out --no-heads")
     text = re.sub(rf"\b({_NAMES})=True\b", lambda match: _option(match[1]), text)
     text = re.sub(
         r"\btemplate_args=\{'(\w+)': (\w+)\}", lambda match: f"--template-arg {match[1]}={match[2].lower()}", text

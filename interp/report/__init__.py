@@ -1,8 +1,20 @@
 """Scores for people: on the terminal, as pictures (figures/) and as a page (page/). Nothing here computes anew."""
 
+from .answers_terminal import answer_lines, task_table
 from .copy_terminal import copy_table
 from .evolution import Evolution, evolve, run_facts, run_name
 from .facts import facts, model_name
 from .terminal import summary
 
-__all__ = ["Evolution", "copy_table", "evolve", "facts", "model_name", "run_facts", "run_name", "summary"]
+__all__ = [
+    "Evolution",
+    "answer_lines",
+    "copy_table",
+    "evolve",
+    "facts",
+    "model_name",
+    "run_facts",
+    "run_name",
+    "summary",
+    "task_table",
+]

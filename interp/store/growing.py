@@ -1,6 +1,6 @@
 """What is written into an HDF5 file: put together in memory, and for a file that is there in the gate's helper.
 
-Scores go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
+Scores and answers go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
 """
 
 from __future__ import annotations
@@ -12,13 +12,16 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
 
 from ...errors import HeadscopeError
 from ..results import CHANCE_COLUMNS, HeadScores
+from ..tasks import Answers
 from . import schema
+from .answers import put
 from .netcdf import LIBVER, create, extend, row, write_row
 from .schema import StoreError
 from .structure import one_line
@@ -45,12 +48,14 @@ def in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     path.write_bytes(image)
 
 
-def add(file: h5py.File, scores: HeadScores, step: int, tokens: float) -> None:
+def add(file: h5py.File, scores: HeadScores, step: int, tokens: float, answers: Answers | None = None) -> None:
     """One more checkpoint, the first of an empty file or one that fits into it."""
     if not len(file):
         create(file, scores)
     extend(file, [name for name in scores.estimators if name not in schema.estimators_of(file)])
     write_row(file, row(_with_chance_of(file, scores), step, tokens))
+    if answers is not None:
+        put(file, len(file["checkpoint"]) - 1, answers)
 
 
 def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
@@ -63,10 +68,16 @@ def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
     return replace(scores, probes=others | held)
 
 
-def grow(path: Path, packed: str, step: int, tokens: float) -> None:
-    """One more checkpoint in the file that is there."""
+def grow(path: Path, packed: str, step: int, tokens: float, answers: str | None) -> None:
+    """One more checkpoint in the file that is there, with its answers where it has some."""
     with in_memory(path, "r+") as file:
-        add(file, unpack(packed), step, tokens)
+        add(file, unpack(HeadScores, packed), step, tokens, None if answers is None else unpack(Answers, answers))
+
+
+def answer(path: Path, packed: str, number: int) -> None:
+    """Answers of a checkpoint that is there, the one that has this number in the file."""
+    with in_memory(path, "r+") as file:
+        put(file, number, unpack(Answers, packed))
 
 
 def shrink(path: Path, n: int) -> None:
@@ -77,33 +88,41 @@ def shrink(path: Path, n: int) -> None:
                 dataset.resize(n, axis=0)
 
 
-CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "shrink": shrink}
+CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "answer": answer, "shrink": shrink}
 """What can be done to a file, by the name that the helper is told."""
 
 
-def pack(scores: HeadScores) -> str:
-    """`unpack` of it is the same."""
+Packed = TypeVar("Packed", HeadScores, Answers)
+
+
+def pack(found: HeadScores | Answers) -> str:
+    """`unpack` of it is the same, but for an answer's scores, which are packed by themselves."""
     arrays: dict[str, np.ndarray] = {}
-    rest = {}
-    for field in fields(scores):
-        value = getattr(scores, field.name)
-        if field.name in ("per_probe", "probes"):
-            rest[field.name] = [*value]
-            arrays |= {f"{field.name}.{i}": array for i, array in enumerate(value.values())}
+    rest: dict[str, Any] = {}
+    for field in fields(found):
+        value = getattr(found, field.name)
+        if field.name in ("per_probe", "probes", "said"):
+            rest[field.name] = {key: array.tolist() if array.dtype == object else None for key, array in value.items()}
+            named = {f"{field.name}.{i}": array for i, array in enumerate(value.values())}
+            arrays |= {name: array for name, array in named.items() if array.dtype != object}
         elif isinstance(value, np.ndarray):
             arrays[field.name] = value
-        else:
+        elif field.name != "scores":
             rest[field.name] = value
     image = BytesIO()
     np.savez(image, allow_pickle=False, rest=np.frombuffer(json.dumps(rest).encode(), np.uint8), **arrays)
     return b64encode(image.getvalue()).decode()
 
 
-def unpack(packed: str) -> HeadScores:
-    """Scores that `pack` gave."""
+def unpack(kind: type[Packed], packed: str) -> Packed:
+    """The scores or answers that `pack` was given."""
     with np.load(BytesIO(b64decode(packed)), allow_pickle=False) as arrays:
         given = json.loads(arrays["rest"].tobytes())
-        for name in ("per_probe", "probes"):
-            given[name] = {key: arrays[f"{name}.{i}"] for i, key in enumerate(given[name])}
+        for name in ("per_probe", "probes", "said"):
+            items = enumerate(given.get(name, {}).items())
+            held = {
+                key: arrays[f"{name}.{i}"] if texts is None else np.array(texts, object) for i, (key, texts) in items
+            }
+            given |= {name: held} if name in given else {}
         whole = {name: arrays[name] for name in arrays.files if name != "rest" and "." not in name}
-        return HeadScores(**given, **whole)
+        return kind(**given, **whole)

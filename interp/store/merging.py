@@ -13,10 +13,12 @@ from itertools import groupby
 from os import PathLike, fspath
 from pathlib import Path
 
-from ..results import CHANCE_COLUMNS, HeadScores
+from ..results import CHANCE_COLUMNS
+from ..tasks import Answers
 from . import schema
+from .answers import rows_with_answers
 from .provenance import read_provenance, swept
-from .results_file import append, read_scores, read_steps, reading, target_path, write
+from .results_file import Row, append, find_answers, read_scores, read_steps, reading, target_path, write
 from .schema import StoreError
 
 Shape = tuple[int, int, int]
@@ -29,6 +31,7 @@ class _Row:
     step: int
     tokens_seen: float | None
     json: str
+    answered: str  # the same of its answers; empty where there are none
     stage: tuple[str, str]  # of which run and stage a sweep took it to be; empty texts where none did
 
 
@@ -37,6 +40,7 @@ class _Contents:
     shape: Shape  # layers, heads, key-value heads
     probe_set: tuple[str, str]  # name, hash
     columns: str  # hash of the columns that describe the probes
+    answers: tuple[str, str, int] | None  # to which probes: name, hash; how many to each
     rows: tuple[_Row, ...]
 
     @property
@@ -132,7 +136,8 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     rows = list(there.rows) if there is not None and there.kind == kind else []
     if rows and rows == wanted[: len(rows)]:
         for row in wanted[len(rows) :]:
-            append(output, read_scores(shards[row.step]), row.step, row.tokens_seen)
+            shard = shards[row.step]
+            append(output, read_scores(shard), row.step, row.tokens_seen, answers=_answers(shard, row.step))
     else:
         write(output, _rows({step: shards[step] for step in kept}))
     standard = next(iter(kept.values()))
@@ -143,10 +148,14 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     }
 
 
-def _rows(holders: Mapping[int, Path]) -> Iterable[tuple[int, float | None, HeadScores]]:
+def _rows(holders: Mapping[int, Path]) -> Iterable[Row]:
     tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
     for step, path in sorted(holders.items()):
-        yield step, tokens[path, step], read_scores(path, step)
+        yield step, tokens[path, step], read_scores(path, step), _answers(path, step)
+
+
+def _answers(path: Path, step: int) -> Answers | None:
+    return find_answers(path, step) if _contents(path).answers else None
 
 
 def _files(path: Path) -> list[Path]:
@@ -184,14 +193,20 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
         for name in sorted(schema.columns_of(file).keys() - {*CHANCE_COLUMNS}):
             item = file[f"probes/{name}"]
             columns.update(f"{name}|{item[:].tolist()}|".encode())
+        asked = rows_with_answers(file)
+        made = file["answers/json"].asstr()[:] if asked else ()
         rows = [
-            _Row(step, tokens, told, _stage(told))
-            for (step, tokens), told in zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
+            _Row(step, tokens, told, made[i] if i in asked else "", _stage(told))
+            for i, ((step, tokens), told) in enumerate(
+                zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
+            )
         ]
+        to = file["answers"] if asked else None
         return _Contents(
             shape=(len(file["layer"]), len(file["head"]), int(file.attrs["n_kv_heads"].ravel()[0])),
             probe_set=(schema.text(file, "probe_set_name"), schema.text(file, "probe_set_hash")),
             columns=columns.hexdigest(),
+            answers=to and (schema.text(to, "task_set_name"), schema.text(to, "task_set_hash"), len(to["sample"]) - 1),
             rows=tuple(rows),
         )
 
@@ -212,4 +227,7 @@ def _difference(a: _Contents, b: _Contents) -> str:
         words.append(f"its probe set is {here}, not {there}")
     elif a.columns != b.columns:
         words.append("its probes were shared in another way, though they are the same (column grafted)")
+    if a.answers and b.answers and a.answers[1:] != b.answers[1:]:
+        there, here = (f"{name!r} ({digest[:12]}), samples={drawn}" for name, digest, drawn in (a.answers, b.answers))
+        words.append(f"its answers are to {here}, not to {there}")
     return "; ".join(words)

@@ -17,7 +17,6 @@ from .schema import (
     PROVENANCE_COLUMNS,
     SCALES,
     STRING,
-    VERSION,
     StoreError,
     Variable,
     along_checkpoints,
@@ -48,7 +47,7 @@ def create(file: h5py.File, scores: HeadScores) -> None:
             "history": f"{created} created by headscope {__version__}",
             "references": "https://arxiv.org/abs/2604.02650",
             "schema_name": NAME,
-            "schema_version": ".".join(map(str, VERSION if knows_chance(scores.probes) else (1, 0))),
+            "schema_version": ".".join(map(str, (1, 1) if knows_chance(scores.probes) else (1, 0))),
             "model_id": scores.model_id,
             "n_kv_heads": np.int32(scores.n_kv_heads),
             "estimators": " ".join(scores.estimators),
@@ -72,27 +71,27 @@ def create(file: h5py.File, scores: HeadScores) -> None:
     for variable in layout(scores.estimators, columns, stages="stage" in _swept(scores)):
         if variable.group and variable.group not in file:
             file.create_group(variable.group, track_order=True)
-        dataset = _with_scales(file, variable, sizes, scales)
+        dataset = with_scales(file, variable, sizes, scales)
         if variable.path in fixed:
-            dataset[...] = _storable(variable.path, fixed[variable.path], dataset)
+            dataset[...] = storable(variable.path, fixed[variable.path], dataset)
 
 
 def extend(file: h5py.File, estimators: Sequence[str]) -> None:
     """Room for estimators that the file does not have yet: NaN at all checkpoints that are there."""
     if not estimators:
         return
-    scales = {name: file[path] for name, path in SCALES.items()}
+    scales = {name: file[path] for name, path in SCALES.items() if path in file}
     sizes, columns = {name: len(scale) for name, scale in scales.items()}, columns_of(file)
     for name in estimators:
         for variable in estimator_variables(name, columns):
-            _with_scales(file, variable, sizes, scales)
+            with_scales(file, variable, sizes, scales)
     set_attrs(file, {"estimators": " ".join([*estimators_of(file), *estimators])})
 
 
-def _with_scales(
+def with_scales(
     file: h5py.File, variable: Variable, sizes: Mapping[str, int], scales: dict[str, h5py.Dataset]
 ) -> h5py.Dataset:
-    """scales: dimension -> its scale. One that is made is added."""
+    """A new variable with its dimensions. scales: dimension -> its scale; one that is made is added."""
     dataset = create_variable(file, variable, sizes)
     if variable.dims == (variable.name,):
         dataset.make_scale(variable.name)
@@ -116,7 +115,7 @@ def create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int
             attrs["_FillValue"] = options["fillvalue"] = np.dtype(variable.dtype).type(np.nan)
         elif variable.name != "checkpoint" and variable.dtype in ("i1", "i4"):
             options["fillvalue"] = -1  # without the attribute _FillValue, which turns integers into floats in xarray
-    if len(variable.dims) > 1:
+    if len(variable.dims) > 1 and variable.dtype != STRING:  # whose texts lie apart, where no filter reaches
         options |= FILTERS
     dataset = file.create_dataset(variable.path, shape, track_order=True, **options)
     set_attrs(dataset, attrs)
@@ -126,8 +125,10 @@ def create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int
 def _chunks(names: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Probe detail is written and read by checkpoint; maps and vectors are read over checkpoints and hold several."""
     checkpoints = {1: 32, 2: 16, 3: 16, 4: 1}[len(names)]
-    probes = min(sizes["probe"], 64 if len(names) == 4 else 1024)
-    return tuple({"checkpoint": checkpoints, "probe": probes}.get(name, sizes[name]) for name in names)
+    most = {"probe": 64 if len(names) == 4 else 1024, "item": 1024}
+    return tuple(
+        checkpoints if name == "checkpoint" else min(sizes[name], most.get(name, sizes[name])) for name in names
+    )
 
 
 def row(scores: HeadScores, step: int, tokens_seen: float) -> dict[str, Any]:
@@ -160,10 +161,11 @@ def write_row(file: h5py.File, new: Mapping[str, Any]) -> None:
         if along_checkpoints(dataset):
             dataset.resize(n + 1, axis=0)
             if path in new:
-                dataset[n] = _storable(path, new[path], dataset)
+                dataset[n] = storable(path, new[path], dataset)
 
 
-def _storable(path: str, values: Any, dataset: h5py.Dataset) -> Any:
+def storable(path: str, values: Any, dataset: h5py.Dataset) -> Any:
+    """Values as a dataset takes them. Raises StoreError for those that would not come back as they are."""
     if disk_type(dataset) == STRING:
         for value in np.ravel(values):
             if "\0" in value:

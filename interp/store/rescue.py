@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..results import HeadScores
+from ..tasks import Answers
 from .locks import beside
 from .merging import could_merge
 from .results_file import StoreError, append
@@ -38,11 +39,12 @@ def rescue(
     tokens_seen: float | None,
     error: BaseException,
     into: Path | None = None,
+    answers: Answers | None = None,
 ) -> Unsaved:
     """Save scores that `error` kept from `path` in a new file, or in `into`, one that an earlier rescue has made."""
 
     def save(place: Path) -> None:
-        append(place, scores, checkpoint, tokens_seen)
+        append(place, scores, checkpoint, tokens_seen, answers=answers)
 
     rescued = save_elsewhere(path, save, into)
     then = None if rescued is None else _then(Path(path), rescued)

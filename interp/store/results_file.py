@@ -24,6 +24,8 @@ import numpy as np
 from ...errors import ArgumentError, ArgumentTypeError
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
+from ..tasks import Answers
+from . import answers as of_answers
 from . import gate, schema
 from .growing import add, in_memory, pack
 from .locks import Busy, beside, has_flock, locked
@@ -36,6 +38,7 @@ from .structure import Use, one_line
 if TYPE_CHECKING:
     import xarray as xr
 
+Row = tuple[int, float | None, HeadScores] | tuple[int, float | None, HeadScores, Answers | None]
 LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 _fitting = gate.Remembered()  # files that keep the schema: asking each of their variables is most of opening one
 
@@ -100,6 +103,7 @@ def append(
     checkpoint: int,
     tokens_seen: float | None = None,
     *,
+    answers: Answers | None = None,
     timeout: float | None = None,
 ) -> None:
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
@@ -108,7 +112,8 @@ def append(
     leaves the file as it was, when the checkpoint is there already or is not after the last one, when model shape or
     probe set are others, and when the file cannot be read or written. An estimator that the file does not have is NaN
     at its older checkpoints, one that the scores do not have at this one. A file of schema 1.0 stays one: what chance
-    is, it does not tell.
+    is, it does not tell. `answers` are those of the same checkpoint; the others of the file must be to the same probes,
+    as many to each.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
@@ -117,15 +122,37 @@ def append(
             if target.is_file():
                 shutil.copy(target, partial)
             with reading(target, "structure") as file:
-                _refuse_misfit(file, path, scores, step)
-            gate.change(partial, "grow", pack(scores), step, tokens)
+                _refuse_misfit(file, path, scores, step, answers)
+            gate.change(partial, "grow", pack(scores), step, tokens, None if answers is None else pack(answers))
         else:
             with in_memory(partial, "w") as file:
-                add(file, scores, step, tokens)
+                add(file, scores, step, tokens, answers)
 
 
-def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, HeadScores]]) -> None:
-    """A file that holds these checkpoints (step, tokens seen, scores), whole, in place of what was there.
+def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None) -> None:
+    """Add answers to a checkpoint that has its scores, in place of any that it had.
+
+    Waits like `append`. Raises StoreError, and leaves the file as it was, when it holds no such checkpoint, when its
+    other answers are to other probes or more or fewer to each, and when it cannot be read or written.
+    """
+    step = _step(checkpoint)
+    with _in_one_step(path, timeout) as (target, partial):
+        gate.start()
+        if target.is_file():
+            shutil.copy(target, partial)
+        with reading(target, "structure") as file:
+            steps = checkpoints_of(file)
+            if step not in steps:
+                raise StoreError(
+                    f"{path} has no checkpoint {step}, which the answers would go with; it has {_list(steps)}: "
+                    "score it first, or with the answers (heads=True)"
+                )
+            _refuse_answers(file, path, answers)
+        gate.change(partial, "answer", pack(answers), steps.index(step))
+
+
+def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
+    """A file that holds these checkpoints (step, tokens seen, scores; also answers), in place of what was there.
 
     Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
     two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
@@ -133,10 +160,11 @@ def write(path: str | PathLike[str], rows: Iterable[tuple[int, float | None, Hea
     with _in_one_step(path) as (_, partial):
         empty = True
         with in_memory(partial, "w") as file:
-            for step, tokens_seen, scores in rows:
+            for step, tokens_seen, scores, *rest in rows:
+                answers = rest[0] if rest else None
                 if not empty:
-                    _refuse_misfit(file, path, scores, _step(step))
-                add(file, scores, _step(step), _tokens(tokens_seen))
+                    _refuse_misfit(file, path, scores, _step(step), answers)
+                add(file, scores, _step(step), _tokens(tokens_seen), answers)
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -222,6 +250,44 @@ def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
             pass
 
 
+def check_takes(path: str | PathLike[str], checkpoint: int, probe_set_hash: str, *, samples: int, scores: bool) -> None:
+    """Raise StoreError, before any work is done, when a file would not take answers to these probes afterwards.
+
+    samples: drawn answers of each probe. scores: whether heads' scores on the same probes come with them, as a new
+    checkpoint; else the checkpoint has to be there.
+    """
+    step = _step(checkpoint)
+    check_writable(path)
+    if not target_path(path).exists():
+        if not scores:
+            raise StoreError(f"{path} does not exist, and answers go with scores: leave heads=True, or score first")
+        return
+    with reading(path, "structure") as file:
+        steps, has = checkpoints_of(file), schema.has_answers(file)
+        if scores and step in steps:
+            raise StoreError(
+                f"{path} holds checkpoint {step} already; give another one, heads=False to add answers to "
+                "it, or another file"
+            )
+        if scores and steps and step < steps[-1]:
+            raise StoreError(f"{path} holds checkpoint {steps[-1]}; give a later one, or another file and `merge` them")
+        if not scores and step not in steps:
+            raise StoreError(f"{path} has no checkpoint {step}, which the answers would go with; it has {_list(steps)}")
+        there = schema.text(file, "probe_set_hash")
+        if scores and there != probe_set_hash:
+            raise StoreError(
+                f"{path} holds scores on other probes ({there[:12]}, these are {probe_set_hash[:12]}); build them with "
+                "the same arguments, give heads=False to add answers to what is there, or another file"
+            )
+        answered = schema.text(file["answers"], "task_set_hash") if has else probe_set_hash
+        if answered != probe_set_hash or (has and len(file["answers/sample"]) != samples + 1):
+            drawn = len(file["answers/sample"]) - 1
+            raise StoreError(
+                f"{path} holds answers to the probes {answered[:12]} with samples={drawn}, and these are to "
+                f"{probe_set_hash[:12]} with samples={samples}; ask the same, or choose another file"
+            )
+
+
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
     """The scores of one checkpoint (by default the last), exactly as they were appended.
 
@@ -252,6 +318,29 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
             probe_set_hash=schema.text(file, "probe_set_hash"),
             provenance=read_provenance(file["provenance/json"].asstr()[i]),
         )
+
+
+def read_answers(path: str | PathLike[str], checkpoint: int | None = None) -> Answers:
+    """The answers of one checkpoint, by default of the last that has some, as they were written.
+
+    Raises StoreError when the file cannot be read, or has no answers of that checkpoint.
+    """
+    with reading(path) as file:
+        steps = checkpoints_of(file)
+        answered = {steps[i]: i for i in of_answers.rows_with_answers(file)}
+        if not answered:
+            raise StoreError(f"{path} holds no answers; `headscope evaluate MODEL -o {path}` lets a model answer")
+        step = max(answered) if checkpoint is None else checkpoint
+        if step not in answered:
+            raise StoreError(f"{path} holds no answers of checkpoint {step}; it has those of {_list([*answered])}")
+        return of_answers.read(file, answered[step])
+
+
+def find_answers(path: str | PathLike[str], checkpoint: int) -> Answers | None:
+    """The answers of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
+    with reading(path) as file:
+        found = {checkpoints_of(file)[i]: i for i in of_answers.rows_with_answers(file)}
+        return of_answers.read(file, found[checkpoint]) if checkpoint in found else None
 
 
 def runs_alone(path: str | PathLike[str]) -> bool | None:
@@ -419,7 +508,14 @@ def _tokens(tokens_seen: float | None) -> float:
     return tokens
 
 
-def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScores, step: int) -> None:
+def _refuse_answers(file: h5py.File, path: str | PathLike[str], answers: Answers) -> None:
+    if difference := of_answers.misfit(file, answers):
+        raise StoreError(f"these answers do not fit into {path}: {difference}. Keep them apart: write to another file")
+
+
+def _refuse_misfit(
+    file: h5py.File, path: str | PathLike[str], scores: HeadScores, step: int, answers: Answers | None = None
+) -> None:
     steps = checkpoints_of(file)
     if step in steps:
         remedy = "give another checkpoint, or write to another file"
@@ -446,6 +542,8 @@ def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScore
     if differences:
         remedy = "write them to another file"
         raise StoreError(f"these scores do not fit into {path}: {'; '.join(differences)}. Keep them apart: {remedy}")
+    if answers is not None:
+        _refuse_answers(file, path, answers)
 
 
 def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:

@@ -21,15 +21,21 @@ from ..results import (
     RETRIEVAL_THRESHOLD,
     TEXT_COLUMNS,
 )
+from ..tasks import ENDS
+from ..tasks import TEXT_COLUMNS as ANSWER_TEXTS
 from .provenance import read_provenance
 
 NAME = "headscope"
 COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
-VERSION = (1, 1)
+VERSION = (1, 2)
 
 MAP = ("checkpoint", "layer", "head")
 DETAIL = ("checkpoint", "probe", "layer", "head")
-SCALES = {"checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe"}  # dimension -> path
+ANSWERED = ("checkpoint", "item", "sample")
+SCALES = {  # dimension -> path
+    "checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe",
+    "item": "answers/item", "sample": "answers/sample",
+}  # fmt: skip
 STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
 
 # Entries of HeadScores.provenance that get a column of their own; everything is in the column `json` as well.
@@ -150,6 +156,47 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
     return found
 
 
+def answer_variables() -> list[Variable]:
+    """What the group of answers holds, in file order. Only a file whose model answered has it."""
+    one = {"units": "1"}
+    found = [
+        Variable("answers", "item", ("item",), STRING, {"long_name": "id of the probe that was answered"}),
+        Variable("answers", "sample", ("sample",), "i4", {"long_name": "0: the greedy answer; from 1 on: drawn"} | one),
+    ]
+    found += [Variable("answers", name, ("item",), STRING) for name in ANSWER_TEXTS if name != "id"]
+    found += [Variable("answers", name, ("item",), "i4", one) for name in ("length", "n_answer")]
+    found.append(Variable("answers", "depth", ("item",), "f8", one))
+
+    found.append(Variable("answers", "text", ANSWERED, STRING, {"long_name": "what was said, without the stop"}))
+    told = {
+        "score": "the task's own metric, 0 to 1",
+        "precision": "share of what the answer names that is right; NaN: it names nothing, or may name one only",
+        "above_chance": "MRCR's score above that of a reply drawn at random, 1 for the right one",
+        "logprob": "log-likelihood of the answer, summed over its tokens, nats",
+    }
+    found += [Variable("answers", name, ANSWERED, "f4", {"long_name": words} | one) for name, words in told.items()]
+    rival = {"long_name": "which of the rivals the answer names first", "comment": "-1: none"} | one
+    found.append(Variable("answers", "rival", ANSWERED, "i4", rival))
+    count = {"long_name": "tokens of the answer", "comment": "-1: not asked"} | one
+    found.append(Variable("answers", "n_tokens", ANSWERED, "i4", count))
+    flags = {"flag_values": np.arange(-1, len(ENDS), dtype=np.int8), "flag_meanings": " ".join(("not_asked", *ENDS))}
+    found.append(Variable("answers", "end", ANSWERED, "i1", {"long_name": "what ended the answer"} | flags))
+    right = {"long_name": "negative log-likelihood of the right answer, mean nats per token"} | one
+    found.append(Variable("answers", "nll", ANSWERED[:2], "f4", right))
+    flags = {"flag_values": np.array([-1, 0, 1], np.int8), "flag_meanings": "not_scored miss match"}
+    matched = {"long_name": "every token of the right answer is the most probable one"} | flags
+    found.append(Variable("answers", "exact_match", ANSWERED[:2], "i1", matched))
+    whole = {"long_name": "everything known about how the answers were made, as JSON; empty: not asked"}
+    found.append(Variable("answers", "json", ("checkpoint",), STRING, whole))
+    return found
+
+
+def has_answers(file: h5py.File) -> bool:
+    """Whether it holds answers; a group of that name that another tool has added is none of ours."""
+    group = file.get("answers")
+    return isinstance(group, h5py.Group) and "task_set_hash" in group.attrs
+
+
 def misfits(file: h5py.File) -> Iterator[str]:
     """Variables that cannot be read as the schema has them: of another kind, or of sizes that do not go together.
 
@@ -168,7 +215,8 @@ def misfits(file: h5py.File) -> Iterator[str]:
     columns.pop("id", None)
     estimators = estimators_of(file) if "estimators" in file.attrs else ()
     taken = {"S": ("S", "texts"), "i": ("iub", "integers"), "f": ("fiub", "numbers")}
-    for variable in layout(estimators, columns, stages=True):
+    expected = layout(estimators, columns, stages=True) + (answer_variables() if has_answers(file) else [])
+    for variable in expected:
         item = file.get(variable.path)
         if not isinstance(item, h5py.Dataset):
             continue

@@ -36,6 +36,7 @@ from ..store import (
     StoreError,
     Unsaved,
     beside,
+    find_answers,
     locked,
     read_provenance,
     read_scores,
@@ -157,7 +158,10 @@ class Shards:
 
     def retell(self, path: Path, checkpoint: Checkpoint) -> None:
         """The same scores, with the step, stage and training tokens that are told now."""
-        write(path, [(checkpoint.step, checkpoint.tokens_seen, placed(read_scores(path), checkpoint))])
+        scores = read_scores(path)
+        (step,) = read_steps(path)
+        told = placed(scores, checkpoint)
+        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, find_answers(path, step))])
 
     def set_aside(self, path: Path) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -182,7 +186,7 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            write(self.path(row.checkpoint), [(step, tokens, scores)])
+            write(self.path(row.checkpoint), [(step, tokens, scores, find_answers(self.output, step))])
 
     # Failures
 

@@ -1,0 +1,222 @@
+"""evaluate: a model answers by itself; what it said is judged, beside what its heads did. The path on one page."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from os import PathLike
+from typing import Any
+
+import numpy as np
+
+from ..errors import ArgumentError
+from ..printable import NAME, printable
+from ..probes import Codec, Probe, ProbeSet, Task, check_tokenizer
+from .engine import CHUNK, Decoded, Engine, Progress, decode, longest_answered, may_be_cut, not_finite, plan, preflight
+from .environment import for_files
+from .model import Adapter, LoadedModel, adapt, load_model
+from .results import HeadScores
+from .scoring import check_fit, score_heads
+from .store import check_takes, rescue, runs_alone
+from .tasks import SAID, Answers, judge
+from .unfinished import Unfinished
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    model: Any,
+    tasks: ProbeSet | Iterable[Probe],
+    tokenizer: Any = None,
+    *,
+    samples: int = 0,
+    temperature: float = 1.0,
+    seed: int = 0,
+    sharing: str = "auto",
+    heads: bool = True,
+    output: str | PathLike[str] | None = None,
+    checkpoint: int = 0,
+    tokens_seen: float | None = None,
+    chunk: int = CHUNK,
+    progress: Progress | None = None,
+) -> Answers:
+    """Let a model answer probes in its own words, judge every answer by its task's metric, and score its heads.
+
+    Answers begin where the teacher-forced ones do, so "what its heads did" and "what it said" are about the same
+    contexts. Contexts that begin alike are prefilled once, and answers are written in batches beside them; nothing of
+    that is approximated, whatever `sharing` says.
+
+    Args:
+        model, tokenizer, chunk: as in `score_heads`; the tokenizer is needed, and is that of a model that
+            `load_model` has loaded.
+        tasks: probes with a `task` (`headscope.probes.build("ruler", ...)`). One without is answered in as many tokens
+            as its own answer has, up to the end of the line, and judged by "exact".
+        samples: answers to draw for every probe, beside the greedy one; pass@3 needs 3.
+        temperature, seed: of these.
+        sharing: how the teacher-forced answers share prefills, as in `score_heads`.
+        heads: also score the heads, and the right answers' NLL and exact match, from a teacher-forced pass.
+        output: a results file that the answers are written to: with the heads' scores as a new checkpoint, else into
+            one that has its scores. What is answered is kept beside it, in the folder `run.h5.answers`, until all of it
+            is in the file: after a kill the same call goes on from there. That needs weights that are known by their
+            hash: a path, a hub id, or what `load_model` loaded from one.
+        checkpoint, tokens_seen: of the file, as in `HeadScores.save`.
+        progress: called with (rows done, rows in all, what is running); from 0 again when the answers begin.
+
+    Returns:
+        Answers; `scores` has what the heads did.
+
+    Raises:
+        What `score_heads` raises. ArgumentError: no tokenizer; samples, temperature or seed out of range.
+        StoreError: the output does not take these answers; it is tried before anything is run. Unsaved: it did not take
+            them afterwards, and they lie elsewhere.
+    """
+    probes = ProbeSet.of(tasks)
+    if samples < 0 or seed < 0 or not 0 < temperature < np.inf:
+        raise ArgumentError(
+            f"samples and seed must be 0 or more and temperature above 0, got {samples}, {seed} and {temperature}"
+        )
+    if output is not None:
+        check_takes(output, checkpoint, probes.hash, samples=samples, scores=heads)
+    loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
+    weights = loaded.fingerprint if isinstance(loaded, LoadedModel) else None
+    tokenizer = tokenizer or (loaded.tokenizer if isinstance(loaded, LoadedModel) else None)
+    if tokenizer is None:
+        raise ArgumentError("evaluate needs tokenizer=..., to read what the model says; none lies beside the model")
+    codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
+    check_tokenizer(probes, codec)
+    asked = [_with_task(probe, codec) for probe in probes]
+    how = {"samples": samples, "temperature": temperature, "seed": seed}
+    kept = None
+    if output is not None:
+        key = {"weights": weights, "probes": probes.hash, **how, "heads": heads, "sharing": sharing}
+        kept = Unfinished(output, checkpoint, key)
+
+    scores = kept.scores() if kept and heads else None
+    if heads and scores is None:
+        alone = runs_alone(output) if output is not None else None
+        scores = score_heads(
+            loaded, probes, sharing=sharing, tokenizer=codec, alone=alone, chunk=chunk, progress=progress
+        )
+        if kept:
+            kept.keep_scores(scores, tokens_seen)
+    said, reason = _answers(loaded, asked, codec, how, scores, kept, chunk, progress)
+    answers = Answers(
+        model_id=loaded.model_id if isinstance(loaded, LoadedModel) else adapt(loaded).name,
+        said=_judged([probe.task for probe in asked], said),  # type: ignore[misc]
+        nll=scores.nll if scores else np.full(len(probes), np.nan, np.float32),
+        exact_match=scores.exact_match if scores else np.zeros(len(probes), bool),
+        probes=_columns(asked, codec),
+        probe_set_name=probes.name,
+        probe_set_hash=probes.hash,
+        provenance={
+            **for_files(),
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            **how,
+            "alone_because": reason,
+            "weights_sha256": weights,
+            "tokenizer_fp": codec.fingerprint,
+        },
+        scores=scores,
+    )
+    if output is not None:
+        _save(answers, output, checkpoint, tokens_seen)
+    if kept:
+        kept.clear()
+    return answers
+
+
+def _with_task(probe: Probe, codec: Codec) -> Probe:
+    """A probe that says how it is judged. Without a task: by its own answer, in as many tokens as that has."""
+    if probe.task is not None:
+        return probe
+    gold = (probe.answer_text or codec.decode(probe.answer_ids)).strip() or codec.decode(probe.answer_ids) or " "
+    stop = () if "\n" in gold else ("\n",)
+    return replace(probe, task=Task("exact", (gold,), probe.n_answer, stop, length=probe.length))
+
+
+def _answers(
+    loaded: Any,
+    asked: Sequence[Probe],
+    codec: Codec,
+    how: dict[str, Any],
+    scores: HeadScores | None,
+    kept: Unfinished | None,
+    chunk: int,
+    progress: Progress | None,
+) -> tuple[list[list[Decoded]], str | None]:
+    """[n_probes] of greedy answer and samples, those that were kept and the others now; why probes run alone."""
+    adapted = adapt(loaded.model if isinstance(loaded, LoadedModel) else loaded)
+    if scores is None:
+        check_fit(adapted, ProbeSet.of(asked), codec)
+        reason = preflight(adapted, asked[0])
+    else:
+        reason = scores.provenance["alone_because"]
+    done = kept.answers() if kept else {}
+    left = [probe for probe in asked if probe.id not in done]
+    if left:
+        with adapted.routed(longest_answered(adapted.context, left, codec)):
+            engine = Engine(adapted, left, chunk=chunk, progress=progress)
+            if reason is not None and max(probe.length for probe in left) > chunk:
+                engine.cut_alone = may_be_cut(adapted, left[0])
+            planned = plan(left, "exact") if reason is None else None
+            for i, answers in decode(engine, planned, codec=codec, **how):
+                done[left[i].id] = answers
+                if kept:
+                    kept.keep(done, all_of_it=len(done) == len(asked))
+            _tell_not_finite(adapted, asked, engine)
+    return [done[probe.id] for probe in asked], reason
+
+
+def _tell_not_finite(model: Adapter, asked: Sequence[Probe], engine: Engine) -> None:
+    if not engine.not_finite:
+        return
+    first, why = next(iter(engine.not_finite.items()))
+    if len(engine.not_finite) == len(asked):
+        raise not_finite(model, why)
+    told = (model.name, len(engine.not_finite), len(asked), printable(first, NAME), why)
+    log.warning("%s: %d of %d probes have no whole answer, and no score (NaN): %s: %s", *told)
+
+
+def _judged(tasks: Sequence[Task], said: Sequence[Sequence[Decoded]]) -> dict[str, np.ndarray]:
+    """What `Answers.said` has: name -> [n_probes, 1 + n_samples]."""
+    found: dict[str, list[list[Any]]] = {name: [] for name in SAID}
+    for task, answers in zip(tasks, said, strict=True):
+        judged = [judge(task, answer.text) for answer in answers]
+        whole = [np.isfinite(answer.logprob) for answer in answers]  # else the model computed NaN, and broke off
+        found["text"].append([answer.text for answer in answers])
+        found["end"].append([answer.end for answer in answers])
+        found["logprob"].append([answer.logprob for answer in answers])
+        found["n_tokens"].append([len(answer.ids) for answer in answers])
+        found["rival"].append([each.rival for each in judged])
+        for name in ("score", "precision", "above_chance"):
+            found[name].append([getattr(each, name) if ok else np.nan for each, ok in zip(judged, whole, strict=True)])
+    return {name: np.array(values, SAID[name]) for name, values in found.items()}
+
+
+def _columns(asked: Sequence[Probe], codec: Codec) -> dict[str, np.ndarray]:
+    rows = []
+    for probe in asked:
+        task = probe.task
+        assert task is not None
+        question = codec.decode(probe.input_ids[probe.question_start : probe.prompt_len]).strip()
+        rows.append(
+            {
+                **{name: getattr(probe, name) for name in ("id", "family", "needle_id", "n_answer", "depth")},
+                **{"task": probe.variant, "metric": task.metric, "question": question},
+                **{"golds": json.dumps(task.golds, ensure_ascii=False), "length": task.length or probe.length},
+                "rivals": json.dumps(task.rivals, ensure_ascii=False),
+            }
+        )
+    return {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
+def _save(answers: Answers, output: str | PathLike[str], checkpoint: int, tokens_seen: float | None) -> None:
+    try:
+        answers.save(output, checkpoint=checkpoint, tokens_seen=tokens_seen)
+    except (Exception, KeyboardInterrupt) as error:
+        if answers.scores is None:
+            raise
+        raise rescue(answers.scores, output, checkpoint, tokens_seen, error, answers=answers) from error
