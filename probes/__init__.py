@@ -8,6 +8,7 @@ from .sets import build, list_kinds, list_sets, list_tasks
 from .show import show
 from .task import Task
 from .tokens import Codec, fingerprint
+from .twins import twin
 from .verify import check_tokenizer
 
 __all__ = [
@@ -25,4 +26,5 @@ __all__ = [
     "list_tasks",
     "show",
     "rouge_words",
+    "twin",
 ]

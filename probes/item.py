@@ -58,8 +58,10 @@ class Family:
         items: (n, seed, answer) -> n different Items; the same seed gives the same first ones for every n. Raises
             PoolTooSmall where there are fewer. `answer` is one of `answers`, and says nothing where there are none.
         answers: what the answer may be, where that is for the caller to choose; the first is the default.
+        among: (n, seed, distractors) -> n Items with so many rivals around each, where the family has any.
     """
 
     kind: str
     items: Callable[[int, int, str], list[Item]]
     answers: tuple[str, ...] = ()
+    among: Callable[[int, int, int], list[Item]] | None = None

@@ -13,6 +13,8 @@ from ..errors import ArgumentTypeError
 from . import archive
 from .errors import DuplicateId, HashMismatch, ProbeError, ProbeFileError
 from .probe import Probe
+from .tokens import Codec
+from .twins import twin
 from .verify import verify
 
 
@@ -112,6 +114,14 @@ class ProbeSet(Sequence[Probe]):
             "haystack_ids": list(self.haystack_ids),
             "tokenizer_fp": sorted({probe.tokenizer_fp for probe in self.probes}),
         }
+
+    def twins(self, tokenizer: Any, kind: str) -> ProbeSet:
+        """Every probe's twin, in the same order, to be compared probe by probe.
+
+        kind: "no_needle", "counterfactual" or "short". `twin` in probes/twins.py says what they are and what it raises.
+        """
+        codec = Codec(tokenizer)
+        return ProbeSet(tuple(twin(probe, codec, kind) for probe in self.probes), f"{self.name}-{kind}")
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write one portable .npz (no pickle inside). An existing file is only ever replaced by a complete one."""

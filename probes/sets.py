@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from . import induction, nested
+from . import induction, interference, nested
 from .errors import DepthOutOfRange, LengthTooShort, ProbeError, UnknownSet
 from .families import known_families
 from .frame import frame_for
@@ -25,6 +25,7 @@ from .suites import known_suites
 from .tokens import Codec
 
 KIND = "sentence"  # of the grids, where nothing is asked for
+APART = (256, 512, 1024, 2048)  # tokens before and behind the needle of "interference", where nothing is asked for
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,15 @@ class _Order:
     families: Mapping[str, Family]
     kind: str
     answer: str | None
+    distractors: int | None
+    distances: tuple[int, ...]
+    interferences: tuple[int, ...]
 
     def items(self, kind: str, n: int, answer: str | None = None) -> list[Item]:
         """`n` items of the kind, with its default answer where none is asked for."""
         family = self.families[kind]
+        if self.distractors is not None and family.among is not None:
+            return family.among(n, self.seed, self.distractors)
         return family.items(n, self.seed, answer or next(iter(family.answers), ""))
 
     def one_depth_each(self, items: Sequence[Item]) -> list[Probe]:
@@ -102,6 +108,11 @@ def _grid_nested(order: _Order) -> list[Probe]:
     return nested.build(order.layout, items, lengths=order.lengths, depths=order.depths)
 
 
+def _interference(order: _Order) -> list[Probe]:
+    items = order.items(order.kind, order.needles, order.answer)
+    return interference.build(order.layout, items, distances=order.distances, interferences=order.interferences)
+
+
 def _monitor(order: _Order) -> list[Probe]:
     kinds = ("sentence", "number")
     return order.one_depth_each([item for kind in kinds for item in order.items(kind, order.needles)])
@@ -117,6 +128,9 @@ SETS = {
     ),
     "grid_nested": Recipe(
         "All needles in one context, asked for at every length: harder.", (1024, 2048, 4096), 11, 2, _grid_nested
+    ),
+    "interference": Recipe(
+        "Tokens before the needle x tokens behind it: distance or distraction?", (max(APART) * 2,), 1, 2, _interference
     ),
     "monitor": Recipe(
         "Many needles, one haystack of one length: cheap enough to run while training.", (2048,), 6, 16, _monitor
@@ -149,6 +163,9 @@ def build(
     template_args: Mapping[str, Any] | None = None,
     kind: str | None = None,
     answer: str | None = None,
+    distractors: int | None = None,
+    distances: Sequence[int] | int | None = None,
+    interferences: Sequence[int] | int | None = None,
     items: int | None = None,
     tasks: Sequence[str] | None = None,
     **options: Any,
@@ -156,8 +173,8 @@ def build(
     """Build a probe set. The same arguments and tokenizer give the same hash in every process.
 
     Args:
-        name: "smoke", "heads", "grid", "grid_nested" or "monitor", or a suite of tasks, such as "ruler";
-            `list_sets()` says what they are for.
+        name: "smoke", "heads", "grid", "grid_nested", "interference" or "monitor", or a suite of tasks, such as
+            "ruler"; `list_sets()` says what they are for.
         tokenizer: a Hugging Face tokenizer.
         lengths: tokens of a whole probe, answer included. Default: the set's own.
         depths: how many, evenly from 0 (right after BOS) to 1 (right before the question), or a list of them.
@@ -171,8 +188,11 @@ def build(
         system: with `chat`, a system prompt.
         template_args: with `chat`, variables that the template reads, for example {"enable_thinking": True}.
         kind: what the needles of the grids are: "sentence" (default), "number", "uuid", "biography", or what another
-            file in probes/families/ offers (`list_kinds()`).
+            file in probes/families/ offers (`list_kinds()`). "interference" counts as a grid.
         answer: for numbers and UUIDs in the grids: the "value" alone (default), or the needle "sentence".
+        distractors: for biographies in the grids: so many other people's stand around the one that is asked for.
+        distances, interferences: for "interference", in place of lengths and depths: tokens behind the needle and
+            before it (BOS included); every pair is a cell. Default: 256, 512, 1024 and 2048 for both.
         items: for suites: probes of every task at every length. A probe is at most as long as asked for.
         tasks: for suites: some of its tasks by name (`list_tasks(name)`); default: all.
         options: of a suite, such as compat="ruler"; `list_tasks` and the suite's file in probes/suites/ say which.
@@ -189,7 +209,8 @@ def build(
     _check_seed(seed)
     if name in suites:
         suite = suites[name]
-        for argument, value in (("depths", depths), ("needles", needles), ("kind", kind), ("answer", answer)):
+        given = {"depths": depths, "needles": needles, "kind": kind, "answer": answer, "distractors": distractors}
+        for argument, value in (given | {"distances": distances, "interferences": interferences}).items():
             if value is not None:
                 raise ProbeError(f"{argument} is for sets of needles; {name!r} takes lengths, items and tasks.")
         codec = Codec(tokenizer)
@@ -216,8 +237,11 @@ def build(
     if answer and answer not in known[kind or KIND].answers:
         takers = " and ".join(f"kind={family.kind!r}" for family in known.values() if answer in family.answers)
         raise ProbeError(f"answer={answer!r} is for {takers}; leave it out for kind={kind or KIND!r}.")
+    if distractors is not None:
+        _check_distractors(distractors, known, kind or KIND, name)
+    before, behind = _apart(name, lengths, depths, interferences, distances)
     recipe = SETS[name]
-    sizes = _lengths(recipe.lengths if lengths is None else lengths)
+    sizes = (max(before) + max(behind),) if before else _lengths(recipe.lengths if lengths is None else lengths)
     count = _count("needles", recipe.needles if needles is None else needles)
     seed = int(seed)
     codec = Codec(tokenizer)
@@ -233,6 +257,9 @@ def build(
         known,
         kind or KIND,
         answer,
+        distractors,
+        behind,
+        before,
     )
     return ProbeSet(tuple(recipe.probes(order)), name)
 
@@ -276,17 +303,46 @@ def _check_seed(seed: int) -> None:
 def _check_choice(argument: str, value: str | None, choices: Sequence[str], name: str) -> None:
     if value is not None and value not in choices:
         raise ProbeError(f"{argument} is {value!r}; use one of {', '.join(map(repr, choices))}.")
-    if value is not None and not name.startswith("grid"):
+    if value is not None and not _is_grid(name):
         raise ProbeError(f"{argument}={value!r} is for the grids; {name!r} has needles of its own choice.")
 
 
-def _lengths(lengths: Sequence[int] | int) -> tuple[int, ...]:
+def _is_grid(name: str) -> bool:
+    return name.startswith("grid") or name == "interference"
+
+
+def _check_distractors(distractors: int, known: Mapping[str, Family], kind: str, name: str) -> None:
+    _count("distractors", distractors)
+    if not _is_grid(name) or known[kind].among is None:
+        takers = " and ".join(f"kind={family.kind!r}" for family in known.values() if family.among)
+        raise ProbeError(f"distractors={distractors} is for the grids with {takers}; leave it out, or ask for these.")
+
+
+def _apart(
+    name: str, lengths: object, depths: object, interferences: Sequence[int] | int | None, distances: Any
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Interferences and distances of the set; none where it has lengths and depths."""
+    own = {"lengths": lengths, "depths": depths}
+    others = {"interferences": interferences, "distances": distances}
+    wrong = own if name == "interference" else others
+    for argument, value in wrong.items():
+        if value is not None:
+            raise ProbeError(
+                f"{argument} is not for {name!r}, which takes {' and '.join(others if wrong is own else own)}."
+            )
+    if name != "interference":
+        return (), ()
+    before, behind = (_lengths(APART if value is None else value, of) for of, value in others.items())
+    return before, behind
+
+
+def _lengths(lengths: Sequence[int] | int, name: str = "lengths") -> tuple[int, ...]:
     given = [lengths] if isinstance(lengths, int | np.integer) else list(lengths)
     for length in given:
         if isinstance(length, bool) or not isinstance(length, int | np.integer) or length < 1:
-            raise LengthTooShort(f"lengths holds {length!r}; give whole numbers of tokens, for example [1024, 2048].")
+            raise LengthTooShort(f"{name} holds {length!r}; give whole numbers of tokens, for example [1024, 2048].")
     if not given:
-        raise LengthTooShort("lengths is empty; give whole numbers of tokens, for example [1024, 2048].")
+        raise LengthTooShort(f"{name} is empty; give whole numbers of tokens, for example [1024, 2048].")
     return tuple(sorted({int(length) for length in given}))
 
 

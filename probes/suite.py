@@ -29,6 +29,7 @@ class Draw:
     Attributes:
         own: random numbers of this item alone.
         shared: random numbers that `TOGETHER` items in a row have in common, for a context that they share.
+        turn: which of these the item is, from 0 up.
         length: tokens of the whole probe that will be asked for at most.
         options: what the suite was asked for beside its tasks, for example {"compat": "ruler"}.
         text: the haystack's text, the same for all items of a set.
@@ -36,6 +37,7 @@ class Draw:
 
     own: np.random.Generator
     shared: np.random.Generator
+    turn: int
     length: int
     options: Mapping[str, Any]
     text: Text
@@ -130,6 +132,7 @@ def build_suite(
                 draw = Draw(
                     rng(seed, suite.name, name, length, i),
                     rng(seed, suite.name, name, length, "context", i // TOGETHER),
+                    i % TOGETHER,
                     length,
                     options,
                     text,

@@ -120,7 +120,7 @@ SUBJECTS = _split_lines(
     agricultural chemistry
     ancient history
     applied linguistics
-    architecture
+    garden architecture
     cartography
     ceramic engineering
     classical philology

@@ -1,6 +1,11 @@
 """Shared by all tests: no network, no trackers, one thread a process, patience, and one real model."""
 
 import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +33,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes end at the same time when what takes longest begins first, by files: their fixtures are dear."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
+
+
+@pytest.fixture(scope="session")
+def warm() -> Iterator[list[str]]:
+    """What stands before a script or `-m module` as [python] does, where the imports of warm.py are done already."""
+    if not sys.platform.startswith("linux"):
+        yield [sys.executable]
+        return
+    script = str(Path(__file__).with_name("warm.py"))
+    with tempfile.TemporaryDirectory(prefix="warm-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address := str(Path(folder) / "socket"))
+        listener.listen()
+        path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+        command, number = [sys.executable, script, "serve"], listener.fileno()
+        environment = {**os.environ, "PYTHONPATH": path}
+        with subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE, pass_fds=[number], env=environment):
+            yield [sys.executable, "-IS", script, address]
 
 
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"

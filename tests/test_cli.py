@@ -19,6 +19,7 @@ from headscope.interp.store.results_file import read_scores
 from made_up_scores import make_scores
 from tiny_models import build
 
+pytestmark = pytest.mark.long
 GRID = ["--probes", "grid", "--lengths", "384,512", "--depths", "2", "--needles", "2"]
 
 

@@ -40,7 +40,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 def command(output: Path) -> list[str]:
-    return [sys.executable, str(FOLDER / "train.py"), "--output", str(output), "--quick", "--threads", "1"]
+    return [str(FOLDER / "train.py"), "--output", str(output), "--quick", "--threads", "1"]
 
 
 def checkpoint(output: Path, step: int) -> Path:
@@ -48,10 +48,10 @@ def checkpoint(output: Path, step: int) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, warm: list[str]) -> Path:
     """The folder that an uninterrupted `--quick` run leaves."""
     output = tmp_path_factory.mktemp("evolution")
-    subprocess.run(command(output), check=True)
+    subprocess.run([*warm, *command(output)], check=True)
     return output
 
 
@@ -95,18 +95,22 @@ def test_a_sweep_of_it_is_a_trajectory_and_a_report(trained: Path, tmp_path: Pat
     assert "</html>" in (tmp_path / "run.html").read_text(encoding="utf-8")
 
 
-def test_starts_over_after_another_recipe_and_goes_on_after_a_kill(trained: Path, tmp_path: Path) -> None:
+def test_starts_over_after_another_recipe_and_goes_on_after_a_kill(
+    trained: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, warm: list[str]
+) -> None:
     (tmp_path / "recipe.json").write_text('{"fingerprint": "another"}')
     for name in ("checkpoint-7", "evolution.h5.shards"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").write_text("mine")
 
-    python, *rest = command(tmp_path)
-    assert subprocess.run([python, "-c", DIES_AT_10, *rest]).returncode == -signal.SIGKILL
+    dies = tmp_path_factory.mktemp("dies") / "at_10.py"
+    dies.write_text(DIES_AT_10)
+    assert subprocess.run([*warm, dies, *command(tmp_path)]).returncode == -signal.SIGKILL
     assert checkpoint(tmp_path, 10).exists() and not checkpoint(tmp_path, 30).exists()
     (tmp_path / ".checkpoint").mkdir(exist_ok=True)  # as a kill in the middle of a save leaves it
 
-    again = subprocess.run(command(tmp_path), check=True, capture_output=True, text=True)
+    python = [sys.executable]  # that hashes with another seed than the process before
+    again = subprocess.run([*python, *command(tmp_path)], check=True, capture_output=True, text=True)
     assert ", 0 of 30" not in again.stdout
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in trained.iterdir()} | {"notes.txt"}
     # Bit for bit is what the demo promises: the same sums, of one thread on one machine.

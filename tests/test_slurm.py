@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,11 @@ SCRIPT, SUBMIT, BY_HAND = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm: list[str]) -> Path:
     """A folder with a run and probes; `headscope` is this checkout's and `srun` just runs."""
     make_run(tmp_path / "run", (1000, 2000, 3000))
     small_probes().save(tmp_path / "grid.npz")
-    for name, command in {"headscope": f'exec {sys.executable} -m headscope "$@"', "srun": 'exec "$@"'}.items():
+    for name, command in {"headscope": f'exec {shlex.join(warm)} -m headscope "$@"', "srun": 'exec "$@"'}.items():
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{command}\n")
         (tmp_path / "bin" / name).chmod(0o755)
@@ -42,14 +42,14 @@ def bash(script: str, **environment: str) -> str:
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
 def test_the_array_and_the_merge(place: Path):
+    """One task of it; two at once are below."""
     given = {"RUN": "run", "PROBES": "grid.npz", "OUT": "run.h5", "SLURM_CPUS_PER_TASK": "1"}
-    for task in ("1", "2"):
-        out = bash(SCRIPT, **given, SLURM_ARRAY_TASK_ID=task, SLURM_ARRAY_TASK_COUNT="2")
-        assert f"part {task} of 2 is in run.h5.shards" in out
+    out = bash(SCRIPT, **given, SLURM_ARRAY_TASK_ID="1", SLURM_ARRAY_TASK_COUNT="2")
+    assert "part 1 of 2 is in run.h5.shards" in out
     assert not (place / "run.h5").exists()
     (merge,) = re.findall(r"--wrap '(.*)'", SUBMIT)
-    assert bash(merge, **given) == "run.h5: 3 checkpoints\n"
-    assert checkpoints(place / "run.h5") == [1000, 2000, 3000]
+    assert bash(merge, **given) == "run.h5: 2 checkpoints\n"
+    assert checkpoints(place / "run.h5") == [1000, 3000]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")

@@ -105,6 +105,17 @@ class ProbeOptions:
     needles: Annotated[int | None, typer.Option(help="Needles a cell.", rich_help_panel=BUILD)] = None
     seed: Annotated[int, typer.Option(help="Same seed, same probes, everywhere.", rich_help_panel=BUILD)] = 0
     kind: Annotated[Kind | None, typer.Option(help="What the needle says.", rich_help_panel=BUILD)] = None
+    distractors: Annotated[
+        int | None, typer.Option(help="With --kind biography, other people around each.", rich_help_panel=BUILD)
+    ] = None
+    distances: Annotated[
+        str | None,
+        typer.Option(metavar="1k,2k", help="In interference, tokens behind the needle.", rich_help_panel=BUILD),
+    ] = None
+    interferences: Annotated[
+        str | None,
+        typer.Option(metavar="1k,2k", help="In interference, tokens before the needle.", rich_help_panel=BUILD),
+    ] = None
     haystack: Annotated[
         str | None,
         typer.Option(metavar="DIR|noise", help="Folder of your own texts, or noise sentences.", rich_help_panel=BUILD),
@@ -129,11 +140,15 @@ class ProbeOptions:
     def source(self, name: str) -> Callable[[Any], ProbeSet]:
         """What --probes and these mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
         at_least("--needles", self.needles, 1)
+        at_least("--distractors", self.distractors, 1)
         given: dict[str, Any] = {
             "lengths": read_lengths(self.lengths),
+            "distances": read_lengths(self.distances, "--distances"),
+            "interferences": read_lengths(self.interferences, "--interferences"),
             "depths": read_depths(self.depths),
             "needles": self.needles,
             "kind": self.kind.value if self.kind else None,
+            "distractors": self.distractors,
             "haystack": self.haystack,
             "chat": self.chat or None,
             "system": self.system,
@@ -161,6 +176,9 @@ class ProbeOptions:
         """The same as JSON-able values: who asks for the same gets the same probes."""
         found = {"set": name, **asdict(self), "kind": self.kind and self.kind.value}
         chat = {"system": found.pop("system"), "template_args": found.pop("template_arg")}
+        for option in ("distractors", "distances", "interferences"):  # older than they: runs that have none of them
+            if found[option] is None:
+                del found[option]
         return found | chat if self.system is not None or self.template_arg else found
 
 
@@ -204,14 +222,14 @@ def a_step(option: str, value: int | None) -> None:
         raise bad(option, f"got {value}; give an optimizer step from 0 to {LARGEST_STEP}")
 
 
-def read_lengths(text: str | None) -> list[int] | None:
+def read_lengths(text: str | None, option: str = "--lengths") -> list[int] | None:
     """ "1k,2k" -> [1024, 2048]."""
     if text is None:
         return None
     try:
         return [parse_length(part) for part in text.split(",")]
     except LengthError as error:
-        raise bad("--lengths", f"{error}, separated by commas") from error
+        raise bad(option, f"{error}, separated by commas") from error
 
 
 def read_depths(text: str | None) -> int | list[float] | None:

@@ -50,8 +50,9 @@ def _create(file: h5py.File, answers: Answers) -> None:
     group = file.create_group("answers", track_order=True)
     set_attrs(group, {"task_set_name": answers.probe_set_name, "task_set_hash": answers.probe_set_hash})
     sizes = {"checkpoint": len(file["checkpoint"]), "item": len(answers), "sample": 1 + answers.n_samples}
+    scales = {"checkpoint": file["checkpoint"]}
     for variable in answer_variables():
-        dataset = with_scales(file, variable, sizes)
+        dataset = with_scales(file, variable, sizes, scales)
         name = "id" if variable.name == "item" else variable.name
         if name in COLUMNS:
             values = answers.probes[name]

@@ -4,12 +4,14 @@ The HDF5 library trusts what it reads: damaged metadata can crash it, or let it 
 process examines every file (structure.py) before this process opens it; what kills the helper is told in one line.
 What is written into a file that is there is put together by the helper as well, in memory.
 There is one helper a process, started for the first file and ended with it. A file that was examined is not examined
-again while it is the same, by its place on the disk, its size and its times.
+again while it is the same, by its place on the disk, its size and its times; nor is one that this process has made
+from nothing, while its bytes are the same.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import logging
 import os
@@ -48,7 +50,19 @@ _START = (
 )
 _lock = threading.RLock()
 _helper: _Helper | None = None
-_examined: dict[tuple[tuple[int, ...], Use], None] = {}
+
+
+class Remembered(dict[Any, Any]):
+    """What is known of files, of the last thousands."""
+
+    def remember(self, what: Any, known: Any = None) -> None:
+        if len(self) >= _REMEMBERED:
+            del self[next(iter(self))]
+        self[what] = known
+
+
+_examined = Remembered()  # identity and use
+_written = Remembered()  # device, inode, size -> digest of the bytes
 
 
 def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
@@ -57,13 +71,29 @@ def open_hdf5(path: str | os.PathLike[str], use: Use = "values") -> h5py.File:
     before = _identity(place, shown)
     with _lock:
         if not any((before, other) in _examined for other in (use, "values" if use == "structure" else use)):
-            if problem := _ask(place, shown, use):
+            if not _is_ours(before, place) and (problem := _ask(place, shown, use)):
                 raise StoreError(problem)
             if _identity(place, shown) == before:
-                if len(_examined) >= _REMEMBERED:
-                    del _examined[next(iter(_examined))]
-                _examined[before, use] = None
+                _examined.remember((before, use))
     return open_unexamined(place, shown)
+
+
+def written(path: str | os.PathLike[str]) -> None:
+    """Tell that the file at this path was made here, from nothing. It may be renamed."""
+    place = os.path.abspath(path)
+    with _lock:
+        _written.remember(_identity(place, str(path))[:3], _digest(place))
+
+
+def _is_ours(identity: tuple[int, ...], place: str) -> bool:
+    # Times are too coarse to tell what was written by us from what was changed at once after.
+    digest = _written.get(identity[:3])
+    return digest is not None and digest == _digest(place)
+
+
+def _digest(place: str) -> bytes:
+    with open(place, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def change(path: str | os.PathLike[str], how: str, *arguments: Any) -> None:
@@ -107,6 +137,18 @@ def _identity(path: str, shown: str) -> tuple[int, ...]:
         raise StoreError(f"cannot open {shown}: {error.strerror}; check the path and its permissions") from error
     if not stat.S_ISREG(told.st_mode):
         raise StoreError(f"{shown} is no file; give the .h5 file that was written")
+    return _of(told)
+
+
+def identity(file: h5py.File) -> tuple[int, ...] | None:
+    """The same of a file that is open, whatever has come to its place since; None where it does not lie on a disk."""
+    try:
+        return _of(os.fstat(file.id.get_vfd_handle()))
+    except (OSError, RuntimeError, NotImplementedError):
+        return None
+
+
+def _of(told: os.stat_result) -> tuple[int, ...]:
     return told.st_dev, told.st_ino, told.st_size, told.st_mtime_ns, told.st_ctime_ns
 
 

@@ -149,9 +149,9 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
 
 
 def _rows(holders: Mapping[int, Path]) -> Iterable[Row]:
-    for step in sorted(holders):
-        path = holders[step]
-        yield step, read_steps(path)[step], read_scores(path, step), _answers(path, step)
+    tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
+    for step, path in sorted(holders.items()):
+        yield step, tokens[path, step], read_scores(path, step), _answers(path, step)
 
 
 def _answers(path: Path, step: int) -> Answers | None:

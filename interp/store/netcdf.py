@@ -67,10 +67,11 @@ def create(file: h5py.File, scores: HeadScores) -> None:
     columns.pop("id")
 
     sizes = {"checkpoint": 0, "probe": scores.n_probes, "layer": scores.n_layers, "head": scores.n_heads}
+    scales: dict[str, h5py.Dataset] = {}
     for variable in layout(scores.estimators, columns, stages="stage" in _swept(scores)):
         if variable.group and variable.group not in file:
             file.create_group(variable.group, track_order=True)
-        dataset = with_scales(file, variable, sizes)
+        dataset = with_scales(file, variable, sizes, scales)
         if variable.path in fixed:
             dataset[...] = storable(variable.path, fixed[variable.path], dataset)
 
@@ -79,21 +80,25 @@ def extend(file: h5py.File, estimators: Sequence[str]) -> None:
     """Room for estimators that the file does not have yet: NaN at all checkpoints that are there."""
     if not estimators:
         return
-    sizes = {name: len(file[path]) for name, path in SCALES.items() if path in file}
+    scales = {name: file[path] for name, path in SCALES.items() if path in file}
+    sizes, columns = {name: len(scale) for name, scale in scales.items()}, columns_of(file)
     for name in estimators:
-        for variable in estimator_variables(name, columns_of(file)):
-            with_scales(file, variable, sizes)
+        for variable in estimator_variables(name, columns):
+            with_scales(file, variable, sizes, scales)
     set_attrs(file, {"estimators": " ".join([*estimators_of(file), *estimators])})
 
 
-def with_scales(file: h5py.File, variable: Variable, sizes: Mapping[str, int]) -> h5py.Dataset:
-    """A new variable with its dimensions; those that it is no scale of must be there."""
+def with_scales(
+    file: h5py.File, variable: Variable, sizes: Mapping[str, int], scales: dict[str, h5py.Dataset]
+) -> h5py.Dataset:
+    """A new variable with its dimensions. scales: dimension -> its scale; one that is made is added."""
     dataset = create_variable(file, variable, sizes)
     if variable.dims == (variable.name,):
         dataset.make_scale(variable.name)
+        scales[variable.name] = dataset
     else:
         for axis, name in enumerate(variable.dims):
-            dataset.dims[axis].attach_scale(file[SCALES[name]])
+            dataset.dims[axis].attach_scale(scales[name])
     return dataset
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 Row = tuple[int, float | None, HeadScores] | tuple[int, float | None, HeadScores, Answers | None]
 LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
+_fitting = gate.Remembered()  # files that keep the schema: asking each of their variables is most of opening one
 
 
 def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset:  # noqa: A001 - it is hs.open
@@ -167,6 +168,7 @@ def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
+        gate.written(partial)
 
 
 def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | None = None) -> Path:
@@ -411,8 +413,12 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 def reading(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
     """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
     with _opened(path, use) as file:
-        for misfit in schema.misfits(file):
-            raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
+        same = gate.identity(file)
+        if same not in _fitting:
+            for misfit in schema.misfits(file):
+                raise StoreError(f"{path} does not keep the schema: {misfit}; `headscope validate {path}` says all")
+            if same is not None:
+                _fitting.remember(same)
         yield file
 
 

@@ -42,8 +42,8 @@ def item(names: list[str], attribute: str, generator: np.random.Generator) -> It
     people = [person(name, generator) for name in names]
     needle, question, value = people[0][attribute]
     rivals = [other[attribute][0] for other in people[1:]]
-    # Two people may have the same hobby: a rival that says what the needle says is left out.
-    told = [[s for s, _, v in who.values() if who is people[0] or v != value] for who in people]
+    # Two people may have the same hobby, or study where another was born: what says the value too is left out.
+    told = [[s for s, _, v in who.values() if who is people[0] or value not in v] for who in people]
     order = [told[i] for i in generator.permutation(len(told))]
     sentences = [sentence for who in order for sentence in who]
     at = sentences.index(needle)
@@ -78,4 +78,4 @@ def items(n: int, seed: int, distractors: int = 0) -> list[Item]:
     ]
 
 
-FAMILIES = [Family("biography", lambda n, seed, _: items(n, seed))]
+FAMILIES = [Family("biography", lambda n, seed, _: items(n, seed), among=items)]

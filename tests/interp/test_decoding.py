@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from builders import random_grid, random_probe
+from builders import VOCAB, random_grid, random_probe
 from headscope.errors import ArgumentError
 from headscope.interp.engine import Decoded, decode, longest_answered, plan
 from headscope.interp.engine.engine import Engine
@@ -36,9 +36,18 @@ def asking(probe: Probe, tokens: int, *stop: str) -> Probe:
     return replace(probe, task=Task("exact", ("anything",), tokens, stop))
 
 
-# two share a context to different depths, the third has one of its own
-GRID = [asking(random_probe(length, depth, seed=length), 6) for length, depth in ((66, 1.0), (121, 1.0), (121, 0.3))]
-GRID[2] = replace(GRID[2], id="in the middle")
+def asked_again(probe: Probe, question: int, context: int) -> Probe:
+    """Another question, of so many tokens, about the first tokens of the probe's context."""
+    asked = np.random.default_rng(question).integers(3, VOCAB, question)
+    ids = np.concatenate([probe.input_ids[:context], asked, probe.answer_ids])
+    end, needles = context + question, probe.needle_spans
+    again = Probe.from_ids(ids, prompt_len=end, needles=needles, question_start=context, id=f"again {question}")
+    return asking(again, 6)
+
+
+FIRST = asking(random_probe(121, 0.3), 6)
+# one prefix: two see all of it, the third not half; its answer crosses the 64 tokens at which LongRoPE changes
+GRID = [FIRST, asked_again(FIRST, 10, FIRST.question_start), asked_again(FIRST, 11, 50)]
 
 
 def answers(
@@ -80,18 +89,17 @@ def assert_generates(model: Any, probe: Probe, answer: Decoded, steps: int, cach
 @pytest.mark.parametrize("family", [*FAMILIES, *LENGTH_DEPENDENT, *LINEAR])
 def test_greedy_answers_are_those_of_generate(family: str, codec: Codec) -> None:
     model = build(family)
-    found = answers(model, GRID, "exact" if family in FAMILIES else "alone", codec)
-    assert sorted(found) == [0, 1, 2]
-    for i, probe in enumerate(GRID):
+    found = answers(model, GRID[1:], "exact" if family in FAMILIES else "alone", codec)
+    assert sorted(found) == [0, 1]
+    for i, probe in enumerate(GRID[1:]):
         # LongRoPE's keys change with the length: Phi's generate starts over then, Llama's keeps keys that are wrong
         assert_generates(model, probe, found[i][0], 6, cached=family != "llama_longrope")
 
 
-@pytest.mark.parametrize("family", ["gpt_oss", "llama4_text"])
-def test_answers_do_not_depend_on_the_batch(family: str, codec: Codec) -> None:
+def test_answers_do_not_depend_on_the_batch(codec: Codec) -> None:
     """In one batch; in batches of one sequence; and each probe by itself, the model's own cache beside it."""
-    probes = [asking(probe, 3 + i) for i, probe in enumerate(random_grid(lengths=(60, 121), depths=(0.3, 1.0)))]
-    model, how = build(family), {"samples": 2, "seed": 5, "temperature": 1.5}
+    probes = [asking(probe, 3 + i) for i, probe in enumerate(random_grid(lengths=(121,), depths=(0.3, 1.0)))]
+    model, how = build("llama4_text"), {"samples": 2, "seed": 5, "temperature": 1.5}
     together = answers(model, probes, "grafted", codec, **how)
     assert {len(each) for each in together.values()} == {3}
     assert_same(together, answers(model, probes, "grafted", codec, rows=1, **how))
@@ -158,9 +166,9 @@ def test_end_tokens_and_limits(codec: Codec) -> None:
 def test_nothing_is_left_behind(codec: Codec) -> None:
     for family in ("llama", "llama_dynamic"):
         model = build(family)
-        before = score_heads(model, GRID).nll
+        before = score_heads(model, GRID[:1]).nll
         answers(model, GRID, "exact" if family == "llama" else "alone", codec, samples=1)
-        np.testing.assert_allclose(score_heads(model, GRID).nll, before, atol=1e-5)
+        np.testing.assert_allclose(score_heads(model, GRID[:1]).nll, before, atol=1e-5)
 
 
 def test_out_of_memory_begins_a_smaller_batch(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +179,13 @@ def test_out_of_memory_begins_a_smaller_batch(codec: Codec, monkeypatch: pytest.
     def short(*args: Any) -> torch.Tensor:
         if isinstance(current_pass(), StepPass):
             batches.append(len(args[0]))
-            if len(args[0]) > 3:
+            if len(args[0]) > 4:
                 raise torch.OutOfMemoryError("made up")
         return forward(*args)
 
     monkeypatch.setattr(model, "forward", short)
-    assert_same(answers(model, GRID, "exact", codec, samples=3), expected)
-    assert max(batches) > 3
+    assert_same(answers(model, GRID, "exact", codec, rows=256, samples=3), expected)
+    assert max(batches) > 4
 
 
 def test_nan_is_one_probe_s_and_is_told(codec: Codec) -> None:
@@ -217,8 +225,8 @@ def test_an_adapter_without_a_cache_of_its_own_answers_alone_too(codec: Codec) -
 def test_prompts_that_run_alone_run_in_chunks_where_they_may(codec: Codec) -> None:
     for family in ("llama_dynamic", "phi3_longrope"):
         model = build(family)
-        in_one = answers(model, GRID, "alone", codec, chunk=4096, samples=1)
-        assert_same(answers(model, GRID, "alone", codec, chunk=40, samples=1), in_one)
+        in_one = answers(model, GRID[:1], "alone", codec, chunk=4096, samples=1)
+        assert_same(answers(model, GRID[:1], "alone", codec, chunk=40, samples=1), in_one)
 
 
 def test_what_cannot_be_answered_is_said_before_anything_runs(codec: Codec) -> None:
@@ -226,5 +234,5 @@ def test_what_cannot_be_answered_is_said_before_anything_runs(codec: Codec) -> N
     for how, told in (({"samples": -1}, "samples"), ({"seed": -1}, "seed"), ({"temperature": 0.0}, "temperature")):
         with pytest.raises(ArgumentError, match=told):
             answers(model, GRID, "exact", codec, **how)
-    with model.routed(120), pytest.raises(ArgumentError, match=r"routed\(122\)"):
+    with model.routed(120), pytest.raises(ArgumentError, match=r"routed\(123\)"):
         decode(Engine(model, GRID), plan(GRID, "exact"), codec=codec)

@@ -434,6 +434,26 @@ def test_a_file_is_examined_once_while_it_is_the_same(run: Path, monkeypatch: py
     assert [arguments[2] for arguments in asked[2:]] == ["root", "values"]
 
 
+def test_a_file_made_here_is_examined_once_its_bytes_are_others(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    ask = gate._ask
+    monkeypatch.setattr(gate, "_ask", lambda *arguments: asked.append(arguments[0]) or ask(*arguments))
+    made = tmp_path / "made.h5"
+    merge([run], made)
+    asked.clear()
+    assert_reads(made)
+    assert asked == []
+    gate._examined.clear()
+    image, times = bytearray(made.read_bytes()), made.stat()
+    image[-1] ^= 1
+    made.write_bytes(image)  # of the same size in the same place, and with the same times
+    os.utime(made, ns=(times.st_atime_ns, times.st_mtime_ns))
+    validate(made)
+    assert asked == [str(made)]
+
+
 def test_a_child_has_a_helper_of_its_own(run: Path) -> None:
     gate.start()
     parents = gate._helper

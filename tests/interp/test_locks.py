@@ -40,15 +40,15 @@ folder = Path(sys.argv[1])
 for errno in sys.argv[2:]:
     os.environ["FLOCK_ERRNO"] = errno
     locks.has_flock.cache_clear()
+    step = 1000 + int(errno)
     for file in (folder / "there.h5", folder / f"new-{errno}.h5"):
         store.check_writable(file)
-        step = 1000 + int(errno)
         store.append(file, make_scores(step), step)
         assert_same(store.read_scores(file, step), make_scores(step))
-        assert step in hs.open(file).checkpoint.values
-        with hs.open(file, group="probes") as detail:
-            assert detail.retrieval.shape[1:] == (6, 3, 4)
-        assert store.validate(file) == []
+    assert step in hs.open(file).checkpoint.values
+    with hs.open(file, group="probes") as detail:
+        assert detail.retrieval.shape[1:] == (6, 3, 4)
+    assert store.validate(file) == []
     print("done", errno)
 """
 

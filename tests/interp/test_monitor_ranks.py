@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ def check_merged(ranks: list[dict[str, Any]]) -> None:
     assert "[2, 4, 5, 2, 3, 4] and [2, 4, 5, 2, 4, 4]" in ranks[0]["refusal"]
 
 
-def run_ranks(folder: Path) -> list[str]:
+def run_ranks(folder: Path, python: list[str]) -> list[str]:
     """Run two_ranks.py as two ranks; what each said."""
     # The ranks meet at a port that is taken from here on; one that is merely free may be another's a moment later.
     meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -45,7 +44,7 @@ def run_ranks(folder: Path) -> list[str]:
     shared |= {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0"}
     path = [str(root), str(root / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
     shared["PYTHONPATH"] = os.pathsep.join(path)
-    command = [sys.executable, two_ranks.__file__, str(folder)]
+    command = [*python, two_ranks.__file__, str(folder)]
     ranks = [
         subprocess.Popen(
             command,
@@ -67,13 +66,13 @@ def run_ranks(folder: Path) -> list[str]:
 
 
 @pytest.mark.long
-def test_two_ranks(tmp_path: Path) -> None:
+def test_two_ranks(tmp_path: Path, warm: list[str]) -> None:
     now = score_heads(build("llama", num_hidden_layers=2), two_ranks.PROBES)
     past = np.zeros_like(now.per_probe["retrieval"])
     past[:, 1, :2] = np.random.default_rng(0).uniform(0.8, 1.0, (len(past), 2))
     replace(now, per_probe={**now.per_probe, "retrieval": past}).save(tmp_path / "ddp.h5", checkpoint=0)
 
-    said = run_ranks(tmp_path)
+    said = run_ranks(tmp_path, warm)
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     assert found[0]["forwards"] == found[1]["forwards"] > 0
     for one in found:

@@ -134,7 +134,10 @@ NO_MODELS = [
 
 
 @pytest.mark.parametrize(("make", "words"), NO_MODELS)
-def test_what_is_no_model_is_refused_in_one_line(make: Any, words: str, tmp_path: Path) -> None:
+def test_what_is_no_model_is_refused_in_one_line(
+    make: Any, words: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path_factory.mktemp("made"))  # a Trainer makes a folder where it is made
     given = make()
     for attempt in (
         lambda: score_heads(given, GRID),

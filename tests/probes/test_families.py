@@ -72,6 +72,19 @@ def test_values_look_as_promised() -> None:
         assert len({item.value for item in items}) == len({item.key for item in items}) == 500
 
 
+def test_no_rival_says_what_the_needle_says() -> None:
+    """A town is a birthplace, a city, and a part of a university's name; in 40 seeds each of these meets another."""
+    for item in (item for seed in range(40) for item in biography.items(12, seed, distractors=12)):
+        assert item.value not in " ".join(item.before + item.after), item.key
+
+
+def test_biographies_of_a_grid_stand_among_others(gpt2_like: Any) -> None:
+    probes = build("grid", gpt2_like, kind="biography", distractors=3, lengths=[1200], depths=1, needles=4)
+    probes.verify(gpt2_like)
+    assert {probe.variant for probe in probes} == {"single-3-distractors"}
+    assert max(sum(span.role == "distractor" for span in probe.spans) for probe in probes) == 3
+
+
 def test_a_biography_can_stand_among_others() -> None:
     (item,) = biography.items(1, 0, distractors=4)
     assert len(item.rivals) == 4

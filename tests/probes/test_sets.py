@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headscope.interp.analysis.cells import token_groups
 from headscope.probes import Probe, ProbeError, ProbeSet, build, list_sets
 from headscope.probes.errors import (
     DepthOutOfRange,
@@ -37,7 +38,8 @@ def context_without_graft(probe: Probe) -> list[int]:
 
 @pytest.mark.parametrize("name", SETS)
 def test_every_set_passes_its_own_verification(name: str, tokenizer: Any) -> None:
-    probes = build(name, tokenizer, lengths=[512, 900], depths=3)
+    apart = {"distances": [100, 300], "interferences": [200, 500]}
+    probes = build(name, tokenizer, **apart if name == "interference" else {"lengths": [512, 900], "depths": 3})
     probes.verify(tokenizer)
     assert probes.name == name
     assert len({probe.id for probe in probes}) == len(probes)
@@ -286,10 +288,43 @@ def test_the_monitor_set_is_one_haystack_and_many_needles(gpt2_like: Any) -> Non
     assert len({probe.depth_nominal for probe in probes}) == 6
 
 
+def test_interference_and_distance_are_what_was_asked_for(gpt2_like: Any) -> None:
+    """Both within the 8 tokens that the report counts as one number, so that its figure has every cell."""
+    asked = {"distances": [64, 300, 640], "interferences": [80, 400]}
+    probes = build("interference", gpt2_like, needles=2, kind="number", **asked)
+    assert len(probes) == 12
+    for axis, given in (("distance", asked["distances"]), ("interference", asked["interferences"])):
+        groups, column = token_groups(np.array([getattr(probe, axis) for probe in probes]))
+        assert len(groups) == len(given) and np.bincount(column).tolist() == [12 // len(given)] * len(given)
+        assert all(0 <= number - getattr(p, axis) <= 8 for p in probes for number in given[:1] if getattr(p, axis) < 81)
+    contexts = sorted((context_without_graft(probe) for probe in probes), key=len)
+    assert all(context == contexts[-1][: len(context)] for context in contexts)
+    crowded = build("interference", gpt2_like, kind="biography", distractors=2, distances=[500], interferences=[500])
+    crowded.verify(gpt2_like)
+
+
+def test_what_does_not_belong_to_a_set_is_one_line(gpt2_like: Any) -> None:
+    crowd = {"kind": "biography", "distractors": 9}
+    for name, given, message in (
+        ("interference", {"lengths": [512]}, "lengths is not for 'interference', which takes interferences and"),
+        ("interference", {"depths": 2}, "depths is not for 'interference'"),
+        ("interference", {"distances": [0]}, "distances holds 0"),
+        ("interference", {"interferences": []}, "interferences is empty"),
+        ("interference", {**crowd, "interferences": [1]}, "stand before the needle in any case"),
+        ("interference", {**crowd, "interferences": [900], "distances": [1]}, "give longer distances"),
+        ("grid", {"distances": [512]}, "distances is not for 'grid', which takes lengths and depths"),
+        ("grid", {"distractors": 2}, "for the grids with kind='biography'"),
+        ("monitor", {"distractors": 2}, "for the grids with kind='biography'"),
+        ("grid", {"distractors": 0, "kind": "biography"}, "distractors is 0; give a whole number from 1 up"),
+        ("longbio", {"distractors": 2}, "distractors is for sets of needles"),
+    ):
+        with pytest.raises(ProbeError, match=message):
+            build(name, gpt2_like, **given)
+
+
 def test_sets_are_described() -> None:
-    assert set(list_sets()) == {*SETS, *known_suites()} and {"smoke", "heads", "grid", "grid_nested", "monitor"} == {
-        *SETS
-    }
+    assert set(list_sets()) == {*SETS, *known_suites()}
+    assert {"smoke", "heads", "grid", "grid_nested", "interference", "monitor"} == {*SETS}
     assert all(len(text) < 100 for text in list_sets().values())
 
 

@@ -23,9 +23,13 @@ def test_every_task_is_built_and_verified_and_says_where_its_answer_is(tokenizer
         assert probe.copyable == known_suites()[name].tasks[task].scored
         for span in probe.spans:
             assert tokenizer.decode(probe.input_ids[span.start : span.end]).strip()
-    again = hp.build(name, tokenizer, tasks=[task], lengths=[1024], items=2)
+
+
+@pytest.mark.parametrize("name", known_suites())
+def test_the_same_seed_gives_the_same_tasks_and_another_gives_others(gpt2_like, name) -> None:
+    built, again, other = (hp.build(name, gpt2_like, lengths=[1024], items=1, seed=seed) for seed in (0, 0, 1))
     assert again.hash == built.hash
-    assert hp.build(name, tokenizer, tasks=[task], lengths=[1024], items=2, seed=1).hash != built.hash
+    assert all(one.hash != another.hash for one, another in zip(built, other, strict=True))
 
 
 def test_a_saved_set_keeps_its_tasks(tokenizer, tmp_path) -> None:

@@ -26,6 +26,7 @@ from headscope.interp.sweep.shards import ProbeSource, Shards, SweepError
 from headscope.interp.sweep.stages import Checkpoint
 from tiny_run import make_checkpoint, make_run, small_probes, tiny_tokenizer
 
+pytestmark = pytest.mark.long
 PROBES = small_probes()
 
 

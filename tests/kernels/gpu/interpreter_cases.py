@@ -134,7 +134,7 @@ def qkv(batch: int, kv_heads: int, group: int, rows: int, n: int, dim: int, seed
     )
 
 
-@pytest.mark.parametrize("group", [1, 2, 3, 8])
+@pytest.mark.parametrize("group", [1, 3, 8])  # 2 nearly everywhere else
 def test_query_heads_share_key_heads(group: int) -> None:
     compare(*qkv(2, 2, group, 3, 37, 8), q_positions=torch.arange(34, 37), spans=torch.tensor([[[3, 9]], [[0, 37]]]))
 
@@ -261,7 +261,7 @@ def test_more_head_dimensions(dim: int) -> None:
     compare(q, k, v, q_positions=torch.tensor([39, 7, 20]), spans=torch.tensor([[[5, 17]]]))
 
 
-@pytest.mark.parametrize("n", [12, 64, 81])
+@pytest.mark.parametrize("n", [12, 81])
 def test_ties_inside_and_across_blocks_go_to_the_lowest_position(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k = integers(1, 4, 6, 3, seed=n), integers(1, 2, n, 3, seed=n + 1, high=1)
     rows = torch.tensor([n - 1, n // 2, 0, 5, 7, n - 1])
@@ -590,7 +590,7 @@ def _triton_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("family", ["llama", "gpt_oss", "gemma2"])
 def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer_types = {} if family == "llama" else {"layer_types": ["sliding_attention", "full_attention"]}
-    model = adapt(build(family, num_hidden_layers=2, **layer_types))
+    model = adapt(build(family, num_hidden_layers=2, num_attention_heads=4, **layer_types))
     probes = ProbeSet([random_probe(n, depth, seed=n) for n, depth in ((75, 0.0), (80, 0.6), (80, 1.0))])
     launches = []
     monkeypatch.setattr(launch, "evidence_attention", lambda *a: (launches.append(a[0].q.shape), fused(*a))[1])
