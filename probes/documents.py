@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,16 +28,32 @@ def texts(file: Path) -> Iterator[str]:
 
     Raises NoText where a JSON file holds none, ProbeError where a line of JSON is broken or the file is not UTF-8.
     """
-    kind = suffix(file)
+    if suffix(file) in JSON_SUFFIXES:
+        for where, value in json_values(file):
+            yield from _strings(where, value)
+    else:
+        with _reading(file) as lines:
+            yield lines.read()
+
+
+def json_values(file: Path) -> Iterator[tuple[str, Any]]:
+    """Where and what: the value of a JSON file, or that of every line where it holds JSON Lines.
+
+    Raises NoText where the file is not JSON, ProbeError where a line of it is broken or the file is not UTF-8.
+    """
+    with _reading(file) as lines:
+        if suffix(file) == ".json":
+            yield from _json(file, lines.read())
+        else:
+            yield from _json_lines(file, lines)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[TextIO]:
     try:
         with _open(file) as lines:
-            if kind not in JSON_SUFFIXES:
-                yield lines.read()
-            elif kind == ".json":
-                yield from _json(file, lines.read())
-            else:
-                yield from _json_lines(file, lines)
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
+            yield lines
+    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise ProbeError(f"{file} is not UTF-8 text ({error}); convert it or leave it out.") from error
     except OSError as error:
         raise ProbeError(
@@ -50,33 +68,42 @@ def _open(file: Path) -> TextIO:
     )
 
 
-def _json(file: Path, content: str) -> Iterator[str]:
+def _json(file: Path, content: str) -> Iterator[tuple[str, Any]]:
     try:
         value = json.loads(content)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":
-            raise NoText(f"{file} is not JSON ({error}); mend it or leave it out.") from error
+    except (ValueError, RecursionError) as error:
+        if getattr(error, "msg", "") != "Extra data":
+            raise NoText(f"{file} is not JSON ({_why(error)}); mend it or leave it out.") from error
         yield from _json_lines(file, content.splitlines())  # JSON Lines are often named .json
         return
-    yield from _strings(str(file), value)
+    yield str(file), value
 
 
-def _json_lines(file: Path, lines: Any) -> Iterator[str]:
+def _json_lines(file: Path, lines: Any) -> Iterator[tuple[str, Any]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ProbeError(f"{file}, line {number}, is not JSON ({error.msg}); mend it or leave it out.") from error
-        yield from _strings(f"{file}, line {number},", value)
+        except (ValueError, RecursionError) as error:
+            what = getattr(error, "msg", _why(error))
+            raise ProbeError(f"{file}, line {number}, is not JSON ({what}); mend it or leave it out.") from error
+        yield f"{file}, line {number},", value
+
+
+def _why(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def well_formed(text: str) -> str:
+    """The text without halves of a surrogate pair, which JSON may hold and no tokenizer takes."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _strings(where: str, value: Any) -> Iterator[str]:
     found = next((value[field] for field in FIELDS if field in value), None) if isinstance(value, dict) else value
     if isinstance(found, str):
-        # JSON may hold halves of a surrogate pair, which no tokenizer takes.
-        yield found.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        yield well_formed(found)
     elif isinstance(found, list) and found:
         for index, item in enumerate(found):
             yield from _strings(f"{where} item {index}" if where.endswith(",") else f"{where}, item {index},", item)

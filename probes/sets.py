@@ -273,20 +273,25 @@ def list_tasks(name: str) -> dict[str, str]:
     if name not in suites:
         raise UnknownSet(f"There is no suite {name!r}; there are {', '.join(suites)}.")
     return {
-        task: each.description + ("" if each.scored else " (NLL only)") for task, each in suites[name].tasks.items()
+        task: each.description + ("" if each.scored else " (NLL only)") for task, each in suites[name].all_tasks.items()
     }
 
 
 def _options(suite: Suite, given: Mapping[str, Any]) -> dict[str, Any]:
-    for option, value in given.items():
+    read: dict[str, Any] = {}
+    for option in given:
         if option not in suite.options:
             raise ProbeError(
                 f"{suite.name} takes no {option}; it takes {', '.join(suite.options) or 'none of its own'}."
             )
-        if value not in suite.options[option]:
-            choices = ", ".join(map(repr, suite.options[option]))
-            raise ProbeError(f"{option} is {value!r}; use one of {choices}.")
-    return {option: given.get(option, choices[0]) for option, choices in suite.options.items()}
+    for option, accepted in suite.options.items():
+        if callable(accepted):
+            read[option] = None if given.get(option) is None else accepted(given[option])
+        elif (value := given.get(option, accepted[0])) in accepted:
+            read[option] = value
+        else:
+            raise ProbeError(f"{option} is {value!r}; use one of {', '.join(map(repr, accepted))}.")
+    return read
 
 
 def _count(name: str, value: int) -> int:

@@ -61,7 +61,7 @@ def _encode(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> tuple
         exhausted = True
         for line in source:
             n_chars += len(line)
-            if _ordinary(codec, line):
+            if ordinary(codec, line):
                 lines.append(line)
             else:
                 dropped += 1
@@ -74,7 +74,7 @@ def _encode(codec: Codec, haystack: Haystack, n_tokens: int, seed: int) -> tuple
         wanted = 2 * n_chars
 
 
-def _ordinary(codec: Codec, line: str) -> bool:
+def ordinary(codec: Codec, line: str) -> bool:
     """Whether a line holds no special token, written out or standing for characters the vocabulary lacks."""
     if any(special in line for special in codec.special_texts):
         return False

@@ -136,3 +136,36 @@ SUBJECTS = _split_lines(
     veterinary medicine
     """
 )
+# No word is part of another one, nor of an adjective or noun above, nor the other way round.
+MORE_WORDS = _split_words(
+    """
+    abacus accord admiral alcove almanac alphabet ambush anthem apricot aquarium archway armchair artist
+    asphalt athlete attic avenue bakery ballad bamboo banner barley beetle biscuit blanket blossom blueprint bonfire
+    bottle boulder bracelet brigade brush buckle buffalo bugle bungalow cabbage cactus calendar camera carousel
+    carpet carriage cathedral cavern cedar cereal chalk chapel cherry chimney cinema circus citizen cliff cloak
+    coconut coffee comet compass concert cookie cottonwood cousin coyote cricket crocodile crystal cupboard curtain
+    cushion cyclone daisy dancer debate denim deputy desert dialect diamond dinner doctor dolphin donkey doorway
+    dragon drawer drummer eagle eclipse elbow elephant ember emerald engine envelope equator errand estuary
+    fabric factory farmer feather ferry fiction figurine finger flamingo flannel flute fossil fowl freckle freight
+    furnace gallery garlic gazelle genius ginger giraffe glove gondola gorge grain grammar graph gravel grocer
+    guitar gymnast habitat hallway hamlet handle harmony hatchet hazel hedge helmet hickory highway hinge hobby
+    honey horizon hostel husband hyena icicle igloo incense infant insect invoice jacket jaguar jasmine jelly
+    jewel jigsaw journal juggler jungle juniper kayak kernel kingdom kitchen kitten knuckle koala label lagoon
+    laundry lavender ledger legend lettuce library lilac locket lobster lullaby lunch magpie mango maple
+    market marsh mascot meteor midnight miner mosaic mosquito motor mountain muffin mural museum mushroom mustard
+    napkin nectar nephew nickel nightfall notebook novel nutmeg oasis oatmeal obelisk ocean octopus office olive
+    omelet onion orchard organist ostrich outpost oxygen oyster package paddock pagoda painter palace pancake panther
+    papaya parade parcel parlor pastry patrol peacock peanut pelican pencil penguin photo piano picnic pigment pilot
+    pistachio pixel pizza plaza plumber poem polka popcorn poster potato powder pretzel prince pulley pumpkin puppet
+    puzzle pyramid quartz quiver raccoon radish rainbow ranger rattle recipe reef referee reindeer relic reptile
+    rhubarb riddle rival robot rocket rooster rubber rudder safari sailor sandal sapphire sauce scarf scholar school
+    scooter seagull seaweed senator shadow shamrock shampoo sheriff shoulder shuttle siren skeleton sketch slipper
+    smoke snail soccer soldier spaniel spatula spider sponge squirrel stadium starfish statue steeple stomach
+    strawberry studio subway sugar suitcase sulfur sundial sunrise surgeon swallow sweater syrup tablet tailor
+    tangerine tapestry teacher telescope temple tennis terrace theater thunder ticket tiger timber toffee tomato
+    tornado tortoise towel tractor trapeze treasure trophy trumpet tugboat tulip tundra turbine turquoise turtle
+    twilight typhoon umbrella uncle unicorn uniform vaccine vampire vanilla vase vehicle veranda vessel vineyard
+    vinegar visitor volcano voyage vulture waffle wagon waiter walrus warehouse waterfall weasel whale wharf whisker
+    whistle widow window winter wizard wolf wombat woodpecker workshop wreath yacht yogurt zebra zeppelin zipper
+    """
+)

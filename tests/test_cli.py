@@ -441,6 +441,39 @@ def test_probes_can_be_listed_and_looked_at(model):
     assert probe.answer_text.strip().split()[0] in shown
 
 
+def test_suites_are_built_by_task(model, tmp_path):
+    given = (
+        "--task",
+        "niah_single_1,niah_multikey_2",
+        "--task",
+        "fwe",
+        "--items",
+        2,
+        "--lengths",
+        "900",
+        "--compat",
+        "ruler",
+    )
+    succeed("probes", "build", "ruler", "--tokenizer", model, *given, "-o", tmp_path / "ruler.npz")
+    saved = hs.probes.ProbeSet.load(tmp_path / "ruler.npz")
+    tasks = ["niah_single_1", "niah_multikey_2", "fwe"]
+    asked = {"tasks": tasks, "items": 2, "lengths": [900], "compat": "ruler"}
+    assert saved.hash == hs.probes.build("ruler", load_tokenizer(model), **asked).hash
+    listed = succeed("probes", "list", "ruler")
+    assert all(task in listed for task in (*tasks, "qa_1_own", "qa_2"))
+    for wrong, message in (
+        (("--task", "vtt"), "Did you mean 'vt'"),
+        (("--task", "qa_1"), "--qa-file"),
+        (("--task", "qa_1", "--qa-file", tmp_path / "none.json"), "does not exist"),
+        (("--items", 0), "--items"),
+        (("--compat", "harness"), "use one of '', 'ruler'"),
+    ):
+        assert message in fail("probes", "build", "ruler", "--tokenizer", model, *wrong, "-o", tmp_path / "x.npz")
+    assert "holds probes that are built already" in fail(
+        "probes", "show", tmp_path / "ruler.npz", "--tokenizer", model, "--task", "vt"
+    )
+
+
 def load_tokenizer(model):
     from headscope.interp.model.loading import load_tokenizer
 

@@ -136,11 +136,47 @@ class ProbeOptions:
             rich_help_panel=BUILD,
         ),
     ] = None
+    items: Annotated[
+        int | None, typer.Option(help="Suites: probes of every task at every length.", rich_help_panel=BUILD)
+    ] = None
+    task: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--task", metavar="NAME,...", help="Suites: some of its tasks (probes list SUITE).", rich_help_panel=BUILD
+        ),
+    ] = None
+    qa_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--qa-file",
+            metavar="FILE",
+            help="ruler: SQuAD or HotpotQA as published, or JSON Lines of context, question, answers.",
+            rich_help_panel=BUILD,
+        ),
+    ] = None
+    compat: Annotated[
+        str | None,
+        typer.Option("--compat", metavar="ruler", help="ruler: its own choices as well.", rich_help_panel=BUILD),
+    ] = None
+    wording: Annotated[
+        str | None,
+        typer.Option("--wording", metavar="openai|deepmind", help="mrcr: whose questions.", rich_help_panel=BUILD),
+    ] = None
+    mrcr_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mrcr-file",
+            metavar="FILE",
+            help="mrcr: OpenAI's Parquet, or JSON Lines with its fields.",
+            rich_help_panel=BUILD,
+        ),
+    ] = None
 
     def source(self, name: str) -> Callable[[Any], ProbeSet]:
         """What --probes and these mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
         at_least("--needles", self.needles, 1)
         at_least("--distractors", self.distractors, 1)
+        at_least("--items", self.items, 1)
         given: dict[str, Any] = {
             "lengths": read_lengths(self.lengths),
             "distances": read_lengths(self.distances, "--distances"),
@@ -153,6 +189,12 @@ class ProbeOptions:
             "chat": self.chat or None,
             "system": self.system,
             "template_args": read_template_args(self.template_arg),
+            "items": self.items,
+            "tasks": read_names(self.task),
+            "qa_file": self.qa_file or None,
+            "compat": self.compat,
+            "wording": self.wording,
+            "mrcr_file": self.mrcr_file or None,
         }
         given = {option: value for option, value in given.items() if value is not None}
         if not self.chat and (self.system is not None or self.template_arg):
@@ -176,8 +218,19 @@ class ProbeOptions:
         """The same as JSON-able values: who asks for the same gets the same probes."""
         found = {"set": name, **asdict(self), "kind": self.kind and self.kind.value}
         chat = {"system": found.pop("system"), "template_args": found.pop("template_arg")}
-        for option in ("distractors", "distances", "interferences"):  # older than they: runs that have none of them
-            if found[option] is None:
+        later = (
+            "distractors",
+            "distances",
+            "interferences",
+            "items",
+            "task",
+            "qa_file",
+            "compat",
+            "wording",
+            "mrcr_file",
+        )
+        for option in later:  # there are runs that are older than these
+            if not found[option]:
                 del found[option]
         return found | chat if self.system is not None or self.template_arg else found
 
@@ -230,6 +283,11 @@ def read_lengths(text: str | None, option: str = "--lengths") -> list[int] | Non
         return [parse_length(part) for part in text.split(",")]
     except LengthError as error:
         raise bad(option, f"{error}, separated by commas") from error
+
+
+def read_names(given: list[str] | None) -> list[str] | None:
+    """["vt,cwe", "fwe"] -> ["vt", "cwe", "fwe"]."""
+    return [name.strip() for text in given for name in text.split(",")] if given else None
 
 
 def read_depths(text: str | None) -> int | list[float] | None:
@@ -286,7 +344,7 @@ def _saved(path: Path, given: dict[str, Any]) -> Callable[[Any], ProbeSet]:
     from ..probes import ProbeSet
 
     if given:
-        names = {"template_args": "template-arg"}
+        names = {"template_args": "template-arg", "tasks": "task", "qa_file": "qa-file", "mrcr_file": "mrcr-file"}
         given_options = ", ".join(f"--{names.get(option, option)}" for option in given)
         raise UsageError(f"{given_options}: {path} holds probes that are built already; leave it out, or name a set")
     saved = ProbeSet.load(path)

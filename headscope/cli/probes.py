@@ -32,6 +32,8 @@ def front(context: typer.Context) -> None:
     headscope probes list
     headscope probes show grid 3 --tokenizer ./my-model --lengths 1k
     headscope probes build grid --tokenizer ./my-model --lengths 1k,2k,4k -o grid.npz
+    headscope probes list ruler
+    headscope probes build ruler --task vt,cwe --items 8 --tokenizer ./my-model -o ruler.npz
     """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())

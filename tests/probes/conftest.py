@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import string
+
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
@@ -15,6 +17,7 @@ FUSING = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 MARKUP = ["<s>", "</s>", "<|user|>", "<|end|>", "<|bot|>"]
+LETTERS = string.ascii_letters + string.digits
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|user|>\n{{ m['content'] }}<|end|>\n{% endfor %}"
@@ -31,11 +34,11 @@ def corpus() -> list[str]:
     return [*lines, "Question: Answer: <|user|> 日本語のテキスト。これは例です。 naïve café\n\n"]
 
 
-def trained(model: models.Model, trainer: trainers.Trainer, **parts: object) -> Tokenizer:
+def trained(model: models.Model, trainer: trainers.Trainer, *more: str, **parts: object) -> Tokenizer:
     tokenizer = Tokenizer(model)
     for name, part in parts.items():
         setattr(tokenizer, name, part)
-    tokenizer.train_from_iterator(corpus(), trainer)
+    tokenizer.train_from_iterator([*corpus(), *more], trainer)
     return tokenizer
 
 
@@ -119,6 +122,7 @@ def words_only() -> PreTrainedTokenizerFast:
     tokenizer = trained(
         models.WordPiece(unk_token="[UNK]"),
         trainers.WordPieceTrainer(vocab_size=4000, special_tokens=["[UNK]", *MARKUP], show_progress=False),
+        " ".join([*LETTERS, 2 * LETTERS]),  # so that it can spell words that it does not know
         pre_tokenizer=pre_tokenizers.BertPreTokenizer(),
         decoder=decoders.WordPiece(cleanup=False),
     )
