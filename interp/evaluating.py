@@ -92,7 +92,8 @@ def evaluate(
     how = {"samples": samples, "temperature": temperature, "seed": seed}
     kept = None
     if output is not None:
-        key = {"weights": weights, "probes": probes.hash, **how, "heads": heads, "sharing": sharing}
+        dtype = str(loaded.model.dtype) if weights else None
+        key = {"weights": weights, "dtype": dtype, "probes": probes.hash, **how, "heads": heads, "sharing": sharing}
         kept = Unfinished(output, checkpoint, key)
 
     scores = kept.scores() if kept and heads else None

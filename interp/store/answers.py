@@ -14,7 +14,7 @@ from ..tasks import COLUMNS, ENDS, SAID, TEXT_COLUMNS, Answers
 from . import schema
 from .netcdf import set_attrs, storable, with_scales
 from .provenance import read_provenance
-from .schema import answer_variables, has_answers
+from .schema import StoreError, answer_variables, has_answers
 
 
 def misfit(file: h5py.File, answers: Answers) -> str:
@@ -77,11 +77,17 @@ def rows_with_answers(file: h5py.File) -> list[int]:
 
 
 def read(file: h5py.File, row: int) -> Answers:
-    """The answers of the checkpoint that is number `row` and has some."""
+    """The answers of the checkpoint that is number `row` and has some. Raises StoreError for what is none."""
     group = file["answers"]
     columns = {name: group["item" if name == "id" else name] for name in COLUMNS}
     said = {name: group[name].asstr()[row] if name == "text" else group[name][row] for name in SAID}
     said["end"] = np.array(ENDS, object)[said["end"]]
+    lists = {name: [_list(text) for text in group[name].asstr()[:]] for name in ("golds", "rivals")}
+    for name, found in lists.items():
+        if None in found:
+            raise StoreError(f"answers/{name} holds what is no JSON list of texts; `headscope validate` says where")
+    if (said["rival"] >= np.array([len(found or ()) for found in lists["rivals"]])[:, None]).any():
+        raise StoreError("answers/rival names rivals that the item does not have; `headscope validate` says where")
     return Answers(
         model_id=file["provenance/model_id"].asstr()[row],
         said=said,

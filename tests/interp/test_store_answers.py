@@ -147,3 +147,11 @@ def test_the_validator_names_what_is_wrong(run: Path, spoil: Callable[[h5py.File
     with h5py.File(run, "r+") as file:
         spoil(file)
     assert any(problem in found for found in validate(run)), validate(run)
+
+
+@pytest.mark.parametrize("case", ["golds", "rival", "end", "gone", "json"])
+def test_what_is_none_is_not_shown(run: Path, case: str) -> None:
+    with h5py.File(run, "r+") as file:
+        next(spoil for name, spoil, _ in SPOILED if name == case)(file)
+    with pytest.raises(StoreError):
+        read_answers(run)
