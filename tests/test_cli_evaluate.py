@@ -70,7 +70,7 @@ def test_answers_that_hold_what_a_terminal_obeys_are_shown_as_escapes(tmp_path: 
         (("--tasks", "niah_singel_1"), "no suite, task or set is called 'niah_singel_1'; did you mean niah_single_1?"),
         (("--tasks", "ruler/niah_singel_1"), "did you mean ruler/niah_single_1?"),
         (("--tasks", "gone.npz"), "gone.npz"),
-        (("--tasks", "grid", "--items", "3"), "--items is for suites of tasks (ruler"),
+        (("--tasks", "grid", "--items", "3"), "--items is for suites of tasks ("),
         (("--samples", "-1"), "--samples"),
         (("--temperature", "0"), "--temperature"),
         (("--lengths", "4kb"), "--lengths"),
