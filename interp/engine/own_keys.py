@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import evidence_attention, merge_attention_states
+from ...kernels import evidence_attention, implementation, merge_attention_states
 from ..model import PrefixCache, Scoring, Visibility
 from .passes import limits
 from .plan import Suffix
@@ -120,20 +120,45 @@ class StepPass(RowsBeside[SuffixRows]):
         keys, values = self.own.keys[layer], self.own.values[layer]
         keys[slots, :, held], values[slots, :, held] = k[:, :, 0], v[:, :, 0]
         n = len(slots)
-        out, found = evidence_attention(
-            q,
-            keys[:n, :, : self._n_keys],
-            values[:n, :, : self._n_keys],
-            q_positions=at.positions,
-            k_positions=key_positions,
-            sinks=how.sinks,
-            **limits(at.positions, sees, how),
-        )
-        return beside_prefix(self, at, layer, flat(q), flat(out), flat(found.lse), sees, how)
+        mine = keys[:n, :, : self._n_keys], values[:n, :, : self._n_keys]
+        if implementation(q, values) == "reference":
+            out, lse = see_few_keys(q, *mine, at.positions, key_positions, sees, how)
+        else:
+            rules = {"k_positions": key_positions, "sinks": how.sinks, **limits(at.positions, sees, how)}
+            out, found = evidence_attention(q, *mine, q_positions=at.positions, **rules)
+            lse = found.lse
+        return beside_prefix(self, at, layer, flat(q), flat(out), flat(lse), sees, how)
 
     def written(self) -> None:
         """The forward is done: its keys count."""
         self.own.held[: len(self._slots)] += 1
+
+
+def see_few_keys(
+    q: Tensor, k: Tensor, v: Tensor, positions: Tensor, key_positions: Tensor, sees: Visibility, how: Scoring
+) -> tuple[Tensor, Tensor]:
+    """Attention of one row a sequence, q [B, Hq, 1, D], to few keys, k [B, Hkv, m, D] at positions [B, m]: out, lse.
+
+    What `evidence_attention` gives, without its walk over blocks of keys, which would be most of a step.
+    """
+    b, n_heads, _, d = q.shape
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    rows = q.view(b, k.shape[1], -1, d).to(dtype)
+    logits = (rows @ k.to(dtype).mT) * how.scale  # [B, Hkv, Hq / Hkv, m]
+    if how.softcap is not None:
+        logits = how.softcap * torch.tanh(logits / how.softcap)
+    ahead = positions.view(b, 1) - key_positions
+    visible = ahead >= 0
+    if sees.window is not None:
+        visible &= ahead < sees.window
+    if sees.chunk is not None:
+        visible &= key_positions >= sees.first_visible(positions).view(b, 1)
+    logits = logits.masked_fill(~visible[:, None, None], -torch.inf)
+    lse = logits.logsumexp(-1, keepdim=True)
+    if how.sinks is not None:
+        lse = torch.logaddexp(lse, how.sinks.to(dtype).view(1, k.shape[1], -1, 1))
+    out = torch.exp(logits - lse) @ v.to(dtype)
+    return out.view(b, n_heads, 1, v.shape[-1]).to(q.dtype), lse.view(b, n_heads, 1)
 
 
 def beside_prefix(
