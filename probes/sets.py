@@ -264,17 +264,18 @@ def build(
     return ProbeSet(tuple(recipe.probes(order)), name)
 
 
-def list_tasks(name: str) -> dict[str, str]:
+def list_tasks(name: str, *, from_file: bool = True) -> dict[str, str]:
     """Task of a suite -> what it is; "NLL only" where the answer is no copy, so that heads have no score.
+
+    from_file: also those that need a file of yours.
 
     Raises UnknownSet.
     """
     suites = known_suites()
     if name not in suites:
         raise UnknownSet(f"There is no suite {name!r}; there are {', '.join(suites)}.")
-    return {
-        task: each.description + ("" if each.scored else " (NLL only)") for task, each in suites[name].all_tasks.items()
-    }
+    tasks = suites[name].all_tasks if from_file else suites[name].tasks
+    return {task: each.description + ("" if each.scored else " (NLL only)") for task, each in tasks.items()}
 
 
 def _options(suite: Suite, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -74,6 +74,9 @@ def test_answers_that_hold_what_a_terminal_obeys_are_shown_as_escapes(tmp_path: 
         (("--samples", "-1"), "--samples"),
         (("--temperature", "0"), "--temperature"),
         (("--lengths", "4kb"), "--lengths"),
+        (("--tasks", "qa_1"), "--qa-file"),
+        (("--qa-file", "dev.json", "--tasks", "mrcr"), "--qa-file is for ruler, which --tasks does not name; add it"),
+        (("--haystack", "nowhere"), "nowhere does not exist; give a folder of texts"),
         (("--chat",), "chat template"),
     ],
 )
@@ -96,12 +99,13 @@ def test_names_of_tasks(saved: Path, tmp_path: Path) -> None:
 
     tokenizer = tiny_bpe("The grass is green. The sky is blue. One of the special magic numbers is hidden.")
 
-    def build(text: str) -> ProbeSet:
-        return read_tasks(text, lengths="1k", items=2, seed=0, chat=False)(tokenizer)
+    def build(text: str, lengths: str = "1k") -> ProbeSet:
+        return read_tasks(text, lengths=lengths, items=2, seed=0, chat=False)(tokenizer)
 
     alone = build("niah_single_1")
     assert {probe.variant for probe in alone} == {"niah_single_1"} and len(alone) == 2
     assert build("ruler/niah_single_1").hash == build("niah_single_1, ruler/niah_single_1").hash == alone.hash
     assert build("niah")[0].id == alone[0].id, "all that begin so"
+    assert {probe.variant for probe in build("qa", "2k")} == {"qa_1_own", "qa_2_own"}, "no file, no qa_1"
     both = build(f"{saved},niah_single_1")
     assert both.name == "small+ruler" and len(both) == 6

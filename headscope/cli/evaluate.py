@@ -41,6 +41,9 @@ def evaluate(
     items: Annotated[
         int | None, typer.Option(help="Probes of every task at every length.", rich_help_panel=BUILD)
     ] = None,
+    haystack: options.HaystackOption = None,
+    qa_file: options.QaFile = None,
+    mrcr_file: options.MrcrFile = None,
     chat: Annotated[
         bool, typer.Option("--chat", help="Wrap probes in the tokenizer's chat template.", rich_help_panel=BUILD)
     ] = False,
@@ -83,7 +86,8 @@ def evaluate(
         raise options.bad(
             "--temperature", f"got {temperature}; give a number above 0 (the greedy answer always is there)"
         )
-    source = read_tasks(tasks, lengths=lengths, items=items, seed=seed, chat=chat)
+    files = {"ruler": {"qa_file": qa_file or None}, "mrcr": {"mrcr_file": mrcr_file or None}}
+    source = read_tasks(tasks, lengths=lengths, items=items, haystack=haystack, files=files, seed=seed, chat=chat)
     if not no_heads:
         check_output(output, checkpoint, force=False)
 

@@ -86,6 +86,30 @@ RemoteCode = Annotated[
 ]
 
 
+HaystackOption = Annotated[
+    str | None,
+    typer.Option(metavar="DIR|noise", help="Folder of your own texts, or noise sentences.", rich_help_panel=BUILD),
+]
+QaFile = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--qa-file",
+        metavar="FILE",
+        help="ruler: SQuAD or HotpotQA as published, or JSON Lines of context, question, answers.",
+        rich_help_panel=BUILD,
+    ),
+]
+MrcrFile = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mrcr-file",
+        metavar="FILE",
+        help="mrcr: OpenAI's Parquet, or JSON Lines with its fields.",
+        rich_help_panel=BUILD,
+    ),
+]
+
+
 @dataclass(frozen=True)
 class ProbeOptions:
     """What is asked of a probe set by name, as it was typed; the options of every command that builds one."""
@@ -116,10 +140,7 @@ class ProbeOptions:
         str | None,
         typer.Option(metavar="1k,2k", help="In interference, tokens before the needle.", rich_help_panel=BUILD),
     ] = None
-    haystack: Annotated[
-        str | None,
-        typer.Option(metavar="DIR|noise", help="Folder of your own texts, or noise sentences.", rich_help_panel=BUILD),
-    ] = None
+    haystack: HaystackOption = None
     chat: Annotated[
         bool, typer.Option("--chat", help="Wrap probes in the tokenizer's chat template.", rich_help_panel=BUILD)
     ] = False
@@ -145,15 +166,7 @@ class ProbeOptions:
             "--task", metavar="NAME,...", help="Suites: some of its tasks (probes list SUITE).", rich_help_panel=BUILD
         ),
     ] = None
-    qa_file: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--qa-file",
-            metavar="FILE",
-            help="ruler: SQuAD or HotpotQA as published, or JSON Lines of context, question, answers.",
-            rich_help_panel=BUILD,
-        ),
-    ] = None
+    qa_file: QaFile = None
     compat: Annotated[
         str | None,
         typer.Option("--compat", metavar="ruler", help="ruler: its own choices as well.", rich_help_panel=BUILD),
@@ -162,15 +175,7 @@ class ProbeOptions:
         str | None,
         typer.Option("--wording", metavar="openai|deepmind", help="mrcr: whose questions.", rich_help_panel=BUILD),
     ] = None
-    mrcr_file: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mrcr-file",
-            metavar="FILE",
-            help="mrcr: OpenAI's Parquet, or JSON Lines with its fields.",
-            rich_help_panel=BUILD,
-        ),
-    ] = None
+    mrcr_file: MrcrFile = None
 
     def source(self, name: str) -> Callable[[Any], ProbeSet]:
         """What --probes and these mean, checked as far as possible without a tokenizer: tokenizer -> ProbeSet."""
@@ -210,8 +215,7 @@ class ProbeOptions:
             hint = f"did you mean {near[0]}? " if near else ""
             sets = ", ".join(known)
             raise UsageError(f"no probe set or file is called {name!r}; {hint}sets: {sets}; or give a saved .npz file")
-        if self.haystack not in (None, "stdlib", "noise") and not Path(self.haystack).exists():
-            raise bad("--haystack", f"{self.haystack} does not exist; give a folder of texts, a text file, or noise")
+        check_haystack(self.haystack)
         return lambda tokenizer: probes.build(name, tokenizer, seed=self.seed, **given)
 
     def recipe(self, name: str) -> dict[str, Any]:
@@ -268,6 +272,11 @@ def bad(option: str, message: str) -> typer.BadParameter:
 def at_least(option: str, value: float | None, least: int) -> None:
     if value is not None and not least <= value < float("inf"):
         raise bad(option, f"got {value}; give a number from {least} up")
+
+
+def check_haystack(given: str | None) -> None:
+    if given not in (None, "stdlib", "noise") and not Path(given).exists():
+        raise bad("--haystack", f"{given} does not exist; give a folder of texts, a text file, or noise")
 
 
 def a_step(option: str, value: int | None) -> None:

@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .options import at_least, is_saved, read_lengths
+from .options import at_least, check_haystack, is_saved, read_lengths
 
 if TYPE_CHECKING:
     from ..probes import ProbeSet
 
 
 def read_tasks(
-    text: str, *, lengths: str | None, items: int | None, seed: int, chat: bool
+    text: str,
+    *,
+    lengths: str | None,
+    items: int | None,
+    seed: int,
+    chat: bool,
+    haystack: str | None = None,
+    files: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> Callable[[Any], ProbeSet]:
-    """ "ruler/vt,niah,my.npz" -> tokenizer -> ProbeSet. What needs no tokenizer is checked at once."""
+    """ "ruler/vt,niah,my.npz" -> tokenizer -> ProbeSet. What needs no tokenizer is checked at once.
+
+    files: suite -> its options that are files, None where they are not given.
+    """
     from .. import probes
 
     at_least("--items", items, 1)
+    check_haystack(haystack)
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    files = [name for name in names if is_saved(name)]
-    saved = [probes.ProbeSet.load(path) for path in files]
+    built = [name for name in names if is_saved(name)]
+    saved = [probes.ProbeSet.load(path) for path in built]
     wanted: dict[str, list[str] | None] = {}  # set -> which of its tasks, None for all
-    for name in (name for name in names if name not in files):
+    for name in (name for name in names if name not in built):
         found, tasks = _place(name)
         before = wanted.get(found, [])
         wanted[found] = None if tasks is None or before is None else list(dict.fromkeys([*before, *tasks]))
-    given: dict[str, Any] = {"lengths": read_lengths(lengths), "chat": chat or None}
+    given: dict[str, Any] = {"lengths": read_lengths(lengths), "haystack": haystack, "chat": chat or None}
     given = {option: value for option, value in given.items() if value is not None}
     options = [*given, *(["items"] if items is not None else [])]
     if options and not wanted:
         named = ", ".join(f"--{option}" for option in options)
-        raise UsageError(f"{named}: {files[0]} holds probes that are built already; leave it out, or name a suite")
+        raise UsageError(f"{named}: {built[0]} holds probes that are built already; leave it out, or name a suite")
     suites = _suites()
     if items is not None and not wanted.keys() & suites.keys():
         raise UsageError(f"--items is for suites of tasks ({', '.join(suites)}); {', '.join(wanted)} has needles")
+    for suite, of_suite in files.items():
+        for option, value in of_suite.items():
+            if value is not None and suite not in wanted:
+                raise UsageError(f"--{option.replace('_', '-')} is for {suite}, which --tasks does not name; add it")
 
     def build(tokenizer: Any) -> ProbeSet:
         sets = list(saved)
         for name, tasks in wanted.items():
             own: dict[str, Any] = {"items": items, "tasks": tasks} if name in suites else {}
+            own |= {option: value for option, value in files.get(name, {}).items() if value is not None}
             sets.append(probes.build(name, tokenizer, seed=seed, **given, **own))
         if len(sets) == 1:
             return sets[0]
@@ -74,7 +91,10 @@ def _place(name: str) -> tuple[str, list[str] | None]:
     if slash and suite in suites and task in suites[suite]:
         return suite, [task]
     holders = [suite for suite, tasks in suites.items() if name in tasks]
-    begun = {suite: [task for task in tasks if task.startswith(f"{name}_")] for suite, tasks in suites.items()}
+    begun = {
+        suite: [task for task in probes.list_tasks(suite, from_file=False) if task.startswith(f"{name}_")]
+        for suite in suites
+    }
     begun = {suite: tasks for suite, tasks in begun.items() if tasks} if not holders else {}
     if len(holders) > 1 or len(begun) > 1:
         told = " or ".join(f"{suite}/{name}" for suite in holders or begun)
