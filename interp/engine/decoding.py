@@ -8,15 +8,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ...errors import ArgumentError
 from ...probes import Codec, Probe
 from ..model import PrefixCache, routed_length, running
 from .decoding_alone import answer_alone
 from .engine import LOGITS, Engine
-from .own_keys import OwnKeys, PromptPass, StepPass
+from .own_keys import OwnKeys, PromptPass, StepPass, WholePrompts
 from .plan import Plan, Prefix, Suffix
 from .writing import Answer, Asked, Decoded, choose
+
+MANY = 8  # answers beside one prefix that are written by themselves
 
 
 def decode(
@@ -91,14 +95,78 @@ def _planned(engine: Engine, planned: Plan, asked: Asked) -> Iterator[tuple[int,
     engine.begin(of_prefixes + of_prompts + sum(_to_write(engine.probes[i], asked) for i in range(len(engine.probes))))
     cache = PrefixCache(planned.capacity)
     broken: list[int] = []
-    for prefix in planned.prefixes:
-        engine.prefill(prefix, cache)
-        for i, answers in decode_beside(engine, prefix, cache, asked):
-            if all(math.isfinite(answer.logprob) for answer in answers):
-                yield i, answers
-            else:  # NaN behind a probe reaches what it shares
-                broken.append(i)
+    for i, answers in _by_prefix(engine, planned.prefixes, cache, asked):
+        if all(math.isfinite(answer.logprob) for answer in answers):
+            yield i, answers
+        else:  # NaN behind a probe reaches what it shares
+            broken.append(i)
     yield from _alone(engine, broken, asked)
+
+
+def _by_prefix(
+    engine: Engine, prefixes: Sequence[Prefix], cache: PrefixCache, asked: Asked
+) -> Iterator[tuple[int, list[Decoded]]]:
+    """Answers beside every prefix; where one has few and is short, together with those of the next ones.
+
+    A step costs much the same for one sequence as for ten, but for prefixes whose keys are worth reading once for all.
+    """
+    together = Together(engine, asked)
+    for prefix in prefixes:
+        engine.prefill(prefix, cache)
+        prompts = [prompt_of(suffix) for suffix in prefix.suffixes]
+        if not together.worth_it(prompts):
+            yield from decode_beside(engine, prefix, cache, asked)
+            continue
+        if not together.has_room(prompts):
+            yield from together.write(cache)
+        together.add(prompts, cache)
+    yield from together.write(cache)
+
+
+class Together:
+    """Answers to prompts of several prefixes, written at once. They copy what they see of their prefixes."""
+
+    def __init__(self, engine: Engine, asked: Asked):
+        self.engine, self.asked = engine, asked
+        self._prompts = WholePrompts()
+        self._logits: list[Tensor] = []
+
+    def worth_it(self, prompts: Sequence[Suffix]) -> bool:
+        return len(prompts) < MANY and 2 * self._keys(prompts) <= self.engine.suffix_rows
+
+    def has_room(self, prompts: Sequence[Suffix]) -> bool:
+        return self._keys([*self._prompts.suffixes, *prompts]) <= self.engine.suffix_rows
+
+    def _keys(self, prompts: Sequence[Suffix]) -> int:
+        """Keys of these prompts and of an answer to each, in a batch."""
+        held = (max(suffix.context_len + len(suffix.ids), len(suffix.rotary)) for suffix in prompts)
+        limits = (self.asked.limit(self.engine.probes[suffix.probe]) for suffix in prompts)
+        return max(map(sum, zip(held, limits, strict=True)), default=0) * len(prompts)
+
+    def add(self, prompts: Sequence[Suffix], cache: PrefixCache) -> None:
+        """Run them beside their prefix, which is in the cache."""
+        while (ran := self.engine.retry(lambda: _prompted(self.engine, prompts, cache))) is None:
+            pass
+        self._prompts.add(ran[0])
+        self._logits.append(ran[1])
+
+    def write(self, cache: PrefixCache) -> Iterator[tuple[int, list[Decoded]]]:
+        """Answers to all that was added."""
+        prompts, logits = self._prompts, self._logits
+        self._prompts, self._logits = WholePrompts(), []
+        if not logits:
+            return
+        prompts.done()
+        while (found := self.engine.retry(lambda: self._written(prompts, torch.cat(logits), cache))) is None:
+            pass  # out of memory: fewer at once now, and what had been written is written again
+        for suffix, answers in zip(prompts.suffixes, found, strict=True):
+            self.engine.tick(len(suffix.ids) + _to_write(self.engine.probes[suffix.probe], self.asked), "answers")
+            yield suffix.probe, answers
+
+    def _written(self, prompts: WholePrompts, logits: Tensor, cache: PrefixCache) -> list[list[Decoded]]:
+        answers = [self.asked.answers(self.engine.probes[suffix.probe]) for suffix in prompts.suffixes]
+        _write(self.engine, prompts, _begin(logits, answers), cache, self.asked)
+        return [[answer.done() for answer in of_one] for of_one in answers]
 
 
 def _alone(engine: Engine, indices: Sequence[int], asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
@@ -167,19 +235,40 @@ def _batch_size(engine: Engine, waiting: Sequence[Suffix], asked: Asked) -> int:
 
 
 def _decode_batch(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache, asked: Asked) -> list[list[Decoded]]:
-    """Run prompts, and write all their answers: as many at once as fit, the next one when one has ended."""
-    model = engine.model
-    prompt = PromptPass(suffixes, cache, model.device)
-    with running(prompt):
-        first = model.forward(prompt.ids, prompt.positions, cache, prompt.answers)
+    """Run prompts, and write all their answers."""
+    prompt, logits = _prompted(engine, suffixes, cache)
     answers = [asked.answers(engine.probes[suffix.probe]) for suffix in suffixes]
-    waiting: deque[tuple[int, Answer]] = deque()
-    for number in range(asked.samples + 1):
-        begun = [of_one[number] for of_one in answers]
-        for b, (answer, (token, logprob)) in enumerate(zip(begun, choose(first, begun), strict=True)):
+    _write(engine, prompt, _begin(logits, answers), cache, asked)
+    return [[answer.done() for answer in of_one] for of_one in answers]
+
+
+def _prompted(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache) -> tuple[PromptPass, Tensor]:
+    """The pass of some prompts, and the logits [B, vocabulary] behind them."""
+    prompt = PromptPass(suffixes, cache, engine.model.device)
+    with running(prompt):
+        return prompt, engine.model.forward(prompt.ids, prompt.positions, cache, prompt.answers)
+
+
+def _begin(logits: Tensor, answers: Sequence[Sequence[Answer]]) -> list[tuple[int, Answer]]:
+    """The first token of every answer; those that go on, with the number of their prompt."""
+    going_on = []
+    for begun in zip(*answers, strict=True):
+        for b, (answer, (token, logprob)) in enumerate(zip(begun, choose(logits, list(begun)), strict=True)):
             if not answer.take(token, logprob):
-                waiting.append((b, answer))
-    width = max(_width(engine, suffix, asked) for suffix in suffixes)
+                going_on.append((b, answer))
+    return going_on
+
+
+def _write(
+    engine: Engine,
+    prompt: PromptPass | WholePrompts,
+    begun: Sequence[tuple[int, Answer]],
+    cache: PrefixCache,
+    asked: Asked,
+) -> None:
+    """Write answers to their end: as many at once as fit, the next one when one has ended."""
+    model, suffixes, waiting = engine.model, prompt.suffixes, deque(begun)
+    width = max(len(suffix.rotary) + asked.limit(engine.probes[suffix.probe]) for suffix in suffixes)
     at_once = max(1, min(engine.suffix_rows // width, LOGITS // model.n_logits))
     own = OwnKeys(prompt, min(at_once, len(waiting)), width)
     live: list[tuple[int, Answer]] = []
@@ -197,4 +286,3 @@ def _decode_batch(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache
         ended = [answer.take(*each) for (_, answer), each in zip(live, chosen, strict=True)]
         going_on = [slot for slot, over in enumerate(ended) if not over]
         live = [live[going_on[i]] for i in own.keep(going_on)]
-    return [[answer.done() for answer in of_one] for of_one in answers]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ...kernels import evidence_attention, implementation, merge_attention_states
 from ..model import PrefixCache, Scoring, Visibility
@@ -39,17 +41,47 @@ class PromptPass(RowsBeside[SuffixRows]):
         return beside_prefix(self, at, layer, rows, out, lse, sees, how)
 
 
+class WholePrompts:
+    """Prompts of several prefixes, each with all that it sees of its own: they need no prefix any more."""
+
+    def __init__(self) -> None:
+        self.suffixes: list[Suffix] = []
+        self._parts: list[tuple[dict[int, Tensor], dict[int, Tensor]]] = []
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+
+    def add(self, prompt: PromptPass) -> None:
+        """The prompts of a pass that has run; its prefix is still in its cache."""
+        cache = prompt.cache
+        for b, suffix in enumerate(prompt.suffixes):
+            seen, m = suffix.context_len, len(suffix.ids)
+            rotary = np.concatenate([np.arange(seen, dtype=np.int32), suffix.rotary])
+            self.suffixes.append(replace(suffix, rotary=rotary, limits=np.zeros_like(suffix.limits)))
+            keys, values = (
+                {layer: torch.cat([of[layer][0, :, :seen], x[b, :, :m]], dim=1) for layer, x in own.items()}
+                for of, own in ((cache.keys, prompt.keys), (cache.values, prompt.values))
+            )
+            self._parts.append((keys, values))
+
+    def done(self) -> None:
+        """No more come: their keys and values are put into one tensor of every layer."""
+        for i, held in enumerate((self.keys, self.values)):
+            for layer in list(self._parts[0][i]):
+                rows = [part[i].pop(layer).transpose(0, 1) for part in self._parts]
+                held[layer] = pad_sequence(rows, batch_first=True).transpose(1, 2)
+
+
 class OwnKeys:
     """Keys and values of the sequences that are being written, in buffers [slots, Hkv, width, D] of every layer.
 
     A sequence has a slot: first its suffix, then what it has written. Sequences lie in the first slots.
 
     Args:
-        prompt: the pass of their suffixes.
+        prompt: what their suffixes have left.
         slots, width: how many sequences at once, and how many keys each.
     """
 
-    def __init__(self, prompt: PromptPass, slots: int, width: int):
+    def __init__(self, prompt: PromptPass | WholePrompts, slots: int, width: int):
         self.prompt = prompt
         self.keys, self.values = (
             {layer: x.new_zeros(slots, x.shape[1], width, x.shape[3]) for layer, x in of.items()}
