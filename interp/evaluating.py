@@ -110,9 +110,10 @@ def evaluate(
         )
         if kept:
             kept.keep_scores(scores, tokens_seen)
-    said, reason = _answers(loaded, asked, codec, how, scores, kept, chunk, progress)
+    adapted = adapt(loaded.model if isinstance(loaded, LoadedModel) else loaded)
+    said, reason = _answers(adapted, asked, codec, how, scores, kept, chunk, progress)
     answers = Answers(
-        model_id=loaded.model_id if isinstance(loaded, LoadedModel) else adapt(loaded).name,
+        model_id=loaded.model_id if isinstance(loaded, LoadedModel) else adapted.name,
         said=_judged([probe.task for probe in asked], said),  # type: ignore[misc]
         nll=scores.nll if scores else np.full(len(probes), np.nan, np.float32),
         exact_match=scores.exact_match if scores else np.zeros(len(probes), bool),
@@ -152,7 +153,7 @@ def _with_task(probe: Probe, codec: Codec) -> Probe:
 
 
 def _answers(
-    loaded: Any,
+    adapted: Adapter,
     asked: Sequence[Probe],
     codec: Codec,
     how: dict[str, Any],
@@ -162,7 +163,6 @@ def _answers(
     progress: Progress | None,
 ) -> tuple[list[list[Decoded]], str | None]:
     """[n_probes] of greedy answer and samples, those that were kept and the others now; why probes run alone."""
-    adapted = adapt(loaded.model if isinstance(loaded, LoadedModel) else loaded)
     if scores is None:
         check_fit(adapted, ProbeSet.of(asked), codec)
         reason = preflight(adapted, asked[0])

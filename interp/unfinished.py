@@ -7,7 +7,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -83,7 +82,7 @@ class Unfinished:
         for path in (self.file, self.scored, beside(self.scored, ".{}.lock")):
             path.unlink(missing_ok=True)
         with suppress(OSError):
-            Path(self.folder).rmdir()
+            self.folder.rmdir()
 
 
 def _told(answer: Decoded) -> list[Any]:

@@ -4,7 +4,7 @@ from .errors import ProbeError
 from .probe import Probe, Span
 from .probe_set import ProbeSet
 from .sentences import rouge_words
-from .sets import build, list_kinds, list_sets, list_tasks
+from .sets import build, list_kinds, list_sets, list_suites, list_tasks
 from .show import show
 from .task import Task
 from .tokens import Codec, fingerprint
@@ -23,6 +23,7 @@ __all__ = [
     "fingerprint",
     "list_kinds",
     "list_sets",
+    "list_suites",
     "list_tasks",
     "show",
     "rouge_words",

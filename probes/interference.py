@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from .errors import JoinNotCanonical, LengthTooShort
 from .item import Item
-from .layout import BREAKS, MAX_SHORTER, Insert, Layout, joined
+from .layout import BREAKS, MAX_SHORTER, Insert, Layout
 from .probe import Probe
 
 
@@ -35,8 +35,6 @@ def _place(layout: Layout, item: Item, distance: int, interference: int) -> Prob
     layout.check_leak(item)
     answer, questions = layout.answer(item), [layout.ask(item, between) for between in BREAKS]
     for insert, cut in _places(layout, item, interference):
-        start = len(layout.head) + cut
-        end = start + len(insert.ids)
         behind = distance - (len(insert.ids) - insert.needle[1])
         if behind < 0:
             raise LengthTooShort(
@@ -44,25 +42,9 @@ def _place(layout: Layout, item: Item, distance: int, interference: int) -> Prob
                 f"the distance cannot be {distance}; give longer distances."
             )
         for shorter in range(min(MAX_SHORTER, behind) + 1):
-            haystack = layout.stream.ids[: cut + behind - shorter]
             for question in questions:
-                ids = joined(layout.head, haystack[:cut], insert.ids, haystack[cut:], question, answer)
-                question_start = end + len(haystack) - cut
-                seams = (start, end, *(start + seam for seam in insert.seams), question_start, len(ids) - len(answer))
-                if all(layout.codec.is_canonical(ids, seam) for seam in seams):
-                    depth = cut / max(1, len(haystack))
-                    probe = layout.probe(
-                        item,
-                        ids,
-                        question_start=question_start,
-                        n_answer=len(answer),
-                        needle=insert.shifted(start)[0],
-                        rivals=insert.shifted(start)[1:],
-                        depth=depth,
-                        depth_nominal=depth,
-                        length=len(ids),
-                        graft=(start, end),
-                    )
+                probe = layout.grafted(item, insert, cut, cut + behind - shorter, question, answer)
+                if probe is not None:
                     return replace(probe, id=f"{item.needle_id}/{interference}+{distance}/s{layout.seed}")
     raise JoinNotCanonical(
         f"{item.key}: with {layout.codec.name} no place for the needle is found {interference} tokens (or up to "

@@ -83,29 +83,52 @@ class Layout:
         tried = False
         for insert, cut, room, question, answer in self._attempts(item, length, depth):
             tried = True
-            haystack = self.stream.ids
-            ids = joined(self.head, haystack[:cut], insert.ids, haystack[cut:room], question, answer)
-            start = len(self.head) + cut
-            end, question_start = start + len(insert.ids), len(self.head) + room + len(insert.ids)
-            seams = (start, end, *(start + seam for seam in insert.seams), question_start, len(ids) - len(answer))
-            if all(self.codec.is_canonical(ids, seam) for seam in seams):
-                return self.probe(
-                    item,
-                    ids,
-                    question_start=question_start,
-                    n_answer=len(answer),
-                    needle=insert.shifted(start)[0],
-                    rivals=insert.shifted(start)[1:],
-                    depth=cut / room,
-                    depth_nominal=depth,
-                    length=length,
-                    graft=(start, end),
-                )
+            probe = self.grafted(item, insert, cut, room, question, answer, depth_nominal=depth, length=length)
+            if probe is not None:
+                return probe
         raise JoinNotCanonical(
             f"{item.key}: near depth {depth} of a context of {length} tokens, {self.codec.name} "
             + ("would cut needle, haystack and question differently where they meet" if tried else "begins no token")
             + f", at every sentence, line, clause and word of the haystack {self.stream.name!r}. Use another haystack, "
             "another depth or a longer length."
+        )
+
+    def grafted(
+        self,
+        item: Item,
+        insert: Insert,
+        cut: int,
+        room: int,
+        question: Ids,
+        answer: Ids,
+        *,
+        depth_nominal: float | None = None,
+        length: int | None = None,
+    ) -> Probe | None:
+        """The probe with the insert at `cut` of `room` haystack tokens; None where its joins are not canonical.
+
+        depth_nominal, length: what was asked for; by default what it has. Raises AlignmentFailed.
+        """
+        haystack = self.stream.ids[:room]
+        ids = joined(self.head, haystack[:cut], insert.ids, haystack[cut:], question, answer)
+        start = len(self.head) + cut
+        end, question_start = start + len(insert.ids), len(self.head) + room + len(insert.ids)
+        seams = (start, end, *(start + seam for seam in insert.seams), question_start, len(ids) - len(answer))
+        if not all(self.codec.is_canonical(ids, seam) for seam in seams):
+            return None
+        needle, *rivals = insert.shifted(start)
+        depth = cut / max(1, room)
+        return self.probe(
+            item,
+            ids,
+            question_start=question_start,
+            n_answer=len(answer),
+            needle=needle,
+            rivals=rivals,
+            depth=depth,
+            depth_nominal=depth if depth_nominal is None else depth_nominal,
+            length=len(ids) if length is None else length,
+            graft=(start, end),
         )
 
     def check_leak(self, item: Item) -> None:

@@ -140,8 +140,12 @@ SETS = {
 
 def list_sets() -> dict[str, str]:
     """Name -> what it is for."""
-    suites = {name: suite.description for name, suite in known_suites().items()}
-    return {name: recipe.description for name, recipe in SETS.items()} | suites
+    return {name: recipe.description for name, recipe in SETS.items()} | list_suites()
+
+
+def list_suites() -> dict[str, str]:
+    """The sets that are suites of tasks: name -> what it is for."""
+    return {name: suite.description for name, suite in known_suites().items()}
 
 
 def list_kinds() -> list[str]:

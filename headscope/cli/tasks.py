@@ -71,13 +71,7 @@ def _suites() -> dict[str, list[str]]:
     """Suite -> its tasks."""
     from .. import probes
 
-    found = {}
-    for name in probes.list_sets():
-        try:
-            found[name] = list(probes.list_tasks(name))
-        except probes.ProbeError:
-            continue  # a set of needles
-    return found
+    return {name: list(probes.list_tasks(name)) for name in probes.list_suites()}
 
 
 def _place(name: str) -> tuple[str, list[str] | None]:

@@ -95,7 +95,7 @@ def _planned(engine: Engine, planned: Plan, asked: Asked) -> Iterator[tuple[int,
     engine.begin(of_prefixes + of_prompts + sum(_to_write(engine.probes[i], asked) for i in range(len(engine.probes))))
     cache = PrefixCache(planned.capacity)
     broken: list[int] = []
-    for i, answers in _by_prefix(engine, planned.prefixes, cache, asked):
+    for i, answers in _by_prefix(engine, planned.prefixes, prompts, cache, asked):
         if all(math.isfinite(answer.logprob) for answer in answers):
             yield i, answers
         else:  # NaN behind a probe reaches what it shares
@@ -104,22 +104,21 @@ def _planned(engine: Engine, planned: Plan, asked: Asked) -> Iterator[tuple[int,
 
 
 def _by_prefix(
-    engine: Engine, prefixes: Sequence[Prefix], cache: PrefixCache, asked: Asked
+    engine: Engine, prefixes: Sequence[Prefix], prompts: Sequence[Sequence[Suffix]], cache: PrefixCache, asked: Asked
 ) -> Iterator[tuple[int, list[Decoded]]]:
     """Answers beside every prefix; where one has few and is short, together with those of the next ones.
 
     A step costs much the same for one sequence as for ten, but for prefixes whose keys are worth reading once for all.
     """
     together = Together(engine, asked)
-    for prefix in prefixes:
+    for prefix, beside in zip(prefixes, prompts, strict=True):
         engine.prefill(prefix, cache)
-        prompts = [prompt_of(suffix) for suffix in prefix.suffixes]
-        if not together.worth_it(prompts):
-            yield from decode_beside(engine, prefix, cache, asked)
+        if not together.worth_it(beside):
+            yield from decode_beside(engine, beside, cache, asked)
             continue
-        if not together.has_room(prompts):
+        if not together.has_room(beside):
             yield from together.write(cache)
-        together.add(prompts, cache)
+        together.add(beside, cache)
     yield from together.write(cache)
 
 
@@ -139,9 +138,8 @@ class Together:
 
     def _keys(self, prompts: Sequence[Suffix]) -> int:
         """Keys of these prompts and of an answer to each, in a batch."""
-        held = (max(suffix.context_len + len(suffix.ids), len(suffix.rotary)) for suffix in prompts)
-        limits = (self.asked.limit(self.engine.probes[suffix.probe]) for suffix in prompts)
-        return max(map(sum, zip(held, limits, strict=True)), default=0) * len(prompts)
+        widths = (suffix.context_len + _width(self.engine, suffix, self.asked) for suffix in prompts)
+        return max(widths, default=0) * len(prompts)
 
     def add(self, prompts: Sequence[Suffix], cache: PrefixCache) -> None:
         """Run them beside their prefix, which is in the cache."""
@@ -157,16 +155,10 @@ class Together:
         if not logits:
             return
         prompts.done()
-        while (found := self.engine.retry(lambda: self._written(prompts, torch.cat(logits), cache))) is None:
+        first = torch.cat(logits)
+        while (found := self.engine.retry(lambda: _write(self.engine, prompts, first, cache, self.asked))) is None:
             pass  # out of memory: fewer at once now, and what had been written is written again
-        for suffix, answers in zip(prompts.suffixes, found, strict=True):
-            self.engine.tick(len(suffix.ids) + _to_write(self.engine.probes[suffix.probe], self.asked), "answers")
-            yield suffix.probe, answers
-
-    def _written(self, prompts: WholePrompts, logits: Tensor, cache: PrefixCache) -> list[list[Decoded]]:
-        answers = [self.asked.answers(self.engine.probes[suffix.probe]) for suffix in prompts.suffixes]
-        _write(self.engine, prompts, _begin(logits, answers), cache, self.asked)
-        return [[answer.done() for answer in of_one] for of_one in answers]
+        yield from _ticked(self.engine, prompts.suffixes, found, self.asked)
 
 
 def _alone(engine: Engine, indices: Sequence[int], asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
@@ -187,20 +179,27 @@ def _to_write(probe: Probe, asked: Asked) -> int:
     return asked.limit(probe) * (asked.samples + 1)
 
 
-def decode_beside(
-    engine: Engine, prefix: Prefix, cache: PrefixCache, asked: Asked
+def _ticked(
+    engine: Engine, suffixes: Sequence[Suffix], found: Sequence[list[Decoded]], asked: Asked
 ) -> Iterator[tuple[int, list[Decoded]]]:
-    """Answer all probes of a prefix that is in the cache, in batches, shortest first. The cache stays as it is."""
-    waiting = sorted((prompt_of(suffix) for suffix in prefix.suffixes), key=lambda t: _width(engine, t, asked))
+    """(probe, answers), each told to be done."""
+    for suffix, answers in zip(suffixes, found, strict=True):
+        engine.tick(len(suffix.ids) + _to_write(engine.probes[suffix.probe], asked), "answers")
+        yield suffix.probe, answers
+
+
+def decode_beside(
+    engine: Engine, prompts: Sequence[Suffix], cache: PrefixCache, asked: Asked
+) -> Iterator[tuple[int, list[Decoded]]]:
+    """Answer prompts whose prefix is in the cache, in batches, shortest first. The cache stays as it is."""
+    waiting = sorted(prompts, key=lambda t: _width(engine, t, asked))
     while waiting:
         batch = waiting[: _batch_size(engine, waiting, asked)]
         found = engine.retry(lambda batch=batch: _decode_batch(engine, batch, cache, asked))  # type: ignore[misc]
         if found is None:
             continue  # out of memory: the batch is smaller now, and what it had written is written again
         del waiting[: len(batch)]
-        for suffix, answers in zip(batch, found, strict=True):
-            engine.tick(len(suffix.ids) + _to_write(engine.probes[suffix.probe], asked), "answers")
-            yield suffix.probe, answers
+        yield from _ticked(engine, batch, found, asked)
 
 
 def prompt_of(suffix: Suffix) -> Suffix:
@@ -222,7 +221,7 @@ def _next(suffix: Suffix, token: int, written: int) -> Suffix:
 
 def _width(engine: Engine, suffix: Suffix, asked: Asked) -> int:
     """Keys of its own that a sequence has at its end."""
-    return len(suffix.ids) + asked.limit(engine.probes[suffix.probe])
+    return len(suffix.rotary) + asked.limit(engine.probes[suffix.probe])
 
 
 def _batch_size(engine: Engine, waiting: Sequence[Suffix], asked: Asked) -> int:
@@ -237,9 +236,7 @@ def _batch_size(engine: Engine, waiting: Sequence[Suffix], asked: Asked) -> int:
 def _decode_batch(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache, asked: Asked) -> list[list[Decoded]]:
     """Run prompts, and write all their answers."""
     prompt, logits = _prompted(engine, suffixes, cache)
-    answers = [asked.answers(engine.probes[suffix.probe]) for suffix in suffixes]
-    _write(engine, prompt, _begin(logits, answers), cache, asked)
-    return [[answer.done() for answer in of_one] for of_one in answers]
+    return _write(engine, prompt, logits, cache, asked)
 
 
 def _prompted(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache) -> tuple[PromptPass, Tensor]:
@@ -260,15 +257,13 @@ def _begin(logits: Tensor, answers: Sequence[Sequence[Answer]]) -> list[tuple[in
 
 
 def _write(
-    engine: Engine,
-    prompt: PromptPass | WholePrompts,
-    begun: Sequence[tuple[int, Answer]],
-    cache: PrefixCache,
-    asked: Asked,
-) -> None:
-    """Write answers to their end: as many at once as fit, the next one when one has ended."""
-    model, suffixes, waiting = engine.model, prompt.suffixes, deque(begun)
-    width = max(len(suffix.rotary) + asked.limit(engine.probes[suffix.probe]) for suffix in suffixes)
+    engine: Engine, prompt: PromptPass | WholePrompts, first: Tensor, cache: PrefixCache, asked: Asked
+) -> list[list[Decoded]]:
+    """All answers to prompts, whose logits are `first`: as many at once as fit, the next one when one has ended."""
+    model, suffixes = engine.model, prompt.suffixes
+    answers = [asked.answers(engine.probes[suffix.probe]) for suffix in suffixes]
+    waiting = deque(_begin(first, answers))
+    width = max(_width(engine, suffix, asked) for suffix in suffixes)
     at_once = max(1, min(engine.suffix_rows // width, LOGITS // model.n_logits))
     own = OwnKeys(prompt, min(at_once, len(waiting)), width)
     live: list[tuple[int, Answer]] = []
@@ -286,3 +281,4 @@ def _write(
         ended = [answer.take(*each) for (_, answer), each in zip(live, chosen, strict=True)]
         going_on = [slot for slot, over in enumerate(ended) if not over]
         live = [live[going_on[i]] for i in own.keep(going_on)]
+    return [[answer.done() for answer in of_one] for of_one in answers]

@@ -11,7 +11,7 @@ import numpy as np
 from ...probes import Codec, Probe, rouge_words
 from ..estimators import count_hits
 from ..model import PrefixCache
-from .decoding import decode_beside
+from .decoding import decode_beside, prompt_of
 from .engine import Engine
 from .plan import plan
 from .writing import Asked, Budget
@@ -44,7 +44,8 @@ def generated_counts(engine: Engine, codec: Codec) -> np.ndarray:
     counts: dict[int, np.ndarray] = {}
     for prefix in planned.prefixes:
         engine.prefill(prefix, cache)
-        for i, (answer,) in decode_beside(engine, prefix, cache, asked):
+        prompts = [prompt_of(suffix) for suffix in prefix.suffixes]
+        for i, (answer,) in decode_beside(engine, prompts, cache, asked):
             probe = engine.probes[i]
             spoken = _with_answer(probe, answer.ids if len(answer.ids) else probe.answer_ids)
             own = plan([spoken], "exact").prefixes[0].suffixes

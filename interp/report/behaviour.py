@@ -107,10 +107,9 @@ class Behaviour:
     def wrong(self) -> list[WrongAnswer]:
         """The answers of the last checkpoint that are not wholly right, the worst first."""
         answers = self.answers[self.last]
-        items = answers.probes
+        items, said, rivals = answers.probes, answers.text, answers.rival_text
         found = []
-        for i in np.flatnonzero((answers.score < 1) | (answers.precision < 1)).tolist():
-            rivals, rival = json.loads(items["rivals"][i]), int(answers.rival[i])
+        for i in np.flatnonzero(answers.is_wrong).tolist():
             found.append(
                 WrongAnswer(
                     id=str(items["id"][i]),
@@ -119,8 +118,8 @@ class Behaviour:
                     depth=float(items["depth"][i]),
                     asked=str(items["question"][i]),
                     golds=tuple(json.loads(items["golds"][i])),
-                    said=answers.text[i],
-                    rival=rivals[rival] if rival >= 0 else "",
+                    said=said[i],
+                    rival=rivals[i],
                     score=float(answers.score[i]),
                     looked=looked({name: values[i] for name, values in self.looks.items()}),
                 )

@@ -326,8 +326,7 @@ def read_answers(path: str | PathLike[str], checkpoint: int | None = None) -> An
     Raises StoreError when the file cannot be read, or has no answers of that checkpoint.
     """
     with reading(path) as file:
-        steps = checkpoints_of(file)
-        answered = {steps[i]: i for i in of_answers.rows_with_answers(file)}
+        answered = _answered(file)
         if not answered:
             raise StoreError(f"{path} holds no answers; `headscope evaluate MODEL -o {path}` lets a model answer")
         step = max(answered) if checkpoint is None else checkpoint
@@ -345,8 +344,14 @@ def all_answers(path: str | PathLike[str]) -> dict[int, Answers]:
 def find_answers(path: str | PathLike[str], checkpoint: int) -> Answers | None:
     """The answers of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
     with reading(path) as file:
-        found = {checkpoints_of(file)[i]: i for i in of_answers.rows_with_answers(file)}
+        found = _answered(file)
         return of_answers.read(file, found[checkpoint]) if checkpoint in found else None
+
+
+def _answered(file: h5py.File) -> dict[int, int]:
+    """Checkpoint -> its number in the file, of those that have answers."""
+    steps = checkpoints_of(file)
+    return {steps[i]: i for i in of_answers.rows_with_answers(file)}
 
 
 def runs_alone(path: str | PathLike[str]) -> bool | None:

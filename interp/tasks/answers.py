@@ -127,6 +127,18 @@ class Answers:
         """float32 [n_probes, n_samples]: the task's own metric on them."""
         return self.said["score"][:, 1:]
 
+    @property
+    def is_wrong(self) -> np.ndarray:
+        """bool [n_probes]: the greedy answer is not wholly right: its score is below 1, or it names wrong ones too."""
+        wrong: np.ndarray = (self.score < 1) | (self.precision < 1)
+        return wrong
+
+    @property
+    def rival_text(self) -> list[str]:
+        """The rival that each greedy answer names first; "" for none."""
+        told = zip(self.probes["rivals"], self.rival, strict=True)
+        return [json.loads(rivals)[i] if i >= 0 else "" for rivals, i in told]
+
     def pass_at(self, k: int) -> np.ndarray:
         """float64 [n_probes]: expected best score of k drawn answers, unbiased; for right or wrong, pass@k (passk.py).
 
@@ -180,18 +192,14 @@ class Answers:
         found: pd.DataFrame = pandas.DataFrame(
             {name: self.probes[name] for name in ("family", "task", "length", "depth", "id", "question")}
             | {"golds": [json.loads(golds) for golds in self.probes["golds"]], "said": self.text, "score": self.score}
-            | {"precision": self.precision, "rival": self._rivals(), "end": self.end, "n_tokens": self.n_tokens}
+            | {"precision": self.precision, "rival": self.rival_text, "end": self.end, "n_tokens": self.n_tokens}
             | {"exact_match": self.exact_match, "nll": self.nll}
         )
         return found
 
     def wrong(self) -> pd.DataFrame:
-        """The rows of `to_dataframe` whose answer is not wholly right: score below 1, or wrong ones named beside it."""
-        return self.to_dataframe()[(self.score < 1) | (self.precision < 1)]
-
-    def _rivals(self) -> list[str]:
-        told = zip(self.probes["rivals"], self.rival, strict=True)
-        return [json.loads(rivals)[i] if i >= 0 else "" for rivals, i in told]
+        """The rows of `to_dataframe` whose answer `is_wrong`."""
+        return self.to_dataframe()[self.is_wrong]
 
     def save(self, path: str | PathLike[str], *, checkpoint: int = 0, tokens_seen: float | None = None) -> None:
         """Write to the results file at `path`: with `scores` as a new checkpoint, else into one that is there.

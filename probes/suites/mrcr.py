@@ -141,12 +141,11 @@ def _item(needles: int, draw: Draw) -> Growing:
     order, shift = draw.shared.permutation(needles).tolist(), int(draw.shared.integers(TOGETHER))
     transcript = Transcript(draw.shared, needles, wording.style, (min(LINES[0], most - 1), most))
     hash = "".join(HASH[i] for i in draw.own.integers(len(HASH), size=wording.size))
-    within = draw.index % TOGETHER
 
     def make(n: int) -> Passage:
         turns = transcript.first(needles + n)
-        asked = transcript.sets[(shift + within // needles) % transcript.full(needles + n)]
-        instance = order[within % needles]
+        asked = transcript.sets[(shift + draw.turn // needles) % transcript.full(needles + n)]
+        instance = order[draw.turn % needles]
         return dialogue(
             [(wording.request(turn.request), turn.reply) for turn in turns],
             matching=wording.request(asked),

@@ -150,14 +150,15 @@ def _rows(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         )
     else:
         raise ProbeError(f"mrcr_file {str(file)!r} is neither Parquet nor JSON; {ACCEPTED}.")
-    for where, row in values:
+    for told, row in values:
+        where = told.rstrip(",")
         lacks = [name for name in FIELDS if not isinstance(row, Mapping) or name not in row]
         if lacks:
-            raise ProbeError(f"{where.rstrip(',')} has no {', '.join(lacks)}; {ACCEPTED}.")
+            raise ProbeError(f"{where} has no {', '.join(lacks)}; {ACCEPTED}.")
         hash = row["random_string_to_prepend"]
         if not isinstance(row["answer"], str) or not isinstance(hash, str) or type(row["n_needles"]) is not int:
-            raise ProbeError(f"{where.rstrip(',')} has other kinds of values than OpenAI's rows; {ACCEPTED}.")
-        yield where.rstrip(","), row
+            raise ProbeError(f"{where} has other kinds of values than OpenAI's rows; {ACCEPTED}.")
+        yield where, row
 
 
 def _parquet(file: Path, names: Sequence[str] = FIELDS) -> Iterator[tuple[str, Any]]:

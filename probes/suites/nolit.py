@@ -71,7 +71,7 @@ def _item(wording: str, draw: Draw) -> Growing:
     firsts, lasts = (draw.shared.permutation(len(names))[:TOGETHER] for names in (FIRST, LAST))
     names = [f"{FIRST[first]} {LAST[last]}" for first, last in zip(firsts, lasts, strict=True)]
     depths = draw.shared.random(TOGETHER)
-    asked = draw.index % TOGETHER
+    asked = draw.turn
     place, name = PLACES[order[asked]], names[asked]
     told = [
         WORDINGS[wording].format(name=each, landmark=landmark, place=PLACES[landmark])
