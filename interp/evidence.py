@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..probes import Probe
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Spans = Callable[[Probe], np.ndarray | None]
 """Where attention mass is measured: int [S, 2], or [n_answer, S, 2] where it differs by answer row. A span [start, end)
@@ -33,6 +37,58 @@ def sink(probe: Probe) -> np.ndarray:
 STANDARD: dict[str, Spans] = {"needle": needle, "source": source, "sink": sink}
 """The spans that every run measures, by name; estimators add their own."""
 
+Circuits = Callable[[np.ndarray], Iterator[np.ndarray]]
+"""What the model's weights make of tokens: ids int [T] -> for every layer float64 [n_heads, T, T], how much a head that
+looks at token a (last axis) adds to the logit of token b; NaN in a layer without attention."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of probes in one layer, one after the other: what a `Measure` is computed of. Tensors of H heads, A rows.
+
+    Attributes:
+        out, lse: [H, A, Dv], the heads' output, before the layer's output projection, and [H, A], the log-sum-exp of
+            their scores, a learned sink included.
+        part, part_lse: [H, A, Dv] and [H, A], the same of attention to the measure's spans alone, without any learned
+            sink; 0 and -inf where a row sees none of their keys. The spans hold exp(part_lse - lse) of the attention.
+        sinks: [H], learned sinks (gpt-oss), or None.
+        keys, part_keys: float [A], tokens up to the row and with it, and those of them that are in the spans.
+        towards: what reads the output's way to the logit of the token that comes next: [H, A, Dv], so that
+            (out * towards()).sum(-1) is what the head adds to it (final norm left out); None where the model does not
+            show its output projection.
+    """
+
+    out: Tensor
+    lse: Tensor
+    part: Tensor
+    part_lse: Tensor
+    sinks: Tensor | None
+    keys: Tensor
+    part_keys: Tensor
+    towards: Callable[[], Tensor | None]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number a row and head that is taken in the pass itself: what attention to some keys makes of the output.
+
+    Attributes:
+        spans: the keys; of [n_rows, S, 2] there is one a row. A row for which there is none is NaN.
+        compute: `Rows` -> [H, A], computed with torch.
+        rows: "answer", those that predict the answer tokens; or "question", from where the question begins to the end
+            of the prompt, of which the last also is the first answer row.
+    """
+
+    spans: Spans
+    compute: Callable[[Rows], Tensor]
+    rows: str = "answer"
+
+    def positions(self, probe: Probe) -> np.ndarray:
+        """int64 [n_rows], in the probe."""
+        if self.rows == "answer":
+            return probe.answer_rows
+        return np.arange(min(probe.question_start, probe.prompt_len - 1), probe.prompt_len)
+
 
 @dataclass(frozen=True, eq=False)
 class ProbeEvidence:
@@ -52,6 +108,8 @@ class ProbeEvidence:
         topk_key: int32 [n_layers, n_heads, n_answer, K], the K keys attended to most, best first; -1 where there are
             fewer. K is what an estimator asks for with topk=, else 0.
         topk_p: float32, same shape, their probabilities; 0 where there are fewer, NaN in layers without attention.
+        measured: name -> float32 [n_layers, n_heads, n_rows], what estimators measure besides; see `Measure`.
+        circuits: what the weights make of tokens; None where no estimator asked, or the model does not show it.
     """
 
     argmax_key: np.ndarray
@@ -62,6 +120,8 @@ class ProbeEvidence:
     correct: np.ndarray
     topk_key: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 0), np.int32))
     topk_p: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0, 0), np.float32))
+    measured: Mapping[str, np.ndarray] = field(default_factory=dict)
+    circuits: Circuits | None = None
 
     def hidden_as_nan(self, score: np.ndarray) -> np.ndarray:
         """A score [n_layers, n_heads] with NaN where the layer cannot see the needle: unobservable is not zero."""
@@ -82,6 +142,7 @@ class ProbeEvidence:
             correct=np.zeros_like(self.correct),
             topk_key=np.full_like(self.topk_key, -1),
             topk_p=np.full_like(self.topk_p, np.nan),
+            measured={name: np.full_like(values, np.nan) for name, values in self.measured.items()},
         )
 
     def hits(self, probe: Probe) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from os import PathLike
 from typing import Any
@@ -27,8 +27,8 @@ from .engine import (
     preflight,
 )
 from .environment import for_files
-from .estimators import chance, choose, score_probe, spans_of
-from .model import Adapter, LoadedModel, adapt, load_model
+from .estimators import Estimator, chance, choose, measures_of, score_probe, spans_of
+from .model import Adapter, CaptureError, LoadedModel, OutputWeights, ShowsOutput, adapt, load_model
 from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
 
 log = logging.getLogger(__name__)
@@ -91,8 +91,8 @@ def score_heads(
     if check_sharing < 0:
         raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     chosen = choose(estimators)
-    spans = spans_of(chosen)
-    planned = check_probes(probes, sharing, spans)
+    spans, measures = spans_of(chosen), measures_of(chosen)
+    planned = check_probes(probes, sharing, spans, measures)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
@@ -118,7 +118,8 @@ def score_heads(
         longest = max(longest, *(probe.prompt_len + MAX_NEW_TOKENS for probe in probes))
     with adapted.routed(longest), recording() as kernels:
         topk = max(each.topk for each in chosen.values())
-        engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans, topk=topk)
+        engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans, topk=topk, measures=measures)
+        engine.weights = _output_weights(adapted, chosen)
         if alone and max(probe.length for probe in probes) > chunk:
             engine.cut_alone = may_be_cut(adapted, probes[0])
         found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
@@ -158,6 +159,21 @@ def score_heads(
         },
         **{name: np.array([scored[i].nll[name] for i in range(len(probes))], np.float32) for name in scored[0].nll},
     )
+
+
+def _output_weights(model: Adapter, estimators: Mapping[str, Estimator]) -> OutputWeights | None:
+    """What heads write to, where an estimator asks; where it cannot be had, None and a line that says so."""
+    asked = [name for name, each in estimators.items() if each.weights]
+    if not asked:
+        return None
+    try:
+        if isinstance(model, ShowsOutput):
+            return model.output_weights()
+        reason = f"the adapter of {model.name} does not show its output projections (output_weights)"
+    except CaptureError as error:
+        reason = str(error)
+    log.warning("%s: no scores (NaN), because %s", ", ".join(asked), reason)
+    return None
 
 
 def _tell_not_finite(model: Adapter, probes: ProbeSet, engine: Engine) -> None:

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from ...errors import HeadscopeError
 from ...probes import Probe
-from ..evidence import STANDARD, ProbeEvidence, Spans
-from ..model import Adapter, InPieces, ModelError, PrefixCache, running
+from ..evidence import STANDARD, Measure, ProbeEvidence, Spans
+from ..model import Adapter, InPieces, ModelError, OutputWeights, PrefixCache, running
 from .cuts import blocks, unit_of
+from .measuring import MeasuringSuffixes, MeasuringWhole, measured_of
 from .passes import LayerEvidence, PrefixPass, WholePass, without_spans
 from .plan import Plan, Prefix, Suffix, plan
-from .suffixes import SuffixPass
+from .suffixes import SuffixPass, SuffixRows
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,8 @@ class Engine:
         spans: name -> where in a probe attention mass is measured.
         cut_alone: probes that run alone may be run in chunks, `preflight.may_be_cut` has found.
         topk: how many of the keys attended to most are kept for each row.
+        measures: name -> what estimators measure besides.
+        weights: what heads write to, for measures and estimators of it; None where it is not asked for or not known.
     """
 
     model: Adapter
@@ -62,6 +65,8 @@ class Engine:
     spans: Mapping[str, Spans] = field(default_factory=lambda: STANDARD)
     cut_alone: bool = False
     topk: int = 0
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    weights: OutputWeights | None = None
     _done: int = field(default=0, init=False)
     _total: int = field(default=0, init=False)
     not_finite: dict[str, str] = field(default_factory=dict, init=False)  # probe id -> what of it is not finite
@@ -225,14 +230,21 @@ class Engine:
 
     def run_suffixes(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> list[ProbeEvidence]:
         """Run a batch of suffixes beside the prefix in the cache."""
-        batch = SuffixPass(suffixes, self.probes, cache, self.model.device, self.spans, self.topk)
+        own = [self.probes[suffix.probe] for suffix in suffixes]
+
+        def measuring(rows: SuffixRows) -> MeasuringSuffixes:
+            return MeasuringSuffixes(self.measures, suffixes, own, rows, self.weights)
+
+        asked = measuring if self.measures else None
+        batch = SuffixPass(suffixes, self.probes, cache, self.model.device, self.spans, self.topk, asked)
         with running(batch):
             logits = self.model.forward(batch.ids, batch.positions, cache, batch.answers)
-        return self._collect([self.probes[suffix.probe] for suffix in suffixes], batch.evidence, logits)
+        return self._collect(own, batch.evidence, logits)
 
     def run_whole(self, probe: Probe) -> ProbeEvidence:
         """Run one probe as one sequence."""
-        this = WholePass(probe, self.model.device, self.spans, self.topk)
+        measure = MeasuringWhole(self.measures, probe, self.weights) if self.measures else None
+        this = WholePass(probe, self.model.device, self.spans, self.topk, measure)
         with running(this):
             # The last answer token predicts nothing, but a length-dependent RoPE counts it.
             tokens = self._tensor(probe.input_ids)[None]
@@ -266,6 +278,7 @@ class Engine:
         mass = np.where(absent[:, None, None], np.float32(np.nan), mass)
         masses = [dict(zip(self.spans, part, strict=True)) for part in np.split(mass, cuts, axis=3)]
         rows = [np.split(x, cuts) for x in (logprobs, correct)]
+        measured = measured_of(self.measures, probes, layers, shape[:2])
         evidence = [
             ProbeEvidence(
                 argmax_key=parts[0][i],
@@ -276,6 +289,8 @@ class Engine:
                 correct=rows[1][i],
                 topk_key=parts[2][i],
                 topk_p=parts[3][i],
+                measured=measured[i],
+                circuits=None if self.weights is None else self.weights.circuits,
             )
             for i in range(len(probes))
         ]

@@ -28,6 +28,7 @@ class LayerEvidence:
         mass: float32 [Hq, A, K], probability on the spans of each name, in the order of the run's spans.
         visible: bool [n_probes], whether any answer row of the probe can see any of its needle.
         topk_key, topk_p: [Hq, A, k], the same as argmax_key and p_max of the k best keys; k may be 0.
+        measured: name -> [Hq, A'], of all the rows that the `Measure` of this name is of.
     """
 
     argmax_key: Tensor
@@ -36,13 +37,14 @@ class LayerEvidence:
     visible: np.ndarray
     topk_key: Tensor
     topk_p: Tensor
+    measured: Mapping[str, Tensor]
 
     @classmethod
-    def of(cls, found: RowEvidence, visible: np.ndarray) -> LayerEvidence:
+    def of(cls, found: RowEvidence, visible: np.ndarray, measured: Mapping[str, Tensor]) -> LayerEvidence:
         """From [1, Hq, A] rows whose span mass is summed by name."""
         none = found.argmax_key.new_empty(*found.argmax_key[0].shape, 0)
         key, p = (none if x is None else x[0] for x in (found.topk_key, found.topk_p))
-        return cls(found.argmax_key[0], found.p_max[0], found.span_mass[0], visible, key, p)
+        return cls(found.argmax_key[0], found.p_max[0], found.span_mass[0], visible, key, p, measured)
 
 
 def answer_spans(probe: Probe, spans: Mapping[str, Spans]) -> tuple[np.ndarray, np.ndarray]:
@@ -52,18 +54,23 @@ def answer_spans(probe: Probe, spans: Mapping[str, Spans]) -> tuple[np.ndarray, 
     """
     slots = []
     for name, where in spans.items():
-        given = where(probe)
-        found = np.empty((0, 2), np.int32) if given is None else np.asarray(given)
-        if found.dtype.kind not in "iu" or found.ndim not in (2, 3) or found.shape[-1] != 2:
-            raise ArgumentError(
-                f"spans {name!r} of probe {probe.id!r} must be integers [S, 2] or [n_answer, S, 2], got {found.dtype} "
-                f"{found.shape}"
-            )
-        if found.ndim == 3 and len(found) != probe.n_answer:
-            raise ArgumentError(f"spans {name!r} of probe {probe.id!r} are of {len(found)} rows, not {probe.n_answer}")
-        slots.append(np.broadcast_to(found, (probe.n_answer, *found.shape[-2:])))
+        slots.append(probe_spans(probe, name, where, probe.n_answer))
     numbers = np.repeat(np.arange(len(slots)), [each.shape[1] for each in slots])
-    return np.concatenate(slots, axis=1).clip(0, probe.length).astype(np.int32), numbers
+    return np.concatenate(slots, axis=1).astype(np.int32), numbers
+
+
+def probe_spans(probe: Probe, name: str, where: Spans, rows: int) -> np.ndarray:
+    """Spans of one name for so many rows of a probe: int [rows, S, 2] within it. Errors: see `answer_spans`."""
+    given = where(probe)
+    found = np.empty((0, 2), np.int32) if given is None else np.asarray(given)
+    if found.dtype.kind not in "iu" or found.ndim not in (2, 3) or found.shape[-1] != 2:
+        raise ArgumentError(
+            f"spans {name!r} of probe {probe.id!r} must be integers [S, 2] or [n_answer, S, 2], got {found.dtype} "
+            f"{found.shape}"
+        )
+    if found.ndim == 3 and len(found) != rows:
+        raise ArgumentError(f"spans {name!r} of probe {probe.id!r} are of {len(found)} rows, not {rows}")
+    return np.broadcast_to(found, (rows, *found.shape[-2:])).clip(0, probe.length)
 
 
 def without_spans(probe: Probe, spans: Mapping[str, Spans]) -> np.ndarray:
@@ -110,10 +117,20 @@ class PrefixPass:
 
 
 class WholePass:
-    """A whole probe in one forward, nothing shared: the safe path, and the measure of the others."""
+    """A whole probe in one forward, nothing shared: the safe path, and the measure of the others.
 
-    def __init__(self, probe: Probe, device: torch.device, spans: Mapping[str, Spans] = STANDARD, topk: int = 0):
-        self.probe, self.topk = probe, topk
+    measure: (layer, q, k, v, sees, how) -> name -> [Hq, rows], what estimators measure besides.
+    """
+
+    def __init__(
+        self,
+        probe: Probe,
+        device: torch.device,
+        spans: Mapping[str, Spans] = STANDARD,
+        topk: int = 0,
+        measure: Callable[..., dict[str, Tensor]] | None = None,
+    ):
+        self.probe, self.topk, self.measure = probe, topk, measure
         self.n_kinds = len(spans)
         places, kinds = answer_spans(probe, spans)
         self.rows = torch.from_numpy(probe.answer_rows.astype(np.int64)).to(device)
@@ -132,7 +149,8 @@ class WholePass:
             **limits(rows, sees, how),
         )
         found = replace(found, span_mass=by_kind(found.span_mass, self.kinds, self.n_kinds))
-        self.evidence[layer] = LayerEvidence.of(found, np.array([needle_visible(self.probe, sees)]))
+        measured = {} if self.measure is None else self.measure(layer, q, k, v, sees, how)
+        self.evidence[layer] = LayerEvidence.of(found, np.array([needle_visible(self.probe, sees)]), measured)
         return causal(q, k, v, sees, how)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Any, Generic, Self, TypeVar
@@ -164,6 +164,7 @@ class SuffixPass(RowsBeside[SuffixBatch]):
         device: where the model takes its input.
         spans: whose mass is measured.
         topk: how many of the best keys are kept.
+        measuring: laid-out rows -> what estimators measure besides; see `measuring.MeasuringSuffixes`.
     """
 
     def __init__(
@@ -174,9 +175,11 @@ class SuffixPass(RowsBeside[SuffixBatch]):
         device: torch.device,
         spans: Mapping[str, Spans] = STANDARD,
         topk: int = 0,
+        measuring: Callable[[SuffixRows], Callable[..., dict[str, Tensor]]] | None = None,
     ):
         self.probes = [probes[suffix.probe] for suffix in suffixes]
         super().__init__(lay_out(suffixes, self.probes, spans), cache, device)
+        self.measure = None if measuring is None else measuring(self._layout)
         self.n_kinds, self.topk = len(spans), topk
         self._visible: dict[Visibility, np.ndarray] = {}
         self.evidence: dict[int, LayerEvidence] = {}
@@ -194,11 +197,14 @@ class SuffixPass(RowsBeside[SuffixBatch]):
             else:
                 prefix_out, prefix_lse = self.see_prefix(at, layer, rows, sees, how)
                 beside = self._prefix_evidence(at, layer, rows[:, :, at.answers], sees, how)
-            out = merge_attention_states(out, lse, prefix_out, prefix_lse)[0]
+            out, lse = merge_attention_states(out, lse, prefix_out, prefix_lse)
             found = merge(found, beside)
+        measured = {}
+        if self.measure is not None:
+            measured = self.measure(layer, at, rows, (q, k, v), self.cache, (out, lse), sees, how)
         if sees not in self._visible:  # layers share a handful of rules
             self._visible[sees] = np.array([needle_visible(probe, sees) for probe in self.probes])
-        self.evidence[layer] = LayerEvidence.of(found, self._visible[sees])
+        self.evidence[layer] = LayerEvidence.of(found, self._visible[sees], measured)
         n, width = at.ids.shape
         return out.view(-1, n, width, out.shape[-1]).transpose(0, 1)
 
@@ -347,7 +353,7 @@ def _lay_out_spans(
     spans, kinds = _in_slots([answer_spans(probe, named) for probe in probes], len(named))
     own, beside = (
         np.concatenate([lie(s, suffix) for s, suffix in zip(spans, suffixes, strict=True)])
-        for lie in (_in_suffix, _in_prefix)
+        for lie in (in_suffix, in_prefix)
     )
     own_used, used = ((x[..., 1] > x[..., 0]).any(axis=0) for x in (own, beside))
     own_spans = np.zeros((*kept.shape, int(own_used.sum()), 2), np.int64)
@@ -402,7 +408,7 @@ def _in_slots(described: Sequence[tuple[np.ndarray, np.ndarray]], n_kinds: int) 
     return placed, np.repeat(np.arange(n_kinds), per_kind)
 
 
-def _in_suffix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
+def in_suffix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
     """Where spans of probe positions [A, S, 2] lie among the suffix's own keys as they are run: [A, 2 S, 2].
 
     The inserted needle's keys are run at their own positions, those of question and answer further in front.
@@ -413,7 +419,7 @@ def _in_suffix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
     return np.concatenate([inserted, spans.clip(rest) - rest + run_at], axis=1)
 
 
-def _in_prefix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
+def in_prefix(spans: np.ndarray, suffix: Suffix) -> np.ndarray:
     """Where spans of probe positions [A, S, 2] lie in the prefix: [A, 2 S, 2], before and behind the graft."""
     before = spans.clip(None, suffix.graft_start if suffix.graft_len else suffix.context_len)
     behind = (spans.clip(suffix.graft_start + suffix.graft_len) - suffix.graft_len).clip(None, suffix.context_len)

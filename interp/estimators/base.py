@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import ArgumentError
 from ...probes import Probe
-from ..evidence import ProbeEvidence, Spans
+from ..evidence import Measure, ProbeEvidence, Spans
 
 Compute = Callable[[Probe, ProbeEvidence], np.ndarray]
 
@@ -26,12 +26,17 @@ class Estimator:
             "source" and "sink" are always there. A probe that has none of a kind gives None for it, and NaN comes.
         topk: how many of the keys attended to most come as `evidence.topk_key` and `evidence.topk_p`, best first. The
             Triton kernels keep up to 16, the reference any number.
+        measures: name -> `Measure`, taken in the pass; comes as `evidence.measured[name]`.
+        weights: what heads write to is asked of the model: `Rows.towards` in measures and `evidence.circuits` are there,
+            where the model shows it.
     """
 
     name: str
     compute: Compute
     spans: Mapping[str, Spans] = field(default_factory=dict)
     topk: int = 0
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    weights: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.topk, (int, np.integer)) or self.topk < 0:
@@ -54,7 +59,12 @@ class Estimator:
 
 
 def estimator(
-    *, name: str | None = None, spans: Mapping[str, Spans] | None = None, topk: int = 0
+    *,
+    name: str | None = None,
+    spans: Mapping[str, Spans] | None = None,
+    topk: int = 0,
+    measures: Mapping[str, Measure] | None = None,
+    weights: bool = False,
 ) -> Callable[[Compute], Estimator]:
     """Make an `Estimator` of a function; its name is that of the function when none is given."""
-    return lambda compute: Estimator(name or compute.__name__, compute, spans or {}, topk)
+    return lambda compute: Estimator(name or compute.__name__, compute, spans or {}, topk, measures or {}, weights)

@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import Any
 
 from ...errors import ArgumentError, ArgumentTypeError
-from ..evidence import STANDARD, Spans
+from ..evidence import STANDARD, Measure, Spans
 from ..results import CHANCE_COLUMNS, PROBE_COLUMNS, check_name
 from .base import Estimator
 
 # What is computed where nothing else is asked for, in the order of the file.
 DEFAULT = ("retrieval", "wu_count", "aligned_copy", "needle_mass", "source_mass", "sink_mass")
-_TAKEN = {*PROBE_COLUMNS, *CHANCE_COLUMNS, "grafted", "wu_count_generated"}
+ALL = "all"  # of ESTIMATORS, those that are not named beside it
+_TAKEN = {ALL, *PROBE_COLUMNS, *CHANCE_COLUMNS, "grafted", "wu_count_generated"}
 
 
 def _of_this_folder() -> dict[str, Estimator]:
@@ -37,7 +38,8 @@ def choose(asked: Iterable[str | Callable[..., Any]] | None) -> dict[str, Estima
     ranking rest on it.
 
     Args:
-        asked: names of ESTIMATORS, `Estimator` objects, or functions (probe, evidence) -> [n_layers, n_heads].
+        asked: names of ESTIMATORS, `Estimator` objects, or functions (probe, evidence) -> [n_layers, n_heads]. "all"
+            stands for all of ESTIMATORS.
 
     Raises:
         ArgumentError: an unknown name, one that cannot be used or is there twice.
@@ -46,7 +48,11 @@ def choose(asked: Iterable[str | Callable[..., Any]] | None) -> dict[str, Estima
     if isinstance(asked, str):
         raise ArgumentTypeError(f"estimators must be a list, got {asked!r}; give [{asked!r}]")
     found: dict[str, Estimator] = {}
-    for each in DEFAULT if asked is None else asked:
+    asked = DEFAULT if asked is None else list(asked)
+    if ALL in asked:
+        at = asked.index(ALL)
+        asked[at : at + 1] = [name for name in ESTIMATORS if name not in asked]
+    for each in asked:
         made = _made(each)
         if made.name in found:
             raise ArgumentError(f"estimators: {made.name!r} is there twice; give each one a name of its own")
@@ -62,7 +68,7 @@ def _made(asked: Any) -> Estimator:
             return ESTIMATORS[asked]
         near = get_close_matches(asked, ESTIMATORS, n=1, cutoff=0.5)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ArgumentError(f"estimators: unknown estimator {asked!r}{hint}; built in: {', '.join(ESTIMATORS)}")
+        raise ArgumentError(f"estimators: unknown estimator {asked!r}{hint}; built in: {', '.join(ESTIMATORS)}; or all")
     if not callable(asked):
         raise ArgumentTypeError(
             f"estimators: give names, Estimator objects or functions, got {type(asked).__name__} {asked!r}"
@@ -91,5 +97,17 @@ def spans_of(estimators: Mapping[str, Estimator]) -> dict[str, Spans]:
                 first = next(others, "every run")
                 raise ArgumentError(
                     f"estimators: {each.name!r} means other spans by {name!r} than {first}; rename them"
+                )
+    return found
+
+
+def measures_of(estimators: Mapping[str, Estimator]) -> dict[str, Measure]:
+    """All that a run measures in the pass, by name. Raises ArgumentError when two different ones have the same name."""
+    found: dict[str, Measure] = {}
+    for each in estimators.values():
+        for name, measure in each.measures.items():
+            if found.setdefault(name, measure) is not measure:
+                raise ArgumentError(
+                    f"estimators: {each.name!r} measures something else by {name!r} than another one; rename it"
                 )
     return found

@@ -1,11 +1,12 @@
 """A model in, its attention reachable: loading, what its weights are, adapters, routing of attention, prefix cache."""
 
 from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
-from .adapter import Adapter, GoesOn, InPieces
+from .adapter import Adapter, GoesOn, InPieces, ShowsOutput
 from .attention import CaptureError, Scoring, Visibility, current_pass, routed_length, running
 from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
+from .output_weights import OutputWeights
 from .prefix_cache import PrefixCache
 from .reading import ModelError, first_line
 from .training_state import preserve_training_state
@@ -19,8 +20,10 @@ __all__ = [
     "InPieces",
     "LoadedModel",
     "ModelError",
+    "OutputWeights",
     "Scoring",
     "PrefixCache",
+    "ShowsOutput",
     "Visibility",
     "adapt",
     "check_kind",

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .output_weights import OutputWeights
 from .prefix_cache import PrefixCache
 
 
@@ -97,6 +98,14 @@ class InPieces(Protocol):
         """Inside, parts of a sequence of `length` tokens, run one after the other with their keys kept, are what they
         are in one forward of it all. None where this model's sequences cannot be cut.
         """
+
+
+@runtime_checkable
+class ShowsOutput(Protocol):
+    """What an adapter may have besides: estimators of what heads write to the logits have numbers then."""
+
+    def output_weights(self) -> OutputWeights:
+        """Output projections and unembedding, called inside `routed`. Raises CaptureError where they cannot be had."""
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from ..checkpoint_names import local_model_name
 from .attention import CaptureError, attending, may_stop, routed, stopping_after
+from .output_weights import OutputWeights
 from .prefix_cache import PrefixCache
 from .rope import keys_last, longest_sequence, rope_of, rope_types
 from .temperature import rows_at
@@ -137,6 +138,10 @@ class HuggingFaceModel:
         if out is None:
             return torch.empty(0, 0, device=ids.device)
         return _logits(out)[: len(rows)]
+
+    def output_weights(self) -> OutputWeights:
+        """What the heads write to, see `ShowsOutput`."""
+        return OutputWeights(self, self.model, self.model.get_output_embeddings())
 
     @property
     def keys_last(self) -> int | None:
