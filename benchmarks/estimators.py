@@ -2,8 +2,8 @@
 
     python -m benchmarks.estimators [MODEL] [--lengths 512,1024] [--depths 5] [--needles 2] [--repeats 3]
 
-CPU seconds of whole passes (prefill, suffixes, scores), in turn, after one pass to warm up; each repeat runs all of them, and
-a ratio is that of the medians. LOCOS may cost 1.15 x.
+CPU seconds of whole passes (prefill, suffixes, scores), in turn, after one pass to warm up; each repeat runs all of
+them, and a ratio is that of the medians. LOCOS may cost 1.15 x.
 """
 
 from __future__ import annotations

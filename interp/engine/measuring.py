@@ -41,7 +41,7 @@ class Group:
         how: Scoring,
         weights: OutputWeights | None,
     ) -> dict[str, Tensor]:
-        """name -> [H, A], of the output [H, A, Dv] and log-sum-exp [H, A] of all attention, and of that to the spans."""
+        """name -> [H, A], of output [H, A, Dv] and log-sum-exp [H, A] of all attention, and of that to the spans."""
         device, wide = out[1].device, out[1].dtype
 
         def towards() -> Tensor | None:

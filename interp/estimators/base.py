@@ -27,8 +27,8 @@ class Estimator:
         topk: how many of the keys attended to most come as `evidence.topk_key` and `evidence.topk_p`, best first. The
             Triton kernels keep up to 16, the reference any number.
         measures: name -> `Measure`, taken in the pass; comes as `evidence.measured[name]`.
-        weights: what heads write to is asked of the model: `Rows.towards` in measures and `evidence.circuits` are there,
-            where the model shows it.
+        weights: the model is asked what heads write to: `Rows.towards` and `evidence.circuits` are there, where it
+            shows that.
     """
 
     name: str

@@ -48,11 +48,11 @@ def choose(asked: Iterable[str | Callable[..., Any]] | None) -> dict[str, Estima
     if isinstance(asked, str):
         raise ArgumentTypeError(f"estimators must be a list, got {asked!r}; give [{asked!r}]")
     found: dict[str, Estimator] = {}
-    asked = DEFAULT if asked is None else list(asked)
-    if ALL in asked:
-        at = asked.index(ALL)
-        asked[at : at + 1] = [name for name in ESTIMATORS if name not in asked]
-    for each in asked:
+    wanted = [*(DEFAULT if asked is None else asked)]
+    if ALL in wanted:
+        at = wanted.index(ALL)
+        wanted[at : at + 1] = [name for name in ESTIMATORS if name not in wanted]
+    for each in wanted:
         made = _made(each)
         if made.name in found:
             raise ArgumentError(f"estimators: {made.name!r} is there twice; give each one a name of its own")

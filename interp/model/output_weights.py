@@ -95,9 +95,9 @@ class OutputWeights:
     def _logits_of(self, layer: int, tokens: Tensor) -> Tensor:
         """[A, H * Dv]: how much each component of the heads' output adds to the logit of each token."""
         projection = self._projection(layer)
-        weight = self.unembedding.weight
+        weight: Any = self.unembedding.weight
         wide = torch.promote_types(projection.dtype, torch.float32)
-        read = weight[tokens.to(weight.device)].to(projection.device, wide)  # type: ignore[index, operator]
+        read: Tensor = weight[tokens.to(weight.device)].to(projection.device, wide)
         if read.shape[1] != len(projection):
             raise CaptureError(f"the unembedding of {self.adapter.name} does not read the residual stream itself")
         return (read @ projection.to(wide)).to(tokens.device)
@@ -109,9 +109,9 @@ class OutputWeights:
             module = inner
         weight: Any = getattr(module, "weight", None)
         if type(module) is nn.Linear and not weight.is_meta:
-            return weight.detach()  # type: ignore[no-any-return]
+            return weight.detach()
         if type(module).__name__ == "Conv1D":  # of transformers: GPT-2's
-            return weight.detach().T  # type: ignore[no-any-return]
+            return weight.detach().T
         # LoRA, quantised, offloaded: by what it does
         unit = torch.eye(self.heads[layer] * self.sizes[layer], dtype=self.adapter.dtype, device=self.adapter.device)
         projected: Tensor = (module(unit) - module(torch.zeros_like(unit[:1]))).T
@@ -135,12 +135,12 @@ class _Marked:
         return out
 
     def given(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if self._mark is None or not args or not isinstance(args[0], Tensor):
+        if self._mark is None or not args or not isinstance(x := args[0], Tensor):
             return
         layer, mark = self._mark
-        if args[0].numel() == mark.numel() and args[0].shape[-1] == mark.shape[-1] and args[0].dtype == mark.dtype:
-            if torch.equal(args[0].reshape(mark.shape), mark):
-                self.found[layer], self._mark = module, None
+        like = x.numel() == mark.numel() and x.shape[-1] == mark.shape[-1] and x.dtype == mark.dtype
+        if like and torch.equal(x.reshape(mark.shape), mark):
+            self.found[layer], self._mark = module, None
 
 
 class _Circuits:
