@@ -48,7 +48,7 @@ def main() -> None:
         for name, row in rows[sharing].items():
             say(f"  {name:18s} {row['ratio']:.2f} x   {' '.join(f'{s:.1f}' for s in row['seconds'])}")
     config = {"lengths": lengths, "depths": options.depths, "needles": options.needles, "model": loaded.model_id}
-    say(write_results("estimators", found, {"config": config, "passes": rows}))
+    say(write_results("estimators", {"config": config, "passes": rows}, found).name)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ __all__ = [
     "HeadScore",
     "HeadScores",
     "__version__",
+    "agree",
     "analysis",
     "copy_profile",
     "errors",
@@ -46,6 +47,7 @@ if (_root / "interp").is_dir() and (_root / "setup.py").is_file():
 if TYPE_CHECKING:
     from . import errors, kernels, plot, probes
     from .interp import analysis
+    from .interp.analysis import agree
     from .interp.copying import CopyProfile, copy_profile
     from .interp.estimators import Estimator, estimator
     from .interp.evaluating import evaluate
@@ -72,6 +74,7 @@ else:
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
+        "agree": ".interp.analysis",
         "copy_profile": ".interp.copying.run",
         "estimator": ".interp.estimators",
         "evaluate": ".interp.evaluating",

@@ -23,6 +23,7 @@ Unsaved               results could not be written where they belong, and lie el
 CheckpointError       checkpoints cannot be found, or put into the order of training                  (ValueError)
 SweepError            a sweep cannot go on with the shards that are there                             (ValueError)
 DownstreamError       scores of benchmarks cannot be read                                             (ValueError)
+HeadListError         a published list of heads cannot be read, or is of another model                (ValueError)
 
 ProbeError            something about a probe, a probe set or its ingredients is wrong                (ValueError)
 EmptyAnswer           there is no answer token, so there is nothing to score                          (ProbeError)
@@ -86,6 +87,7 @@ __all__ = [
     "EmptyAnswer",
     "HashMismatch",
     "HaystackTooShort",
+    "HeadListError",
     "HeadscopeError",
     "JoinNotCanonical",
     "KernelError",
@@ -110,7 +112,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .interp.analysis import DownstreamError
+    from .interp.analysis import DownstreamError, HeadListError
     from .interp.engine import DoesNotFitError
     from .interp.lengths import LengthError
     from .interp.model import CaptureError, ModelError
@@ -145,6 +147,7 @@ else:
         "CheckpointError": ".interp.sweep",
         "DoesNotFitError": ".interp.engine",
         "DownstreamError": ".interp.analysis",
+        "HeadListError": ".interp.analysis",
         "KernelError": ".kernels.errors",
         "LengthError": ".interp.lengths",
         "MissingPackageError": ".interp.packages",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -37,9 +37,10 @@ def sink(probe: Probe) -> np.ndarray:
 STANDARD: dict[str, Spans] = {"needle": needle, "source": source, "sink": sink}
 """The spans that every run measures, by name; estimators add their own."""
 
-Circuits = Callable[[np.ndarray], Iterator[np.ndarray]]
-"""What the model's weights make of tokens: ids int [T] -> for every layer float64 [n_heads, T, T], how much a head that
-looks at token a (last axis) adds to the logit of token b; NaN in a layer without attention."""
+Circuits = Callable[[np.ndarray, Callable[[np.ndarray], np.ndarray]], np.ndarray]
+"""What the model's weights make of tokens: (ids int [T], of) -> `of` every layer's circuits, stacked [n_layers, ...].
+Circuits are float64 [n_heads, T, T], how much a head that looks at token a (last axis) adds to the logit of token b;
+NaN in a layer without attention. What was asked before is remembered."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     path.write_text("step,ruler\n" + "\n".join(f"{step},{i}" for i, step in enumerate(run.steps)))
     profile = hs.copy_profile(build("llama", num_hidden_layers=2), np.tile(np.arange(3, 33), 3))
     evolution = replace(hs.plot.evolve(run, downstream=path), answers={5: make_answers(5)})
-    return {"scores": make_scores(), "evolution": evolution, "profile": profile}
+    found = hs.agree(make_scores())
+    return {"scores": make_scores(), "evolution": evolution, "profile": profile, "agreement": found}
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -1,11 +1,13 @@
 """What a run of checkpoints says, and how sure one can be. Arrays in, arrays out; nothing here runs a model."""
 
+from .agreement import Agreement, ListAgreement, agree
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
 from .evaluations import DownstreamError
 from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
+from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
@@ -17,13 +19,17 @@ __all__ = [
     "MARGIN",
     "MIN_NEEDLES",
     "RATE",
+    "Agreement",
     "DepthCurve",
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
     "HeadChanges",
+    "HeadList",
+    "HeadListError",
     "Interval",
     "Life",
+    "ListAgreement",
     "LogFit",
     "Panel",
     "Regression",
@@ -31,6 +37,7 @@ __all__ = [
     "Trajectory",
     "Verdict",
     "Watch",
+    "agree",
     "by_depth",
     "changes",
     "clustered_interval",
@@ -45,5 +52,6 @@ __all__ = [
     "log_fit",
     "panel",
     "read_downstream",
+    "read_head_list",
     "read_trajectory",
 ]

@@ -26,7 +26,7 @@ def copy_score(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     """
     if evidence.circuits is None:
         return evidence.unscored()
-    return np.stack([_copying(of_layer) for of_layer in evidence.circuits(np.unique(probe.answer_ids))])
+    return evidence.circuits(np.unique(probe.answer_ids), _copying)
 
 
 def _copying(circuits: np.ndarray) -> np.ndarray:

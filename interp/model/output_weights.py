@@ -51,6 +51,7 @@ class OutputWeights:
 
     def __init__(self, adapter: Runs, model: nn.Module, unembedding: nn.Module):
         self.adapter, self.unembedding = adapter, unembedding
+        self._known: dict[tuple[Callable[..., np.ndarray], bytes], np.ndarray] = {}
         marked = _Marked()
         with _hooked(model.modules(), marked.given):
             one = torch.zeros(1, dtype=torch.long, device=adapter.device)  # with logits, or it would end too early
@@ -71,11 +72,18 @@ class OutputWeights:
         read = self._logits_of(layer, tokens)
         return read.view(len(tokens), -1, size).transpose(0, 1)
 
-    def circuits(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
-        """For every layer float64 [H, T, T]: what a head that looks at token a (last axis) adds to the logit of b.
+    def circuits(self, tokens: np.ndarray, of: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        """`of` every layer's circuits, stacked [n_layers, ...]; what was asked before is remembered.
 
-        NaN in a layer without attention. Every token is run alone at position 0, and each layer is given its embedding.
+        Circuits are float64 [H, T, T], what a head that looks at token a (last axis) adds to the logit of token b, NaN
+        in a layer without attention. Every token is run alone at position 0, and each layer is given its embedding.
         """
+        key = of, tokens.tobytes()
+        if key not in self._known:
+            self._known[key] = np.stack([of(each) for each in self._circuits(tokens)])
+        return self._known[key]
+
+    def _circuits(self, tokens: np.ndarray) -> Iterator[np.ndarray]:
         ids = torch.from_numpy(tokens.astype(np.int64)).to(self.adapter.device)[:, None]
         found = _Circuits(self, ids[:, 0])
         with _fed(self.layers):

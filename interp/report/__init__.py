@@ -1,5 +1,6 @@
 """Scores for people: on the terminal, as pictures (figures/) and as a page (page/). Nothing here computes anew."""
 
+from .agreement_terminal import agreement_notes, agreement_tables
 from .answers_terminal import answer_lines, task_table
 from .copy_terminal import copy_table
 from .evolution import Evolution, evolve, run_facts, run_name
@@ -8,6 +9,8 @@ from .terminal import summary
 
 __all__ = [
     "Evolution",
+    "agreement_notes",
+    "agreement_tables",
     "answer_lines",
     "copy_table",
     "evolve",

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import ArgumentError
 from ...printable import NAME, printable
 from ..analysis import (
     ALPHA,
+    Agreement,
     DepthCurve,
     Downstream,
     DownstreamCorrelation,
@@ -29,6 +31,7 @@ from ..analysis import (
     Source,
     Trajectory,
     Verdict,
+    agree,
     by_depth,
     changes,
     correlate_downstream,
@@ -44,6 +47,7 @@ from ..analysis import (
     read_trajectory,
 )
 from ..checkpoint_names import model_name
+from ..estimators import DEFAULT
 from ..lengths import group_lengths, human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
 from ..store import PROVENANCE_COLUMNS, all_answers, read_provenance, reading, text
@@ -78,6 +82,7 @@ class Evolution:
     created: when the file was begun, as written there; "" when unknown.
     answers: index of a checkpoint -> what the model answered there, of those that have answers.
     masses: estimator -> float32 [P, L, H], where every head looks at the last of these.
+    ways: how alike estimators rank the heads at the last checkpoint, where more than the usual ones were measured.
     """
 
     trajectory: Trajectory
@@ -87,6 +92,7 @@ class Evolution:
     downstream: Downstream | None = None
     answers: Mapping[int, Answers] = field(default_factory=dict)
     masses: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ways: Agreement | None = None
 
     @cached_property
     def maps(self) -> np.ndarray:
@@ -367,7 +373,15 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
         full = [{**entry, "json": read_provenance(entry["json"])} for entry in told]
         held = [name for name in LOOKED if answers and name in text(file, "estimators").split()]
         masses = {name: file[f"probes/{name}"][max(answers)] for name in held}
-    return Evolution(trajectory, full, created, kv, scores, answers, masses)
+        more = set(text(file, "estimators").split()) - {*DEFAULT}
+    return Evolution(trajectory, full, created, kv, scores, answers, masses, _ways(source) if more else None)
+
+
+def _ways(source: str | PathLike[str]) -> Agreement | None:
+    try:
+        return agree(source)
+    except ArgumentError:  # the last checkpoint was measured with one of them, or few heads could be observed
+        return None
 
 
 def run_facts(evolution: Evolution) -> list[str]:

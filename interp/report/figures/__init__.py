@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evolution import Evolution
 from . import panels, scores
+from .agreement import agreement_matrix, save_agreement_figures
 from .behaviour import score_beside_nll, task_scores
 from .copying import copy_distances, copy_heads, save_copy_figures
 from .evolution import save_evolution_figures
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "agreement",
+    "agreement_matrix",
     "copy_distances",
     "copy_heads",
     "depth_curve",
@@ -52,6 +54,7 @@ __all__ = [
     "nll_curves",
     "overview",
     "rank_flow",
+    "save_agreement_figures",
     "save_copy_figures",
     "save_evolution_figures",
     "save_figures",

@@ -16,6 +16,7 @@ from typing import Any
 from ....errors import ArgumentError
 from ...analysis import Source, Trajectory
 from ..evolution import Evolution, evolve
+from .agreement import agreement_matrix, matrix_size
 from .behaviour import score_beside_nll, task_scores
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
 from .panels import (
@@ -81,6 +82,8 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
     }
     if evolution.behaviour is not None:
         found["task_scores"] = (task_scores, small)
+    if evolution.ways is not None:
+        found["ways_agreement"] = (lambda e, ax: agreement_matrix(e.ways, ax), matrix_size(evolution.ways))
     if len(evolution.x) == 1:
         return found
     found |= {

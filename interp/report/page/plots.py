@@ -35,7 +35,7 @@ from ..palette import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ...analysis import Interval
+    from ...analysis import Agreement, Interval
 
 
 def escape(name: str) -> str:
@@ -233,6 +233,24 @@ def cell_map(values: np.ndarray, rows: list[str], columns: list[str], titles: tu
         figure.data[0].textfont = {"size": 11}
     words = f"{titles[1]} %{{x}}<br>{titles[0]} %{{y}}<br><b>%{{z:.3f}}</b> {unit}<extra></extra>"
     figure.data[0].hovertemplate = words
+    return figure
+
+
+def agreement_matrix(ways: Agreement) -> go.Figure:
+    """Rank correlation of every two views; on the diagonal between halves of a view's needles."""
+    cells, names = np.array(ways.spearman.estimate), [escape(name) for name in ways.names]
+    np.fill_diagonal(cells, ways.split_half)
+    axis = {"type": "category", "showgrid": False}
+    figure = _figure(xaxis=axis, yaxis={**axis, "autorange": "reversed"}, plot_bgcolor="#eceef1")
+    bar = {"thickness": 12, "outlinewidth": 0, "tickfont": {"size": 12}}
+    z = [[None if np.isnan(cell) else round(float(cell), 4) for cell in row] for row in cells]
+    figure.add_heatmap(
+        z=z, x=names, y=names, zmin=0, zmax=1, colorscale=_scale(BLUES), colorbar=bar, xgap=1, ygap=1, hoverongaps=False
+    )
+    if len(names) <= 16:
+        figure.data[0].texttemplate = "%{z:.2f}"
+        figure.data[0].textfont = {"size": 11}
+    figure.data[0].hovertemplate = "%{y}<br>%{x}<br><b>%{z:.3f}</b><extra></extra>"
     return figure
 
 

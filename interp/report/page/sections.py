@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ....printable import NAME, printable
 from ...analysis import MIN_NEEDLES
 from ...results import RETRIEVAL_THRESHOLD
+from ..agreement_terminal import agreement_notes
 from ..evolution import NLL_NAMES, Evolution, head_name
 from ..facts import plural
 from ..palette import VALUES
@@ -17,7 +19,7 @@ from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
 
 if TYPE_CHECKING:
-    from ...analysis import Interval
+    from ...analysis import Agreement, Interval
 
 CHANGED = 40  # heads in the table of changes
 RINGED = 10  # heads that are ringed in the map and listed beside the slider
@@ -32,6 +34,8 @@ def sections(evolution: Evolution) -> list[Section]:
         found += [_curves(evolution), _changes(evolution), _growth(evolution), _order(evolution)]
     if evolution.behaviour is not None:
         found += [what_it_answers(evolution, evolution.behaviour)]
+    if evolution.ways is not None:
+        found += [_ways(evolution, evolution.ways)]
     found += [_answers(evolution), _cells(evolution)]
     if many:
         found += [_fit(evolution)]
@@ -230,6 +234,43 @@ def _order(evolution: Evolution) -> Section:
         [Figure("agreement", "Agreement with the checkpoint before", plots.agreement(evolution), height=300)],
         [Table("Overlap and rank correlation of consecutive checkpoints", columns, rows)],
     )
+
+
+def _ways(evolution: Evolution, ways: Agreement) -> Section:
+    """Estimators against each other; the first of them is retrieval."""
+    names = [printable(name, NAME) for name in ways.names]
+    beside, own = ways.spearman.estimate[0, 1:], ways.split_half[0]
+    heading = (
+        f"Other ways of finding heads rank them like {names[0]} at {np.nanmin(beside):.2f} to {np.nanmax(beside):.2f}"
+    )
+    words = f"Rank correlation over heads at {evolution.step_names[-1]}: {agreement_notes(ways)}"
+    if np.isfinite(own):
+        words += f" Between halves of the needles, {names[0]} agrees with itself at {own:.2f}."
+    rows = [
+        [
+            name,
+            *(_at(measure, (0, i + 1)) for measure in (ways.spearman, ways.kendall, ways.overlap)),
+            _number(ways.split_half[i + 1], ".2f"),
+        ]
+        for i, name in enumerate(names[1:])
+    ]
+    columns = [
+        *(Column("", text=True), Column("Spearman"), Column("Kendall"), Column(f"of leading {ways.top}")),
+        Column("between halves of the needles"),
+    ]
+    figure = Figure(
+        "ways",
+        "Rank correlation between ways of finding heads",
+        plots.agreement_matrix(ways),
+        "diagonal: the same way, on the other half of the needles",
+        height=160 + 28 * len(names),
+    )
+    return Section("ways", heading, words, [figure], [Table(f"Agreement with {names[0]}", columns, rows)])
+
+
+def _at(interval: Interval, at: tuple[int, int]) -> str:
+    estimate, low, high = (float(x[at]) for x in (interval.estimate, interval.low, interval.high))
+    return _number(estimate, ".2f") + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
 
 
 def _answers(evolution: Evolution) -> Section:
