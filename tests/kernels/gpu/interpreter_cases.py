@@ -484,7 +484,7 @@ def test_topk_of_a_broken_row() -> None:
     assert torch.equal(ev.topk_key, wanted.topk_key) and torch.equal(ev.topk_logit.isnan(), wanted.topk_logit.isnan())
 
 
-@pytest.mark.parametrize("number", range(100, 112))
+@pytest.mark.parametrize("number", range(100, 106))
 def test_a_sample_of_the_random_cases(number: int) -> None:
     assert random_cases.wrong(number) == []
 
