@@ -5,8 +5,9 @@
 
 Importing takes seconds, and most of what short commands take. A command ends as its process does: with its exit code,
 or by the signal that killed it; and it is killed with whoever asked for it. What a new interpreter would settle anew is
-shared: the seed of hashes, and whatever imports read from the environment. The fixture `warm` (conftest.py) starts the
-process that waits for commands.
+shared: the seed of hashes, and whatever imports read from the environment; and what is left when all is written and the
+functions of `atexit` have run is not taken apart. The fixture `warm` (conftest.py) starts the process that waits for
+commands.
 """
 
 import json
