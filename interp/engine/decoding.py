@@ -22,6 +22,7 @@ from .plan import Plan, Suffix, plan
 from .writing import Answer, Asked, Decoded, choose
 
 MANY = 8  # answers beside one prefix that are written by themselves
+KEYS = 4  # keys of answers that are written together, for every row of suffixes that a forward has: a key is less
 
 
 def decode(
@@ -193,10 +194,14 @@ class Together:
         self._logits: list[Tensor] = []
 
     def worth_it(self, prompts: Sequence[Suffix]) -> bool:
-        return len(prompts) < MANY and 2 * self._keys(prompts) <= self.engine.suffix_rows
+        return len(prompts) < MANY and 2 * self._keys(prompts) <= self._room
 
     def has_room(self, prompts: Sequence[Suffix]) -> bool:
-        return self._keys([*self._prompts.suffixes, *prompts]) <= self.engine.suffix_rows
+        return self._keys([*self._prompts.suffixes, *prompts]) <= self._room
+
+    @property
+    def _room(self) -> int:
+        return KEYS * self.engine.suffix_rows
 
     def _keys(self, prompts: Sequence[Suffix]) -> int:
         """Keys of these prompts and of an answer to each, in a batch."""
@@ -218,9 +223,12 @@ class Together:
             return
         prompts.done()
         first, none = torch.cat(logits), PrefixCache(0)
-        while (found := self.engine.retry(lambda: _write(self.engine, prompts, first, none, self.asked))) is None:
+        while (found := self.engine.retry(lambda: self._written(prompts, first, none))) is None:
             pass  # out of memory: fewer at once now, and what had been written is written again
         yield from _ticked(self.engine, prompts.suffixes, found, self.asked)
+
+    def _written(self, prompts: WholePrompts, first: Tensor, none: PrefixCache) -> list[list[Decoded]]:
+        return _write(self.engine, prompts, first, none, self.asked, self._room)
 
 
 def _alone(engine: Engine, indices: Sequence[int], asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
@@ -298,7 +306,7 @@ def _batch_size(engine: Engine, waiting: Sequence[Suffix], asked: Asked) -> int:
 def _decode_batch(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache, asked: Asked) -> list[list[Decoded]]:
     """Run prompts, and write all their answers."""
     prompt, logits = _prompted(engine, suffixes, cache)
-    return _write(engine, prompt, logits, cache, asked)
+    return _write(engine, prompt, logits, cache, asked, engine.suffix_rows)
 
 
 def _prompted(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache) -> tuple[PromptPass, Tensor]:
@@ -319,14 +327,15 @@ def _begin(logits: Tensor, answers: Sequence[Sequence[Answer]]) -> list[tuple[in
 
 
 def _write(
-    engine: Engine, prompt: PromptPass | WholePrompts, first: Tensor, cache: PrefixCache, asked: Asked
+    engine: Engine, prompt: PromptPass | WholePrompts, first: Tensor, cache: PrefixCache, asked: Asked, keys: int
 ) -> list[list[Decoded]]:
-    """All answers to prompts, whose logits are `first`: as many at once as fit, the next one when one has ended."""
+    """All answers to prompts, whose logits are `first`: as many at once as have `keys` keys of their own in all, the
+    next one when one has ended."""
     model, suffixes = engine.model, prompt.suffixes
     answers = [asked.answers(engine.probes[suffix.probe]) for suffix in suffixes]
     waiting = deque(_begin(first, answers))
     width = max(_width(engine, suffix, asked) for suffix in suffixes)
-    at_once = max(1, min(engine.suffix_rows // width, LOGITS // model.n_logits))
+    at_once = max(1, min(keys // width, LOGITS // model.n_logits))
     own = OwnKeys(prompt, min(at_once, len(waiting)), width)
     live: list[tuple[int, Answer]] = []
     while waiting or live:
