@@ -16,9 +16,10 @@ def copy_score(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
         M_ba = u_b W_O W_V x_a      score = sum_i lambda_i(M) / sum_i |lambda_i(M)|
 
     In [-1, 1], 1 where looking at a token only raises that token (Elhage et al. 2021, "A Mathematical Framework for
-    Transformer Circuits", which takes the whole vocabulary). x_a is the token's embedding as the layer's own norm makes
-    it, u_b the unembedding without final norm. Of weights alone: no context, the same for all probes of an answer. With
-    one token it is the sign of M. Heads that share keys and values differ by their W_O.
+    Transformer Circuits", which takes the whole vocabulary). W_V x_a is the value that the layer makes of the token's
+    embedding, its norm and biases included; u_b is the unembedding without final norm. Of weights alone: no context,
+    the same for all probes of an answer. With one token it is the sign of M. Heads that share keys and values differ
+    by their W_O.
 
     Returns:
         float32 [n_layers, n_heads]; NaN in layers without attention, where M is 0, and where the model's output

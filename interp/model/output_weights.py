@@ -62,7 +62,10 @@ class OutputWeights:
                 f"{adapter.name} changes what heads of layer {missing[0]} put out before it projects it (a gate?)"
             )
         self.heads, self.sizes, self.modules = marked.heads, marked.sizes, marked.found
-        self.layers = _layers_around(model, self.modules)
+        layers = next(_layers_around(model, self.modules), None)
+        if layers is None:
+            raise CaptureError(f"the layers of {adapter.name} are in no list of modules")
+        self.layers = layers
         weight = getattr(unembedding, "weight", None)
         if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.ndim != 2 or weight.is_meta:
             raise CaptureError(f"the unembedding of {adapter.name} is quantised or not in memory")
@@ -167,13 +170,13 @@ class _Circuits:
         return v.new_zeros(*q.shape[:3], v.shape[-1])
 
 
-def _layers_around(model: nn.Module, modules: dict[int, nn.Module]) -> nn.ModuleList:
-    """The list of decoder layers: the n-th holds the projection of layer n."""
-
-    def holds(layers: nn.ModuleList) -> bool:
-        return all(n < len(layers) and any(m is each for m in layers[n].modules()) for n, each in modules.items())
-
-    return next(each for each in model.modules() if isinstance(each, nn.ModuleList) and holds(each))
+def _layers_around(model: nn.Module, modules: dict[int, nn.Module]) -> Iterator[nn.ModuleList]:
+    """Lists of decoder layers, the outermost first: the n-th holds the projection of layer n."""
+    for each in model.modules():
+        if isinstance(each, nn.ModuleList) and all(
+            n < len(each) and any(m is wanted for m in each[n].modules()) for n, wanted in modules.items()
+        ):
+            yield each
 
 
 @contextmanager

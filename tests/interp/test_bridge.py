@@ -39,8 +39,9 @@ def bridge(family: str, folder: Path) -> Any:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_bridge_agrees_with_hugging_face(family: str, tmp_path: Path) -> None:
-    ours = score_heads(bridge(family, tmp_path), GRID)
-    theirs = score_heads(build(family), GRID)
+    ours = score_heads(bridge(family, tmp_path), GRID, estimators=["all"])
+    theirs = score_heads(build(family), GRID, estimators=["all"])
+    assert np.isfinite(ours["locos"]).any() and np.isfinite(ours["copy_score"]).all()
     for name in theirs.per_probe:
         np.testing.assert_allclose(ours.per_probe[name], theirs.per_probe[name], rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(ours.nll, theirs.nll, rtol=0, atol=1e-4)
