@@ -74,7 +74,7 @@ Estimators = Annotated[
     typer.Option(
         "--estimators",
         metavar="NAME,...",
-        help="Which scores to compute, such as needle_mass; retrieval always is.",
+        help="Which scores to compute, such as locos, or all; retrieval always is.",
         rich_help_panel=RUN,
     ),
 ]

@@ -70,10 +70,10 @@ def test_what_agrees_is_told_from_what_is_noise() -> None:
 
 
 def test_intervals_hold_what_other_needles_give() -> None:
-    """Stated is 95 %; of 40 sets of needles, of the same heads, at least 34 intervals hold the mean over sets."""
+    """Stated is 95 %; of 24 sets of needles, of the same heads, at least 20 intervals hold the mean over sets."""
     truth = np.random.default_rng(9).normal(size=(LAYERS, HEADS))
     found, probes = [], made().probes
-    for seed in range(40):
+    for seed in range(24):
         rng, needle = np.random.default_rng(100 + seed), np.arange(NEEDLES)
         values = {
             name: (truth + rng.normal(scale=noise, size=(NEEDLES, LAYERS, HEADS))).astype(np.float32)
@@ -85,7 +85,7 @@ def test_intervals_hold_what_other_needles_give() -> None:
         low, high, at = (
             np.array([getattr(getattr(f, name), end)[0, 1] for f in found]) for end in ("low", "high", "estimate")
         )
-        assert ((low <= at.mean()) & (at.mean() <= high)).sum() >= 34, name
+        assert ((low <= at.mean()) & (at.mean() <= high)).sum() >= 20, name
 
 
 @pytest.mark.parametrize(("by", "views"), [("length", ("1024", "512")), ("variant", ("", "ünïcode ✓"))])
