@@ -1,6 +1,6 @@
 """What a run of checkpoints says, and how sure one can be. Arrays in, arrays out; nothing here runs a model."""
 
-from .agreement import Agreement, ListAgreement, agree
+from .agreement import NULLS, Agreement, ListAgreement, agree
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
@@ -18,6 +18,7 @@ __all__ = [
     "LEADING",
     "MARGIN",
     "MIN_NEEDLES",
+    "NULLS",
     "RATE",
     "Agreement",
     "DepthCurve",

@@ -18,6 +18,7 @@ RESAMPLES, OF_KENDALL = 199, 49  # of needles: only their spread is asked for; K
 _BLOCK = 1 << 22  # pairs of heads held at a time
 HALVES = 50  # ways to cut the needles in two
 MOST = 24  # views side by side
+NULLS = ("dealt_mean", "dealt_sd")  # what retrieval is compared with, and no ways of finding heads
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def agree(
     Args:
         source: scores, or a results file.
         checkpoint: which one of a file; default the last.
-        by: "estimator" for all estimators against each other; or a column of the probes, such as "length", "family",
+        by: "estimator" for all estimators against each other, but nulls; or a column of the probes, such as "length", "family",
             "variant" (a language of i18n, a task of RULER) or "needle_id", for the same estimator on groups of probes.
         estimator: which one, where groups are compared.
         lists: files with published lists of this model's heads, see `read_head_list`.
@@ -159,7 +160,8 @@ def agree(
 
 
 def _by_estimator(scores: HeadScores) -> dict[str, np.ndarray]:
-    return {name: values.reshape(scores.n_probes, -1) for name, values in scores.per_probe.items()}
+    ways = {name: values for name, values in scores.per_probe.items() if name not in NULLS}
+    return {name: values.reshape(scores.n_probes, -1) for name, values in ways.items()}
 
 
 def _by_group(scores: HeadScores, by: str, estimator: str) -> dict[str, np.ndarray]:

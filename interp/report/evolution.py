@@ -19,6 +19,7 @@ from ...errors import ArgumentError
 from ...printable import NAME, printable
 from ..analysis import (
     ALPHA,
+    NULLS,
     Agreement,
     DepthCurve,
     Downstream,
@@ -373,7 +374,7 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
         full = [{**entry, "json": read_provenance(entry["json"])} for entry in told]
         held = [name for name in LOOKED if answers and name in text(file, "estimators").split()]
         masses = {name: file[f"probes/{name}"][max(answers)] for name in held}
-        more = set(text(file, "estimators").split()) - {*DEFAULT}
+        more = set(text(file, "estimators").split()) - {*DEFAULT, *NULLS}
     return Evolution(trajectory, full, created, kv, scores, answers, masses, _ways(source) if more else None)
 
 
