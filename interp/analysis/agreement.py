@@ -93,8 +93,9 @@ def agree(
     Args:
         source: scores, or a results file.
         checkpoint: which one of a file; default the last.
-        by: "estimator" for all estimators against each other, but nulls; or a column of the probes, such as "length", "family",
-            "variant" (a language of i18n, a task of RULER) or "needle_id", for the same estimator on groups of probes.
+        by: "estimator" for all estimators against each other, but nulls; or a column of the probes, such as "length",
+            "family", "variant" (a language of i18n, a task of RULER) or "needle_id", for the same estimator on groups
+            of probes.
         estimator: which one, where groups are compared.
         lists: files with published lists of this model's heads, see `read_head_list`.
         top: how many leading heads overlap counts; of a list without scores, as many as it has.
