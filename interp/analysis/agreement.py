@@ -49,9 +49,9 @@ class Agreement:
         kendall: Kendall's tau-b, the same.
         overlap: share of the `top` leading heads that two views have in common, the same; of random rankings top /
             n_compared. Of equal scores the first in (layer, head) order lead.
-        split_half: float64 [n]: mean Spearman between a view's means over two halves of its needles, at random: what to
-            hold agreement against, since no view agrees better with another than it does with itself on other needles.
-            NaN with fewer than four needles.
+        split_half: float64 [n]: mean Spearman between a view's means over two halves of its needles, at random: how far
+            a ranking is this model's and not these needles'. Estimators see the same probes, so two that are nearly
+            one may agree better with each other than either with itself. NaN with fewer than four needles.
         n_heads, n_compared: heads of the model, and those that every view could observe, which are compared.
         n_needles: of each view, [n].
         lists: published lists, in the order given.

@@ -26,21 +26,18 @@ def agreement_tables(found: Agreement) -> RenderableType:
         others = range(1, len(found.names))
         measures = [_row(each, 0) for each in (found.spearman, found.kendall, found.overlap)]
         table = _table(f"{_name(found.names[0])} and", found.top)
+        table.add_column("itself", justify="right", no_wrap=True)
         for i in others:
-            table.add_row(_name(found.names[i]), *(_cell(measure, i) for measure in measures))
+            half = found.split_half[i]
+            table.add_row(_name(found.names[i]), *_cells(measures, i), "-" if np.isnan(half) else f"{half:.2f}")
         parts += [table, Text()]
     if 2 < len(found.names) <= WIDE:
         parts += [Text("Spearman; diagonal: between halves of the needles", "dim"), _matrix(found), Text()]
-    elif np.isfinite(found.split_half).any():
-        halves = ", ".join(
-            f"{_name(name)} {half:.2f}" for name, half in zip(found.names, found.split_half, strict=True)
-        )
-        parts += [Text(f"Spearman between halves of the needles: {halves}"), Text()]
     for each in found.lists:
         table = _table(f"{_name(each.list.name)} ({each.list.format}) and", each.top)
         rows = [[x.estimate, x.low, x.high] for x in (each.spearman, each.kendall, each.overlap)]
         for i, name in enumerate(found.names):
-            table.add_row(_name(name), *(_cell(row, i) for row in rows))
+            table.add_row(_name(name), *_cells(rows, i))
         parts += [table, Text()]
     return Group(*parts, Text(agreement_notes(found), "dim"))
 
@@ -51,6 +48,8 @@ def agreement_notes(found: Agreement) -> str:
     needles = f"{few}" if few == many else f"{few} to {many}"
     words = f"{found.n_compared} of {found.n_heads} heads, {needles} needles; random rankings share "
     words += f"{found.top / found.n_compared:.2f} of their leading {found.top}."
+    if np.isfinite(found.split_half).any():
+        words += " With itself: Spearman between halves of the needles."
     if found.estimator:
         words = f"By {found.estimator}: {words}"
     if np.isnan(found.spearman.low).all():
@@ -64,8 +63,14 @@ def _table(first: str, top: int) -> Table:
     table = plain_table()
     table.add_column(first, min_width=12)
     for name in ("Spearman", "Kendall", f"of leading {top}"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+def _cells(measures: Sequence[Sequence[np.ndarray]], i: int) -> list[str]:
+    """Of Kendall's tau without its interval, which a terminal has no room for."""
+    spearman, kendall, overlap = (_cell(measure, i) for measure in measures)
+    return [spearman, kendall.partition(" ")[0], overlap]
 
 
 def _row(interval: Interval, i: int) -> list[np.ndarray]:
