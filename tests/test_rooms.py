@@ -17,7 +17,7 @@ ORDER = (
     *(f"interp.{name}" for name in ("packages", "lengths", "checkpoint_names", "environment", "levels")),
     *("interp.evidence", "interp.results", "interp.tasks"),
     *(f"interp.{name}" for name in ("model", "estimators", "engine", "store", "analysis", "scoring")),
-    *(f"interp.{name}" for name in ("unfinished", "evaluating", "copying")),
+    *(f"interp.{name}" for name in ("unfinished", "evaluating", "copying", "causal")),
     *("interp.sweep", "interp.monitor", "interp.report", "headscope"),
 )
 # Methods of data that the public contract puts there: imported inside the function, and nowhere else.

@@ -2,31 +2,46 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
-from .decoding import decode, longest_answered
+from .decoding import decode, decode_beside, longest_answered, prompt_of
+from .decoding_alone import OwnCachePass, answer_alone
 from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
 from .generation import MAX_NEW_TOKENS, generated_counts
-from .passes import PrefixPass, limits
-from .plan import plan
+from .own_keys import PromptPass, StepPass
+from .passes import PrefixPass, WholePass, limits
+from .plan import Plan, Suffix, plan
 from .preflight import PREFLIGHT_LENGTH, may_be_cut, preflight
-from .writing import Decoded
+from .suffixes import RowsBeside, of_suffixes
+from .writing import Asked, Decoded
 
 __all__ = [
     "CHUNK",
     "MAX_NEW_TOKENS",
     "PREFLIGHT_LENGTH",
+    "Asked",
     "Decoded",
     "DoesNotFitError",
     "Engine",
-    "Progress",
+    "OwnCachePass",
+    "Plan",
     "PrefixPass",
+    "Progress",
+    "PromptPass",
+    "RowsBeside",
+    "StepPass",
+    "Suffix",
+    "WholePass",
+    "answer_alone",
     "check_probes",
     "compare_sharing",
     "decode",
+    "decode_beside",
     "generated_counts",
     "limits",
     "longest_answered",
     "may_be_cut",
     "not_finite",
+    "of_suffixes",
     "plan",
     "preflight",
+    "prompt_of",
 ]

@@ -2,7 +2,17 @@
 
 from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
 from .adapter import Adapter, GoesOn, InPieces
-from .attention import CaptureError, Scoring, Visibility, current_pass, routed_length, running
+from .attention import (
+    Alteration,
+    CaptureError,
+    Pass,
+    Scoring,
+    Visibility,
+    altering,
+    current_pass,
+    routed_length,
+    running,
+)
 from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
@@ -13,16 +23,19 @@ from .weights import fingerprint, folder_weights, gguf_weights
 
 __all__ = [
     "Adapter",
+    "Alteration",
     "CaptureError",
     "GoesOn",
     "HuggingFaceModel",
     "InPieces",
     "LoadedModel",
     "ModelError",
+    "Pass",
     "Scoring",
     "PrefixCache",
     "Visibility",
     "adapt",
+    "altering",
     "check_kind",
     "current_pass",
     "fingerprint",
