@@ -2,7 +2,7 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
-from .decoding import decode, decode_beside, longest_answered, prompt_of
+from .decoding import Answering, decode, longest_answered, score_and_decode
 from .decoding_alone import OwnCachePass, answer_alone
 from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
 from .generation import MAX_NEW_TOKENS, generated_counts
@@ -17,6 +17,7 @@ __all__ = [
     "CHUNK",
     "MAX_NEW_TOKENS",
     "PREFLIGHT_LENGTH",
+    "Answering",
     "Asked",
     "Decoded",
     "DoesNotFitError",
@@ -34,7 +35,6 @@ __all__ = [
     "check_probes",
     "compare_sharing",
     "decode",
-    "decode_beside",
     "generated_counts",
     "limits",
     "longest_answered",
@@ -43,5 +43,5 @@ __all__ = [
     "of_suffixes",
     "plan",
     "preflight",
-    "prompt_of",
+    "score_and_decode",
 ]

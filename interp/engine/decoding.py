@@ -13,11 +13,12 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ...probes import Codec, Probe
+from ..evidence import ProbeEvidence
 from ..model import PrefixCache, routed_length, running
 from .decoding_alone import answer_alone
 from .engine import LOGITS, Engine
 from .own_keys import OwnKeys, PromptPass, StepPass, WholePrompts
-from .plan import Plan, Prefix, Suffix
+from .plan import Plan, Prefix, Suffix, plan
 from .writing import Answer, Asked, Decoded, choose
 
 MANY = 8  # answers beside one prefix that are written by themselves
@@ -25,7 +26,7 @@ MANY = 8  # answers beside one prefix that are written by themselves
 
 def decode(
     engine: Engine,
-    planned: Plan | None,
+    planned: Plan | Sequence[int],
     *,
     codec: Codec,
     samples: int = 0,
@@ -44,8 +45,8 @@ def decode(
 
     Args:
         engine: inside the model's routing, which must be for `longest_answered(model, probes)` tokens or more.
-        planned: how prompts share prefixes, `plan(engine.probes, sharing)`; None: each is run alone, in the model's own
-            cache, for models whose probes cannot share and as the measure of the others. Slower.
+        planned: how prompts share prefixes, `plan(engine.probes, sharing)`; or the indices of probes that are each run
+            alone, in the model's own cache, for models whose probes cannot share and as the measure of the others.
         codec: of the model's tokenizer.
         samples: sampled answers of each probe.
         temperature: logits are divided by it before sampling.
@@ -59,6 +60,55 @@ def decode(
         ArgumentError: an argument out of range, or a routing for shorter sequences.
         DoesNotFitError: a prompt that has to be run in one forward does not fit into memory.
     """
+    asked = _asked(engine, codec, samples, temperature, seed)
+    return _planned(engine, planned, asked) if isinstance(planned, Plan) else _alone(engine, planned, asked)
+
+
+def score_and_decode(
+    engine: Engine,
+    planned: Plan,
+    *,
+    codec: Codec,
+    samples: int = 0,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Iterator[tuple[int, ProbeEvidence | list[Decoded]]]:
+    """`engine.run` and `decode` in one: answers are written beside the prefixes that evidence is read from.
+
+    Of a grafted probe, whose own needle is not in its prefix, the prompt's prefix is run afterwards.
+
+    Args:
+        planned: of any sharing. The others are as in `decode`.
+
+    Yields:
+        For every probe (its index, its evidence) and (its index, its answers), in no order.
+
+    Raises:
+        What `decode` raises.
+    """
+    asked = _asked(engine, codec, samples, temperature, seed)
+    answering, said = Answering(engine, asked), deque[tuple[int, list[Decoded]]]()
+    broken: list[int] = []
+
+    def beside(prefix: Prefix, cache: PrefixCache) -> None:
+        said.extend(answering.beside([t for t in prefix.suffixes if not planned.grafted[t.probe]], cache))
+
+    def finite() -> Iterator[tuple[int, list[Decoded]]]:
+        while said:
+            yield from _if_finite(*said.popleft(), broken)
+
+    exact = [t for prefix in planned.prefixes for t in prefix.suffixes if not planned.grafted[t.probe]]
+    for found in engine.run(planned, beside, sum(answering.rows(t) for t in exact)):
+        yield found
+        yield from finite()
+    said.extend(answering.rest())
+    yield from finite()
+    yield from _alone(engine, broken, asked)
+    if grafted := {t.probe for prefix in planned.prefixes for t in prefix.suffixes if planned.grafted[t.probe]}:
+        yield from _planned(engine, plan(engine.probes, "exact").only(grafted), asked)
+
+
+def _asked(engine: Engine, codec: Codec, samples: int, temperature: float, seed: int) -> Asked:
     if samples < 0 or seed < 0:
         raise ArgumentError(f"samples and seed must be 0 or more, got samples={samples} and seed={seed}")
     if not 0 < temperature < math.inf:
@@ -69,7 +119,7 @@ def decode(
         raise ArgumentError(
             f"answers reach {longest} tokens and the model is routed for {routed}; use model.routed({longest})"
         )
-    return _alone(engine, range(len(engine.probes)), asked) if planned is None else _planned(engine, planned, asked)
+    return asked
 
 
 def longest_answered(context: int | None, probes: Sequence[Probe], codec: Codec) -> int:
@@ -89,37 +139,59 @@ def _length(probe: Probe, asked: Asked) -> int:
 
 
 def _planned(engine: Engine, planned: Plan, asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
-    prompts = [[prompt_of(suffix) for suffix in prefix.suffixes] for prefix in planned.prefixes]
-    of_prompts = sum(len(suffix.ids) for suffixes in prompts for suffix in suffixes)
+    answering, broken = Answering(engine, asked), list[int]()
     of_prefixes = sum(len(prefix.ids) - prefix.keep for prefix in planned.prefixes)
-    engine.begin(of_prefixes + of_prompts + sum(_to_write(engine.probes[i], asked) for i in range(len(engine.probes))))
-    cache = PrefixCache(planned.capacity)
-    broken: list[int] = []
-    for i, answers in _by_prefix(engine, planned.prefixes, prompts, cache, asked):
-        if all(math.isfinite(answer.logprob) for answer in answers):
-            yield i, answers
-        else:  # NaN behind a probe reaches what it shares
-            broken.append(i)
+    engine.begin(of_prefixes + sum(answering.rows(t) for prefix in planned.prefixes for t in prefix.suffixes))
+    for i, answers in _by_prefix(engine, planned, answering):
+        yield from _if_finite(i, answers, broken)
     yield from _alone(engine, broken, asked)
 
 
-def _by_prefix(
-    engine: Engine, prefixes: Sequence[Prefix], prompts: Sequence[Sequence[Suffix]], cache: PrefixCache, asked: Asked
-) -> Iterator[tuple[int, list[Decoded]]]:
-    """Answers beside every prefix; where one has few and is short, together with those of the next ones.
+def _by_prefix(engine: Engine, planned: Plan, answering: Answering) -> Iterator[tuple[int, list[Decoded]]]:
+    cache = PrefixCache(planned.capacity)
+    for prefix in planned.prefixes:
+        engine.prefill(prefix, cache)
+        yield from answering.beside(prefix.suffixes, cache)
+    yield from answering.rest()
+
+
+def _if_finite(i: int, answers: list[Decoded], broken: list[int]) -> Iterator[tuple[int, list[Decoded]]]:
+    """NaN behind a probe reaches what it shares, so those that are not finite are answered once more, alone."""
+    if all(math.isfinite(answer.logprob) for answer in answers):
+        yield i, answers
+    else:
+        broken.append(i)
+
+
+class Answering:
+    """Answers to probes, prefix by prefix; where one has few and is short, together with those of the next ones.
 
     A step costs much the same for one sequence as for ten, but for prefixes whose keys are worth reading once for all.
     """
-    together = Together(engine, asked)
-    for prefix, beside in zip(prefixes, prompts, strict=True):
-        engine.prefill(prefix, cache)
-        if not together.worth_it(beside):
-            yield from decode_beside(engine, beside, cache, asked)
-            continue
-        if not together.has_room(beside):
-            yield from together.write(cache)
-        together.add(beside, cache)
-    yield from together.write(cache)
+
+    def __init__(self, engine: Engine, asked: Asked):
+        self.engine, self.asked = engine, asked
+        self._together = Together(engine, asked)
+
+    def rows(self, suffix: Suffix) -> int:
+        """How many its prompt and its answers have at most."""
+        return len(prompt_of(suffix).ids) + _to_write(self.engine.probes[suffix.probe], self.asked)
+
+    def beside(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> Iterator[tuple[int, list[Decoded]]]:
+        """The prefix of these is in the cache. Yields what is answered now, of these and earlier ones."""
+        together, prompts = self._together, [prompt_of(suffix) for suffix in suffixes]
+        if not prompts:
+            return
+        if not together.worth_it(prompts):
+            yield from decode_beside(self.engine, prompts, cache, self.asked)
+            return
+        if not together.has_room(prompts):
+            yield from together.write()
+        together.add(prompts, cache)
+
+    def rest(self) -> Iterator[tuple[int, list[Decoded]]]:
+        """What is not answered yet."""
+        yield from self._together.write()
 
 
 class Together:
@@ -148,15 +220,15 @@ class Together:
         self._prompts.add(ran[0])
         self._logits.append(ran[1])
 
-    def write(self, cache: PrefixCache) -> Iterator[tuple[int, list[Decoded]]]:
+    def write(self) -> Iterator[tuple[int, list[Decoded]]]:
         """Answers to all that was added."""
         prompts, logits = self._prompts, self._logits
         self._prompts, self._logits = WholePrompts(), []
         if not logits:
             return
         prompts.done()
-        first = torch.cat(logits)
-        while (found := self.engine.retry(lambda: _write(self.engine, prompts, first, cache, self.asked))) is None:
+        first, none = torch.cat(logits), PrefixCache(0)
+        while (found := self.engine.retry(lambda: _write(self.engine, prompts, first, none, self.asked))) is None:
             pass  # out of memory: fewer at once now, and what had been written is written again
         yield from _ticked(self.engine, prompts.suffixes, found, self.asked)
 

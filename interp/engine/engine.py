@@ -66,9 +66,14 @@ class Engine:
     _total: int = field(default=0, init=False)
     not_finite: dict[str, str] = field(default_factory=dict, init=False)  # probe id -> what of it is not finite
 
-    def run(self, plan: Plan) -> Iterator[tuple[int, ProbeEvidence]]:
-        """Yield (index of the probe, its evidence) for every probe of the plan, prefix by prefix."""
-        self.begin(plan.n_tokens)
+    def run(
+        self, plan: Plan, beside: Callable[[Prefix, PrefixCache], None] | None = None, rows: int = 0
+    ) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Yield (index of the probe, its evidence) for every probe of the plan, prefix by prefix.
+
+        beside: what else is done with every prefix while it is in the cache; rows: how many it ticks in all.
+        """
+        self.begin(plan.n_tokens + rows)
         cache = PrefixCache(plan.capacity)
         broken: list[tuple[np.ndarray, int, ProbeEvidence, Suffix]] = []
         for prefix in plan.prefixes:
@@ -79,6 +84,8 @@ class Engine:
                     broken.append((prefix.ids[: own[i].context_len], i, evidence, own[i]))
                 else:
                     yield i, evidence
+            if beside is not None:
+                beside(prefix, cache)
         yield from self._beside_their_own(broken, cache)
 
     def _beside_their_own(
