@@ -98,7 +98,7 @@ def evaluate(
         raise ArgumentError("evaluate needs tokenizer=..., to read what the model says; none lies beside the model")
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
     check_tokenizer(probes, codec)
-    asked = [_with_task(probe, codec) for probe in probes]
+    asked = [with_task(probe, codec) for probe in probes]
     how = {"samples": samples, "temperature": temperature, "seed": seed}
     if heads:
         tell_not_copyable(probes)
@@ -143,7 +143,7 @@ def _estimators(probes: ProbeSet) -> list[str]:
     return [*DEFAULT, "distractor_mass"] if decoys else [*DEFAULT]
 
 
-def _with_task(probe: Probe, codec: Codec) -> Probe:
+def with_task(probe: Probe, codec: Codec) -> Probe:
     """A probe that says how it is judged. Without a task: by its own answer, in as many tokens as that has."""
     if probe.task is not None:
         return probe

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     *("headscope.printable", "headscope.errors", "kernels", "probes"),
     *(f"interp.{name}" for name in ("packages", "lengths", "checkpoint_names", "environment", "levels")),
-    *("interp.evidence", "interp.results", "interp.tasks"),
+    *("interp.evidence", "interp.results", "interp.ablation", "interp.tasks"),
     *(f"interp.{name}" for name in ("model", "estimators", "engine", "store", "analysis", "scoring")),
     *(f"interp.{name}" for name in ("unfinished", "evaluating", "copying", "causal")),
     *("interp.sweep", "interp.monitor", "interp.report", "headscope"),
@@ -24,6 +24,8 @@ ORDER = (
 FACADES = {
     ("interp.results", "interp.store", "save"),
     ("interp.results", "interp.store", "to_xarray"),
+    ("interp.ablation", "interp.store", "save"),
+    ("interp.ablation", "interp.store", "load"),
     ("interp.tasks.answers", "interp.store", "save"),
     ("interp.tasks.answers", "interp.store", "load"),
     ("probes.probe", "probes.from_text", "from_text"),

@@ -2,6 +2,7 @@
 
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
+from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
 from .evaluations import DownstreamError
@@ -18,10 +19,12 @@ __all__ = [
     "MIN_NEEDLES",
     "RATE",
     "DepthCurve",
+    "Dose",
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
     "HeadChanges",
+    "HeadEffects",
     "Interval",
     "Life",
     "LogFit",
@@ -37,7 +40,9 @@ __all__ = [
     "correlate_downstream",
     "depth_labels",
     "distance_by_interference",
+    "dose_response",
     "grid",
+    "head_effects",
     "heads_mean",
     "judge",
     "length_by_depth",

@@ -1,5 +1,6 @@
 """Heads changed while the model runs, and what becomes of its answers: do they matter?"""
 
+from .ablating import ablate
 from .changing import AblationError, Change, Changing, Heads, Mean, Stored, Zero
 from .needle_only import NeedleOnly
 from .rows import PARTS, Repeated
@@ -17,5 +18,6 @@ __all__ = [
     "Repeated",
     "Stored",
     "Zero",
+    "ablate",
     "run_sets",
 ]

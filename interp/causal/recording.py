@@ -15,7 +15,7 @@ from ..engine import Engine, Plan, PrefixPass
 from ..model import Pass, Scoring, Visibility
 from .changing import Mean, Stored
 from .rows import PARTS, Repeated, part_of, rows_of
-from .running import answers_of
+from .running import watch
 
 
 class Recorder:
@@ -81,8 +81,7 @@ def mean_outputs(
 ) -> Mean:
     """Every head's mean output over all rows of a part of all probes, each row once, in the model as it is."""
     recorder = Recorder(probes, layers, parts)
-    for _ in answers_of(engine, planned, recorder):
-        pass
+    watch(engine, planned, recorder)
     return Mean(recorder.means())
 
 
@@ -99,8 +98,7 @@ def outputs_elsewhere(
     donor: [n_probes], which of the others each probe takes its outputs from.
     """
     recorder = Recorder(others, layers, keep=True)
-    for _ in answers_of(engine, planned, recorder):
-        pass
+    watch(engine, planned, recorder)
     start = np.array([probe.prompt_len - 1 for probe in probes])
     return Stored(recorder.rows, recorder.first[donor], recorder.count[donor], start)
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ...probes import Probe
-from ..engine import Engine, Plan, PromptPass, Suffix, WholePass, plan
+from ..engine import Answering, Asked, Decoded, Engine, Plan, PromptPass, Suffix, WholePass, answer_alone, plan
 from ..model import Alteration, PrefixCache, altering, running
 from .changing import Change, Changing, Heads
-from .rows import Repeated
+from .rows import PARTS, Repeated
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +70,73 @@ def run_sets(
     return found, unmoved
 
 
+def write_answers(
+    engine: Engine,
+    planned: Plan | None,
+    probes: Sequence[Probe],
+    sets: Sequence[Heads],
+    change: Change,
+    parts: Sequence[str],
+    asked: Asked,
+) -> Iterator[tuple[int, int, str]]:
+    """Let the model answer every probe by itself, with every set of heads changed.
+
+    Args:
+        engine: inside a routing for the longest answer. planned: exact. The others are as in `run_sets`.
+
+    Yields:
+        (set, probe, text).
+    """
+    together = exact_beside_prefix(parts) and planned is not None
+    for first in [0] if together else range(len(sets)):
+        some = sets if together else sets[first : first + 1]
+        changing = Changing(Repeated(probes, len(some)), some, change, parts)
+        engine.probes = changing.probes
+        for number, (answer,) in _written(engine, planned, changing, asked):
+            v, i = divmod(number, len(probes))
+            yield first + v, i, answer.text
+        changing.unmoved()  # what must not move is looked at here too
+
+
+def _written(
+    engine: Engine, planned: Plan | None, changing: Changing, asked: Asked
+) -> Iterator[tuple[int, list[Decoded]]]:
+    n = len(changing.probes.probes)
+    if planned is None:
+        for i in range(n):
+            changing.alone = i
+            with altering(changing):
+                yield i, answer_alone(engine, changing.probes[i], asked)
+        return
+    cache, answering = PrefixCache(planned.capacity), Answering(engine, asked)
+    apart = {PARTS[number] for number in changing.parts} != {"answer"}
+    with altering(changing):
+        for prefix in planned.prefixes:
+            engine.prefill(prefix, cache)
+            yield from answering.beside(_of_sets(prefix.suffixes, n, changing.probes.times, apart), cache)
+        yield from answering.rest()
+
+
+def _of_sets(suffixes: Sequence[Suffix], n: int, times: int, apart: bool) -> list[Suffix]:
+    """Every suffix for every set, shortest first and a probe's side by side, where they may share rows."""
+    return [
+        replace(suffix, probe=v * n + suffix.probe, apart=v if apart else 0)
+        for suffix in sorted(suffixes, key=lambda each: len(each.ids))
+        for v in range(times)
+    ]
+
+
 def exact_beside_prefix(parts: Sequence[str]) -> bool:
     """Whether a change of these rows leaves a prefix's keys as they are."""
     return "context" not in parts
+
+
+def watch(engine: Engine, planned: Plan | None, watching: Watching) -> None:
+    """Run every probe once, for what is seen of it."""
+    probes = watching.probes.probes
+    engine.begin(_n_rows(planned, probes, 1, 1))
+    for _ in answers_of(engine, planned, watching):
+        pass
 
 
 def answers_of(
@@ -97,12 +161,7 @@ def answers_of(
     with altering(watching):
         for prefix in planned.prefixes:
             engine.prefill(prefix, cache)
-            waiting = [
-                replace(suffix, probe=v * n + suffix.probe, apart=v if apart else 0)
-                for suffix in sorted(prefix.suffixes, key=lambda each: len(each.ids))
-                for v in range(times)
-            ]
-            yield from _beside(engine, waiting, cache, lambda number: wanted[number % n])
+            yield from _beside(engine, _of_sets(prefix.suffixes, n, times, apart), cache, lambda i: wanted[i % n])
 
 
 def _beside(
