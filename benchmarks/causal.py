@@ -1,8 +1,9 @@
 """Do the leading heads matter? They are ablated on needles that did not choose them, beside random heads of the same
 layers.
 
-    python -m benchmarks.causal [MODEL] --lengths 256 1024 4096 --rows answer
-    python -m benchmarks.causal [MODEL] --lengths 256 --rows all            every set prefills anew: the slow one
+    python -m benchmarks.causal [MODEL] --lengths 256 1024 4096
+    python -m benchmarks.causal [MODEL] --top 1 2 5 10 20 --mass --each 20    all of it: hours on two cores
+    python -m benchmarks.causal [MODEL] --lengths 256 --rows all              every set prefills anew
     python -m benchmarks.causal [MODEL] --only cost
 
 novel: the ten leading heads set to zero, sentence needles: how much dearer do the tokens become that only the needle
@@ -21,7 +22,6 @@ from headscope.interp.analysis import Dose, Interval, clustered_interval, dose_r
 from .machine import machine, one_line, write_results
 from .smollm2 import load, parser, say
 
-K = 10
 NEEDLES = 24  # half of them choose
 CONTROLS = 20
 
@@ -49,16 +49,23 @@ def told(dose: Dose) -> dict[str, Any]:
     }
 
 
-def part(loaded: Any, kind: str, measure: str, length: int, rows: str, top: list[int]) -> dict[str, Any]:
+def part(loaded: Any, kind: str, measures: list[str], length: int, options: Any) -> list[dict[str, Any]]:
     """Heads chosen and measured on one kind of needle at one length."""
     probes, start = probes_of(loaded, kind, length), time.process_time()
-    scores = hs.score_heads(loaded, probes, sharing="exact")
-    each = 0 if rows == "all" else 20
-    found = hs.ablate(loaded, probes, scores, top=top, rows=rows, controls=CONTROLS, each=each, sharing="exact", seed=0)
-    seconds = time.process_time() - start
+    estimators = None if options.mass else ["retrieval"]  # without attention on the needle nothing is matched by it
+    scores = hs.score_heads(loaded, probes, sharing="exact", estimators=estimators)
+    how: dict[str, Any] = {"top": options.top, "rows": options.rows, "each": options.each, "controls": CONTROLS}
+    found = hs.ablate(loaded, probes, scores, sharing="exact", **how)
+    seconds = round(time.process_time() - start, 1)
+    head = {"kind": kind, "length": length, "rows": options.rows, "cpu_seconds": seconds}
+    return [head | measured(found, measure, f"{kind} needles, {length} tokens") for measure in measures]
+
+
+def measured(found: hs.Ablation, measure: str, what: str) -> dict[str, Any]:
+    """What changing the leading heads did to one measure."""
     whole = clustered_interval(found.measured[measure][0], found.probes["needle_id"])
     doses = [told(dose) for dose in dose_response(found, measure)]
-    say(f"{kind} needles, {length} tokens, rows {rows}: {measure} {whole.estimate:.3f} on {len(found)} needles")
+    say(f"{what}, rows {' '.join(found.rows)}: {measure} {whole.estimate:.3f} on {len(found)} needles")
     for dose in doses:
         low, high = dose["controls"][0], dose["controls"][-1]
         say(
@@ -66,14 +73,14 @@ def part(loaded: Any, kind: str, measure: str, length: int, rows: str, top: list
             f"{len(dose['controls'])} controls {low:+.3f} to {high:+.3f}, mean {dose['control_mean'][0]:+.3f}; "
             f"{dose['ratio_to_worst']} x the worst, p {dose['p']}"
         )
-    row = {"kind": kind, "measure": measure, "length": length, "rows": rows, "before": interval(whole), "doses": doses}
-    if each:
+    row: dict[str, Any] = {"measure": measure, "needles": len(found), "before": interval(whole), "doses": doses}
+    if found.of("one"):
         one = head_effects(found, measure)
         row["one_by_one"] = [
             {"head": head, "score": round(float(score), 3), "effect": round(float(effect), 4)}
             for head, score, effect in zip(one.heads, one.score, one.effect.estimate, strict=True)
         ]
-    return row | {"cpu_seconds": round(seconds, 1)}
+    return row
 
 
 def cost(loaded: Any, length: int) -> dict[str, Any]:
@@ -93,9 +100,8 @@ def cost(loaded: Any, length: int) -> dict[str, Any]:
             "separate": round(apart, 1),
             "share": round(together / apart, 3),
         }
-        say(
-            f"cost, {length} tokens, {sharing}: {together:.0f} CPU s in one pass, {apart:.0f} apart: {together / apart:.2f}"
-        )
+        words = f"{together:.0f} CPU s in one pass, {apart:.0f} apart: {together / apart:.2f}"
+        say(f"cost, {length} tokens, {sharing}: {words}")
     return row
 
 
@@ -103,6 +109,9 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--lengths", type=int, nargs="+", default=[256, 1024])
     arguments.add_argument("--rows", choices=["answer", "question,answer", "all"], default="answer")
+    arguments.add_argument("--top", type=int, nargs="+", default=[10])
+    arguments.add_argument("--each", type=int, default=0, help="leading heads that are ablated one by one")
+    arguments.add_argument("--mass", action="store_true", help="also controls of the same attention on the needle")
     arguments.add_argument(
         "--only", choices=["novel", "number", "cost"], nargs="+", default=["novel", "number", "cost"]
     )
@@ -110,13 +119,12 @@ def main() -> None:
     options = arguments.parse_args()
     found, loaded = machine(), load(options.model)
     say(one_line(found))
-    top = [K] if options.rows == "all" else [1, 2, 5, K, 20]
-    rows = []
+    rows: list[dict[str, Any]] = []
     for length in options.lengths:
         if "novel" in options.only:
-            rows.append(part(loaded, "sentence", "nll_novel", length, options.rows, top))
+            rows += part(loaded, "sentence", ["nll_novel"], length, options)
         if "number" in options.only:
-            rows.append(part(loaded, "number", "exact_match", length, options.rows, top))
+            rows += part(loaded, "number", ["exact_match", "nll_novel"], length, options)
     results: dict[str, Any] = {"model": loaded.model_id, "fingerprint": loaded.fingerprint, "rows": rows}
     if "cost" in options.only:
         results["cost"] = cost(loaded, 1024)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...printable import NAME, printable
+from ..ablation import Ablation
 from ..analysis import (
     ALPHA,
     DepthCurve,
@@ -46,7 +47,7 @@ from ..analysis import (
 from ..checkpoint_names import model_name
 from ..lengths import group_lengths, human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
-from ..store import PROVENANCE_COLUMNS, all_answers, read_provenance, reading, text
+from ..store import PROVENANCE_COLUMNS, all_ablations, all_answers, read_provenance, reading, text
 from ..tasks import Answers
 from .behaviour import LOOKED, Behaviour, looks_of
 from .facts import plural
@@ -78,6 +79,7 @@ class Evolution:
     created: when the file was begun, as written there; "" when unknown.
     answers: index of a checkpoint -> what the model answered there, of those that have answers.
     masses: estimator -> float32 [P, L, H], where every head looks at the last of these.
+    ablations: index of a checkpoint -> what changing its heads did, of those that have an ablation.
     """
 
     trajectory: Trajectory
@@ -87,6 +89,7 @@ class Evolution:
     downstream: Downstream | None = None
     answers: Mapping[int, Answers] = field(default_factory=dict)
     masses: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ablations: Mapping[int, Ablation] = field(default_factory=dict)
 
     @cached_property
     def maps(self) -> np.ndarray:
@@ -367,7 +370,7 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
         full = [{**entry, "json": read_provenance(entry["json"])} for entry in told]
         held = [name for name in LOOKED if answers and name in text(file, "estimators").split()]
         masses = {name: file[f"probes/{name}"][max(answers)] for name in held}
-    return Evolution(trajectory, full, created, kv, scores, answers, masses)
+    return Evolution(trajectory, full, created, kv, scores, answers, masses, all_ablations(source))
 
 
 def run_facts(evolution: Evolution) -> list[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evolution import Evolution
 from . import panels, scores
+from .ablation import dose_response, head_effects, save_ablation_figures
 from .behaviour import score_beside_nll, task_scores
 from .copying import copy_distances, copy_heads, save_copy_figures
 from .evolution import save_evolution_figures
@@ -39,9 +40,11 @@ __all__ = [
     "copy_heads",
     "depth_curve",
     "distance_interference",
+    "dose_response",
     "downstream",
     "head_count",
     "head_curves",
+    "head_effects",
     "head_heatmap",
     "head_map",
     "head_strip",
@@ -52,6 +55,7 @@ __all__ = [
     "nll_curves",
     "overview",
     "rank_flow",
+    "save_ablation_figures",
     "save_copy_figures",
     "save_evolution_figures",
     "save_figures",

@@ -16,6 +16,7 @@ from typing import Any
 from ....errors import ArgumentError
 from ...analysis import Source, Trajectory
 from ..evolution import Evolution, evolve
+from . import ablation
 from .behaviour import score_beside_nll, task_scores
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
 from .panels import (
@@ -81,6 +82,10 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
     }
     if evolution.behaviour is not None:
         found["task_scores"] = (task_scores, small)
+    if evolution.ablations:
+        last = evolution.ablations[max(evolution.ablations)]
+        found["dose_response"] = (lambda _, ax: ablation.dose_response(last, ax), small)
+        found["head_effects"] = (lambda _, ax: ablation.head_effects(last, ax), small)
     if len(evolution.x) == 1:
         return found
     found |= {

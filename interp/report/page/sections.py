@@ -12,6 +12,7 @@ from ..evolution import NLL_NAMES, Evolution, head_name
 from ..facts import plural
 from ..palette import VALUES
 from . import plots
+from .ablation import do_they_matter
 from .behaviour import what_it_answers
 from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
@@ -32,6 +33,8 @@ def sections(evolution: Evolution) -> list[Section]:
         found += [_curves(evolution), _changes(evolution), _growth(evolution), _order(evolution)]
     if evolution.behaviour is not None:
         found += [what_it_answers(evolution, evolution.behaviour)]
+    if evolution.ablations:
+        found += [do_they_matter(evolution)]
     found += [_answers(evolution), _cells(evolution)]
     if many:
         found += [_fit(evolution)]
