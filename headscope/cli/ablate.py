@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,6 +14,7 @@ from .files import ResultsFile
 from .score import load, progress_bar, working
 
 if TYPE_CHECKING:
+    from .. import HeadScores
     from ..interp.ablation import Ablation
     from ..probes import ProbeSet
 
@@ -82,12 +84,15 @@ def ablate(
     options.at_least("--each", each, 0)
     if figures is not None and figures.exists() and not figures.is_dir():
         raise UsageError(f"--figures: {figures} is a file; give a folder")
-    from ..interp.store import beside, check_writable, checkpoints, read_scores
+    from ..interp.causal import check_asked
+    from ..interp.store import beside, check_takes_ablation, checkpoints, read_scores
 
     steps = checkpoints(file)
     step = steps[-1] if checkpoint is None else checkpoint
     scores = read_scores(file, step)
-    check_writable(file)
+    parts = check_asked(mode.value, rows, answers=answers, controls=controls, top=sizes, each=each)
+    how = {"mode": mode.value, "rows": " ".join(parts), "unit": "kv_group" if kv_groups else "head"}
+    check_takes_ablation(file, step, **how)
     kept = beside(file, "{}.shards") / "probes.npz"
     source = built.source(str(kept) if probes is None and kept.is_file() else probes or "heads")
 
@@ -131,7 +136,7 @@ def ablate(
             progress=progress,
         )
     show(found)
-    found.save(file, checkpoint=step)
+    save(found, file, step, scores)
     lines = [f"Ablation {file}, checkpoint {step}"]
     if figures is not None:
         from ..plot import save_ablation_figures
@@ -140,6 +145,16 @@ def ablate(
             paths = save_ablation_figures(found, figures)
         lines += [f"Figure   {path}" for path in paths if path.suffix == ".png"]
     terminal.echo("\n" + "\n".join(lines))
+
+
+def save(found: Ablation, file: Path, step: int, scores: HeadScores) -> None:
+    """Into the file; where that fails or is interrupted, elsewhere with the scores, and the error says where."""
+    from ..interp.store import rescue
+
+    try:
+        found.save(file, checkpoint=step)
+    except (Exception, KeyboardInterrupt) as error:
+        raise rescue(scores, file, step, None, error, ablation=found) from error
 
 
 def read_top(text: str | None) -> list[int] | None:

@@ -1,6 +1,6 @@
 """Heads changed while the model runs, and what becomes of its answers: do they matter?"""
 
-from .ablating import ablate
+from .ablating import ablate, check_asked
 from .changing import AblationError, Change, Changing, Heads, Mean, Stored, Zero
 from .needle_only import NeedleOnly
 from .rows import PARTS, Repeated
@@ -19,5 +19,6 @@ __all__ = [
     "Stored",
     "Zero",
     "ablate",
+    "check_asked",
     "run_sets",
 ]

@@ -97,7 +97,9 @@ def ablate(
         the change left as it was, or a head changed that was to be left alone.
     """
     every = ProbeSet.of(probes)
-    parts = _check(mode, rows, answers, controls, top, each, twins)
+    parts = check_asked(mode, rows, answers=answers, controls=controls, top=top, each=each)
+    if twins is not None and mode != "from_needle":
+        raise ArgumentError(f"twins are for mode='from_needle', got mode={mode!r}")
     measured, choosing = _halves(every, heads, seed)
     given = None if twins is None else dict(zip((probe.id for probe in every), ProbeSet.of(twins), strict=False))
     ready = prepare(model, measured, sharing=sharing, alone=alone, estimators=None, tokenizer=tokenizer)
@@ -153,16 +155,16 @@ def ablate(
     )
 
 
-def _check(
+def check_asked(
     mode: str,
     rows: str | Sequence[str],
-    answers: bool,
-    controls: int,
-    top: Sequence[int] | None,
-    each: int | None,
-    twins: Iterable[Probe] | None,
+    *,
+    answers: bool = False,
+    controls: int = 0,
+    top: Sequence[int] | None = None,
+    each: int | None = None,
 ) -> tuple[str, ...]:
-    """The parts that rows are, of arguments that go together."""
+    """The parts that rows are; ArgumentError, before any model is loaded, for arguments that do not go together."""
     if mode not in MODES:
         raise ArgumentError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     parts, allowed = parts_of(rows), PLACES.get(mode)
@@ -174,8 +176,6 @@ def _check(
         )
     if answers and mode in ("resample", "from_needle"):
         raise ArgumentError(f"answers=True: mode={mode!r} has no output for rows of an answer that the model writes")
-    if twins is not None and mode != "from_needle":
-        raise ArgumentError(f"twins are for mode='from_needle', got mode={mode!r}")
     if controls < 0 or (each is not None and each < 0):
         raise ArgumentError(f"controls and each must be 0 or more, got {controls} and {each}")
     if top is not None and min(top, default=0) < 1:

@@ -319,6 +319,25 @@ def check_takes(path: str | PathLike[str], checkpoint: int, probe_set_hash: str,
             )
 
 
+def check_takes_ablation(path: str | PathLike[str], checkpoint: int, **how: str) -> None:
+    """Raise StoreError, before any work is done, when a file would not take an ablation made so afterwards.
+
+    how: mode, rows, unit, as they are in the file.
+    """
+    check_writable(path)
+    with reading(path, "structure") as file:
+        steps = checkpoints_of(file)
+        if checkpoint not in steps:
+            raise StoreError(f"{path} has no checkpoint {checkpoint}; it has {_list(steps)}")
+        others = {*ablations.rows_with_ablation(file)} - {steps.index(checkpoint)}
+        there = {name: schema.text(file["ablation"], name) for name in how} if others else how
+        if there != how:
+            words = (" ".join(f"{name}={value!r}" for name, value in each.items()) for each in (there, how))
+            raise StoreError(
+                "{} holds ablations of other checkpoints by {}, and this is {}; copy it first".format(path, *words)
+            )
+
+
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
     """The scores of one checkpoint (by default the last), exactly as they were appended.
 
