@@ -99,7 +99,7 @@ def evaluate(
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
     check_tokenizer(probes, codec)
     asked = [with_task(probe, codec) for probe in probes]
-    how = {"samples": samples, "temperature": temperature, "seed": seed}
+    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
     if heads:
         tell_not_copyable(probes)
     chosen = _estimators(probes) if estimators is None else estimators
@@ -108,8 +108,9 @@ def evaluate(
     ready = prepare(loaded, probes, sharing=sharing, alone=alone, estimators=chosen, tokenizer=codec)
     kept = None
     if output is not None:
+        names = [*ready.estimators] if heads else None
         key = {"weights": weights, "dtype": str(ready.model.dtype), "probes": probes.hash, **how}
-        key |= {"sharing": sharing, "estimators": [*ready.estimators] if heads else None}
+        key |= {"sharing": sharing, "estimators": names}
         kept = Unfinished(output, checkpoint, key, tokens_seen)
     said, scores = _run(ready, asked, codec, how, heads, kept, chunk, progress)
     answers = Answers(

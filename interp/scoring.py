@@ -88,8 +88,6 @@ def score_heads(
     """
     probes = ProbeSet.of(probes)
     tell_not_copyable(probes)
-    if chunk < 1:
-        raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
     if check_sharing < 0:
         raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
     ready = prepare(model, probes, sharing=sharing, alone=alone, estimators=estimators, tokenizer=tokenizer)
@@ -134,7 +132,12 @@ class Ready:
     attention: str
 
     def engine(self, chunk: int, progress: Progress | None, probes: Sequence[Probe] | None = None) -> Engine:
-        """For use inside `model.routed`. probes: the same ones, where something was added to them."""
+        """For use inside `model.routed`. probes: the same ones, where something was added to them.
+
+        Raises ArgumentError for a chunk of no tokens.
+        """
+        if chunk < 1:
+            raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
         spans, topk = spans_of(self.estimators), max(each.topk for each in self.estimators.values())
         engine = Engine(self.model, probes or self.probes, chunk=chunk, progress=progress, spans=spans, topk=topk)
         if self.alone_because and max(probe.length for probe in self.probes) > chunk:
@@ -207,7 +210,10 @@ def prepare(
 
 
 def tell_not_finite(model: Adapter, probes: ProbeSet, found: Mapping[str, str]) -> None:
-    """found: probe id -> what of it is not finite. One probe that overflows does not cost the scores of the others; a model that computes none is refused."""
+    """One probe that overflows does not cost the scores of the others; a model that computes none is refused.
+
+    found: probe id -> what of it is not finite.
+    """
     if not found:
         return
     bad = [probe for probe in probes if probe.id in found]

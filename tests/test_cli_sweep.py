@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import headscope as hs
 from command_line import fail, run, succeed
 from headscope.interp.store.results_file import checkpoints
 from headscope.interp.sweep.same import differences
@@ -43,6 +44,23 @@ def test_a_sweep_and_the_same_again(here: Path, tmp_path: Path):
     assert "3 scored now, 0 before, 0 failed" in out and lines[-1] == f"Scores   {output}"
     assert "0 scored now, 3 before, 0 failed" in succeed(*arguments(here, "-o", output))
     assert succeed("validate", output).startswith(f"{output} is in order: 3 checkpoints")
+
+
+def test_a_sweep_of_tasks(here: Path, tmp_path: Path):
+    tasks, output = here / "probes.npz", tmp_path / "run.h5"
+    asked = ["sweep", here / "run" / "checkpoint-20", "--tasks", tasks, "--samples", 1, "-o", output]
+    assert "1 scored now, 0 before, 0 failed" in succeed(*asked)
+    assert hs.Answers.load(output, 20).n_samples == 1
+    assert "0 scored now, 1 before, 0 failed" in succeed(*asked)
+    for more, phrase in (
+        (["--tasks", "vt", "--depths", "3"], "--depths is for --probes; leave it out with --tasks"),
+        (["--tasks", "vt", "--probes", "grid"], "beside --tasks; give one of them"),
+        (["--tasks", "vt", "--generate"], "lets the model answer, and so does --tasks"),
+        (["--tasks", "mcrc"], "no suite, task or set is called 'mcrc'; did you mean mrcr?"),
+        (["--samples", "2"], "is for --tasks"),
+        (["--tasks", "vt", "--temperature", "0"], "give a number above 0"),
+    ):
+        assert phrase in fail("sweep", here / "run", *more, "-o", tmp_path / "no.h5")
 
 
 def test_stages_are_told_in_their_order_before_anything_is_scored(here: Path, tmp_path: Path):

@@ -16,12 +16,13 @@ from ...probes import Codec, Probe
 from ..evidence import ProbeEvidence
 from ..model import PrefixCache, routed_length, running
 from .decoding_alone import answer_alone
-from .engine import LOGITS, Engine
+from .engine import LOGITS, Broken, Engine
 from .own_keys import OwnKeys, PromptPass, StepPass, WholePrompts
-from .plan import Plan, Prefix, Suffix, plan
+from .plan import Plan, Suffix, plan
 from .writing import Answer, Asked, Decoded, choose
 
 MANY = 8  # answers beside one prefix that are written by themselves
+KEYS = 4  # keys of answers that are written together, for every row of suffixes that a forward has: a key is less
 
 
 def decode(
@@ -87,24 +88,18 @@ def score_and_decode(
         What `decode` raises.
     """
     asked = _asked(engine, codec, samples, temperature, seed)
-    answering, said = Answering(engine, asked), deque[tuple[int, list[Decoded]]]()
-    broken: list[int] = []
-
-    def beside(prefix: Prefix, cache: PrefixCache) -> None:
-        said.extend(answering.beside([t for t in prefix.suffixes if not planned.grafted[t.probe]], cache))
-
-    def finite() -> Iterator[tuple[int, list[Decoded]]]:
-        while said:
-            yield from _if_finite(*said.popleft(), broken)
-
-    exact = [t for prefix in planned.prefixes for t in prefix.suffixes if not planned.grafted[t.probe]]
-    for found in engine.run(planned, beside, sum(answering.rows(t) for t in exact)):
-        yield found
-        yield from finite()
-    said.extend(answering.rest())
-    yield from finite()
-    yield from _alone(engine, broken, asked)
-    if grafted := {t.probe for prefix in planned.prefixes for t in prefix.suffixes if planned.grafted[t.probe]}:
+    answering, cache = Answering(engine, asked), PrefixCache(planned.capacity)
+    exact = [[t for t in prefix.suffixes if not planned.grafted[t.probe]] for prefix in planned.prefixes]
+    grafted = {t.probe for prefix in planned.prefixes for t in prefix.suffixes} - {t.probe for of in exact for t in of}
+    engine.begin(planned.n_tokens + sum(answering.rows(t) for of_prefix in exact for t in of_prefix))
+    not_scored, not_answered = list[Broken](), list[int]()
+    for prefix, suffixes in zip(planned.prefixes, exact, strict=True):
+        yield from engine.run_prefix(prefix, cache, not_scored)
+        yield from _finite(answering.beside(suffixes, cache), not_answered)
+    yield from _finite(answering.rest(), not_answered)
+    yield from engine.run_broken(not_scored, cache)
+    yield from _alone(engine, not_answered, asked)
+    if grafted:
         yield from _planned(engine, plan(engine.probes, "exact").only(grafted), asked)
 
 
@@ -142,25 +137,21 @@ def _planned(engine: Engine, planned: Plan, asked: Asked) -> Iterator[tuple[int,
     answering, broken = Answering(engine, asked), list[int]()
     of_prefixes = sum(len(prefix.ids) - prefix.keep for prefix in planned.prefixes)
     engine.begin(of_prefixes + sum(answering.rows(t) for prefix in planned.prefixes for t in prefix.suffixes))
-    for i, answers in _by_prefix(engine, planned, answering):
-        yield from _if_finite(i, answers, broken)
-    yield from _alone(engine, broken, asked)
-
-
-def _by_prefix(engine: Engine, planned: Plan, answering: Answering) -> Iterator[tuple[int, list[Decoded]]]:
     cache = PrefixCache(planned.capacity)
     for prefix in planned.prefixes:
         engine.prefill(prefix, cache)
-        yield from answering.beside(prefix.suffixes, cache)
-    yield from answering.rest()
+        yield from _finite(answering.beside(prefix.suffixes, cache), broken)
+    yield from _finite(answering.rest(), broken)
+    yield from _alone(engine, broken, asked)
 
 
-def _if_finite(i: int, answers: list[Decoded], broken: list[int]) -> Iterator[tuple[int, list[Decoded]]]:
-    """NaN behind a probe reaches what it shares, so those that are not finite are answered once more, alone."""
-    if all(math.isfinite(answer.logprob) for answer in answers):
-        yield i, answers
-    else:
-        broken.append(i)
+def _finite(found: Iterator[tuple[int, list[Decoded]]], broken: list[int]) -> Iterator[tuple[int, list[Decoded]]]:
+    """NaN behind a probe reaches what it shares: which probes have answers that are not finite is put to `broken`."""
+    for i, answers in found:
+        if all(math.isfinite(answer.logprob) for answer in answers):
+            yield i, answers
+        else:
+            broken.append(i)
 
 
 class Answering:
@@ -203,10 +194,14 @@ class Together:
         self._logits: list[Tensor] = []
 
     def worth_it(self, prompts: Sequence[Suffix]) -> bool:
-        return len(prompts) < MANY and 2 * self._keys(prompts) <= self.engine.suffix_rows
+        return len(prompts) < MANY and 2 * self._keys(prompts) <= self._room
 
     def has_room(self, prompts: Sequence[Suffix]) -> bool:
-        return self._keys([*self._prompts.suffixes, *prompts]) <= self.engine.suffix_rows
+        return self._keys([*self._prompts.suffixes, *prompts]) <= self._room
+
+    @property
+    def _room(self) -> int:
+        return KEYS * self.engine.suffix_rows
 
     def _keys(self, prompts: Sequence[Suffix]) -> int:
         """Keys of these prompts and of an answer to each, in a batch."""
@@ -228,9 +223,12 @@ class Together:
             return
         prompts.done()
         first, none = torch.cat(logits), PrefixCache(0)
-        while (found := self.engine.retry(lambda: _write(self.engine, prompts, first, none, self.asked))) is None:
+        while (found := self.engine.retry(lambda: self._written(prompts, first, none))) is None:
             pass  # out of memory: fewer at once now, and what had been written is written again
         yield from _ticked(self.engine, prompts.suffixes, found, self.asked)
+
+    def _written(self, prompts: WholePrompts, first: Tensor, none: PrefixCache) -> list[list[Decoded]]:
+        return _write(self.engine, prompts, first, none, self.asked, self._room)
 
 
 def _alone(engine: Engine, indices: Sequence[int], asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
@@ -308,7 +306,7 @@ def _batch_size(engine: Engine, waiting: Sequence[Suffix], asked: Asked) -> int:
 def _decode_batch(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache, asked: Asked) -> list[list[Decoded]]:
     """Run prompts, and write all their answers."""
     prompt, logits = _prompted(engine, suffixes, cache)
-    return _write(engine, prompt, logits, cache, asked)
+    return _write(engine, prompt, logits, cache, asked, engine.suffix_rows)
 
 
 def _prompted(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache) -> tuple[PromptPass, Tensor]:
@@ -329,14 +327,15 @@ def _begin(logits: Tensor, answers: Sequence[Sequence[Answer]]) -> list[tuple[in
 
 
 def _write(
-    engine: Engine, prompt: PromptPass | WholePrompts, first: Tensor, cache: PrefixCache, asked: Asked
+    engine: Engine, prompt: PromptPass | WholePrompts, first: Tensor, cache: PrefixCache, asked: Asked, keys: int
 ) -> list[list[Decoded]]:
-    """All answers to prompts, whose logits are `first`: as many at once as fit, the next one when one has ended."""
+    """All answers to prompts, whose logits are `first`: as many at once as have `keys` keys of their own in all, the
+    next one when one has ended."""
     model, suffixes = engine.model, prompt.suffixes
     answers = [asked.answers(engine.probes[suffix.probe]) for suffix in suffixes]
     waiting = deque(_begin(first, answers))
     width = max(_width(engine, suffix, asked) for suffix in suffixes)
-    at_once = max(1, min(engine.suffix_rows // width, LOGITS // model.n_logits))
+    at_once = max(1, min(keys // width, LOGITS // model.n_logits))
     own = OwnKeys(prompt, min(at_once, len(waiting)), width)
     live: list[tuple[int, Answer]] = []
     while waiting or live:

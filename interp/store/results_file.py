@@ -333,9 +333,8 @@ def check_takes_ablation(path: str | PathLike[str], checkpoint: int, **how: str)
         there = {name: schema.text(file["ablation"], name) for name in how} if others else how
         if there != how:
             words = (" ".join(f"{name}={value!r}" for name, value in each.items()) for each in (there, how))
-            raise StoreError(
-                "{} holds ablations of other checkpoints by {}, and this is {}; copy it first".format(path, *words)
-            )
+            held, asked = words
+            raise StoreError(f"{path} holds ablations of other checkpoints by {held}, not {asked}; use a copy of it")
 
 
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:

@@ -147,7 +147,11 @@ class Shards:
 
     def put(self, checkpoint: Checkpoint, scores: HeadScores, answers: Answers | None) -> None:
         """Raises Unsaved where the shard cannot be written; it is elsewhere then."""
-        path, step, row = self.path(checkpoint), checkpoint.step, (checkpoint.step, checkpoint.tokens_seen, scores, answers)
+        path, step, row = (
+            self.path(checkpoint),
+            checkpoint.step,
+            (checkpoint.step, checkpoint.tokens_seen, scores, answers),
+        )
         try:
             write(path, [row])
         except (Exception, KeyboardInterrupt) as error:
@@ -265,7 +269,7 @@ def placed(scores: HeadScores, checkpoint: Checkpoint) -> HeadScores:
 class Held:
     """What a shard says about itself, without its scores.
 
-    estimators: those it was measured with. answers: what was drawn, as `Drawing` has it; None where nothing was asked.
+    estimators: those it was measured with. answers: how they were made (samples, temperature, seed), None for none.
     """
 
     path: Path
@@ -284,7 +288,8 @@ class Held:
         ((step, tokens),) = steps.items()
         with reading(path) as file:
             provenance = read_provenance(file["provenance/json"].asstr()[0])
-            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance)
+            drawn = read_provenance(file["answers/json"].asstr()[0]) if schema.has_answers(file) else None
+            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn)
 
     @property
     def made(self) -> dict[str, Any]:

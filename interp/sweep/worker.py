@@ -116,14 +116,14 @@ class Worker:
 
     def _measure(self, loaded: LoadedModel, progress: Progress | None) -> tuple[HeadScores, Answers | None]:
         setup = self.setup
-        how = {"sharing": setup.sharing, "estimators": setup.estimators, "alone": self._alone, "progress": progress}
+        how: dict[str, Any] = {"sharing": setup.sharing, "estimators": setup.estimators, "alone": self._alone}
         if setup.answers is None:
             from ..scoring import score_heads
 
-            return score_heads(loaded, setup.probes, generate=setup.generate, **how), None
+            return score_heads(loaded, setup.probes, generate=setup.generate, progress=progress, **how), None
         from ..evaluating import evaluate
 
-        answers = evaluate(loaded, setup.probes, **vars(setup.answers), **how)
+        answers = evaluate(loaded, setup.probes, **vars(setup.answers), progress=progress, **how)
         assert answers.scores is not None
         return answers.scores, replace(answers, scores=None)
 

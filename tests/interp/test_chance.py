@@ -145,7 +145,6 @@ def test_heads_whose_window_hides_needles_have_a_level_of_their_own() -> None:
     assert in_words(level, probes, 0.1) == f"chance (level {level[0, 0]:.2f} to {level[1, 0]:.2f} with 12 needles)"
 
 
-
 @pytest.mark.parametrize("odd", [np.inf, 3e38, 1e-160, 5e-324, -1.0, np.nan])
 def test_odd_numbers_of_a_damaged_file_give_a_level(odd: float) -> None:
     for name in ("chance", "chance_sd"):
