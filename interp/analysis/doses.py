@@ -53,14 +53,15 @@ def dose_response(ablation: Ablation, measure: str = "nll_novel") -> list[Dose]:
     found = []
     for number in sorted(ablation.of("top"), key=lambda i: ablation.sets[i].k):
         one = ablation.sets[number]
-        effect = clustered_interval(change[number], needles)
+        effect = clustered_interval(change[number], needles, bounds=_bounds(measure, change=True))
         controls, means, p, ratio = {}, {}, {}, {}
         for kind in CONTROLS:
             rows = ablation.of(kind, one.k)
             if not rows:
                 continue
             controls[kind] = observed_mean(change[rows], axis=1)[0]
-            means[kind] = clustered_interval(observed_mean(change[rows])[0], needles)
+            of_all = observed_mean(change[rows])[0]
+            means[kind] = clustered_interval(of_all, needles, bounds=_bounds(measure, change=True))
             harm, of_controls = worse * effect.estimate, worse * controls[kind]
             p[kind] = (1 + int((of_controls >= harm).sum())) / (1 + len(rows))
             ratio[kind] = float(harm / of_controls.max()) if of_controls.max() > 0 else float("nan")
@@ -88,7 +89,8 @@ def head_effects(ablation: Ablation, measure: str = "nll_novel") -> HeadEffects:
     if not rows:
         raise ArgumentError("no head was changed by itself; give ablate each=20")
     sets = [ablation.sets[i] for i in rows]
-    effect = clustered_interval(change[rows], ablation.probes["needle_id"])
+    needles = ablation.probes["needle_id"]
+    effect = clustered_interval(change[rows], needles, bounds=_bounds(measure, change=True))
     return HeadEffects(tuple(map(str, sets)), np.array([one.score for one in sets]), effect)
 
 
@@ -100,7 +102,10 @@ def _taken(ablation: Ablation, measure: str) -> np.ndarray:
     return change
 
 
-def _bounds(measure: str) -> tuple[float, float]:
+def _bounds(measure: str, *, change: bool = False) -> tuple[float, float] | None:
+    """What a measure, or a change in it, lies between; None: nothing that an interval could make use of."""
     if measure in ("exact_match", "answer_score"):
-        return 0.0, 1.0
+        return -1.0 if change else 0.0, 1.0
+    if change:
+        return None
     return (-np.inf, 0.0) if measure.endswith("logprob") else (0.0, np.inf)

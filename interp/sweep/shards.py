@@ -167,8 +167,8 @@ class Shards:
         scores = read_scores(path)
         (step,) = read_steps(path)
         told = placed(scores, checkpoint)
-        beside = (find_answers(path, step), find_ablation(path, step))
-        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *beside)])
+        more = (find_answers(path, step), find_ablation(path, step))
+        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *more)])
 
     def set_aside(self, path: Path) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -193,8 +193,8 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            beside = (find_answers(self.output, step), find_ablation(self.output, step))
-            write(self.path(row.checkpoint), [(step, tokens, scores, *beside)])
+            more = (find_answers(self.output, step), find_ablation(self.output, step))
+            write(self.path(row.checkpoint), [(step, tokens, scores, *more)])
 
     # Failures
 

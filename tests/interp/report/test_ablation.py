@@ -27,6 +27,8 @@ def test_effects_controls_and_p_values() -> None:
     assert one.p == {"layer_matched": 1 / 4, "mass_matched": 1 / 4}
     assert one.ratio["layer_matched"] == pytest.approx(1 / 0.12, rel=1e-5)
     assert two.control_mean["mass_matched"].estimate == pytest.approx(0.66 * mean, rel=1e-5)
+    lost = dose_response(ablation, "exact_match")[1]
+    assert lost.effect.estimate == -1 and -1 == lost.effect.low < lost.effect.high < 0  # all needles alike: no NaN
     falls = dose_response(ablation, "logprob")[0]
     assert falls.effect.estimate < 0 and falls.p["layer_matched"] == 1 / 4
     assert falls.ratio["layer_matched"] == pytest.approx(1 / 0.12, rel=1e-5)
