@@ -188,15 +188,14 @@ def _halves(probes: ProbeSet, heads: Any, seed: int) -> tuple[ProbeSet, set[str]
     if not isinstance(heads, HeadScores):
         return probes, set()
     here, there = {probe.needle_id for probe in probes}, {*heads.probes["needle_id"].tolist()}
-    choosing = (
-        there if not here & there else needles_that_choose(heads.probes["family"], heads.probes["needle_id"], seed)
-    )
+    of = {name: heads.probes[name].tolist() for name in ("family", "needle_id")}
+    choosing = needles_that_choose(of["family"], of["needle_id"], seed) if here & there else there
     left = [probe for probe in probes if probe.needle_id not in choosing]
     if not left:
         raise ArgumentError(
             "every probe is of a needle that the heads were chosen on; give probes of other needles, or more of them"
         )
-    return ProbeSet(left, probes.name), choosing
+    return ProbeSet(tuple(left), probes.name), choosing
 
 
 def _twins(probes: ProbeSet, codec: Codec | None, given: dict[str, Probe] | None) -> list[Probe]:

@@ -40,8 +40,8 @@ class NeedleOnly:
 
     def values(self, call: Call, chosen: Tensor) -> Tensor:
         found = call.out.clone()
-        touched = chosen.cpu().numpy()
-        for b, columns, q, positions, keys in self._sequences(call, touched.any(axis=1)):
+        touched: np.ndarray = chosen.cpu().numpy()
+        for b, columns, q, positions, keys in self._sequences(call, np.asarray(touched.any(axis=1))):
             head, where, at = (
                 torch.from_numpy(x).to(q.device)
                 for x in (np.flatnonzero(touched[b][:, columns].any(axis=1)), columns, positions.astype(np.int64))
@@ -63,12 +63,12 @@ class NeedleOnly:
             position, probe = rows.position[0], self.probes[rows.probe[0, 0]]
             end = int(position[-1]) + 1
             at = np.arange(end - call.k.shape[2], end)
-            keys = _keys(call.k[0], call.v[0], at, at, probe)
-            yield 0, columns, call.q[0][:, columns], position[columns], [keys]
+            everything = [_keys(call.k[0], call.v[0], at, at, probe)]
+            yield 0, columns, call.q[0][:, columns], position[columns], everything
             return
-        at = this.layout_on(call.q.device)
-        index = None if at.rows is None else at.rows.cpu().numpy()
-        q, k, v = (of_suffixes(x, at) for x in (call.q, call.k, call.v))
+        layout = this.layout_on(call.q.device)
+        index = None if layout.rows is None else layout.rows.cpu().numpy()
+        q, k, v = (of_suffixes(x, layout) for x in (call.q, call.k, call.v))
         for b, suffix in enumerate(this.suffixes):
             m = len(suffix.ids)
             places = np.arange(m) if index is None else index[b, :m]

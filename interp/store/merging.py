@@ -142,8 +142,8 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     if rows and rows == wanted[: len(rows)]:
         for row in wanted[len(rows) :]:
             shard = shards[row.step]
-            more = {"answers": _answers(shard, row.step), "ablation": _ablation(shard, row.step)}
-            append(output, read_scores(shard), row.step, row.tokens_seen, **more)
+            said, changed = _answers(shard, row.step), _ablation(shard, row.step)
+            append(output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed)
     else:
         write(output, _rows({step: shards[step] for step in kept}, _kept_ablations(output, there, kept)))
     standard = next(iter(kept.values()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from headscope.interp.causal.sets import layer_matched, mass_matched, sets_of, u
 from headscope.interp.engine import Engine, plan
 from headscope.interp.model import adapt
 from headscope.probes import Probe, ProbeSet
-from planted import FILLER, VOCAB, build_planted, planted_probes
+from planted import FILLER, VOCAB, build_planted, planted_probes, save_checkpoint
 from tiny_models import build
 
 COPIES = (2, 1)
@@ -189,4 +190,19 @@ def test_controls_are_like_the_leading_heads() -> None:
     kinds = [(one.kind, one.k, one.draw) for one in sets_of(units, chosen, [1, 2], 2, 2, seed=3)]
     assert kinds[:3] == [("none", 0, 0), ("top", 1, 0), ("top", 2, 0)] and kinds[-1] == ("one", 1, 1)
     assert len({*kinds}) == len(kinds) == 9
-    assert sets_of(units, chosen, [2], 0, 4, seed=3) == sets_of(units, chosen, [2], 0, 4, seed=3)
+    first, again = ([str(one) for one in sets_of(units, chosen, [2], 0, 4, seed=3)] for _ in range(2))
+    assert first == again
+
+
+def test_written_answers_change_with_the_heads(tmp_path: Path) -> None:
+    folder = save_checkpoint(tmp_path / "model", {COPIES: 1.0})
+    found = hs.ablate(str(folder), probes(), [COPIES], answers=True, top=[1], controls=2)
+    said = found.measured["answer_score"]
+    assert (said[0] == 1).all() and not said[found.of("top")].any() and (said[found.of("layer_matched")] == 1).all()
+    assert np.isnan(said[found.of("one")]).all()  # one by one they are not asked
+    blind = hs.ablate(str(folder), probes(), [COPIES], mode="needle_only", answers=True, top=[1], controls=0, each=0)
+    assert blind.measured["answer_score"].tolist() == [[1.0] * 4, [0.0] * 4]
+    how: dict[str, Any] = {"rows": "all", "alone": True, "answers": True, "top": [1], "controls": 0, "each": 0}
+    apart = hs.ablate(str(folder), probes(), [COPIES], **how)
+    assert apart.measured["answer_score"].tolist() == [[1.0] * 4, [0.0] * 4]
+    assert apart.provenance["sharing"] == "alone"
