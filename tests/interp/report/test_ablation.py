@@ -42,6 +42,15 @@ def test_effects_controls_and_p_values() -> None:
         dose_response(ablation, "loss")
 
 
+def test_the_frame_has_a_row_for_every_set() -> None:
+    ablation = make_ablation(needles=16)
+    frame = ablation.to_dataframe()
+    assert frame["heads"].tolist() == [str(one) for one in ablation.sets] and frame["heads"][2] == "L1H0 L0H1"
+    assert frame["change_in_nll_novel"][0] == 0 and "twin_logprob" not in frame  # not measured
+    np.testing.assert_allclose(frame["nll"], ablation.measured["nll"].mean(axis=1), rtol=1e-6)
+    assert frame["n_heads"].tolist() == [len(one.heads) for one in ablation.sets]
+
+
 def test_of_few_needles_there_is_no_interval() -> None:
     assert np.isnan(dose_response(make_ablation(needles=4))[0].effect.low)
 
