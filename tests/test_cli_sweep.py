@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -152,8 +151,9 @@ def test_merge_refuses_what_does_not_belong_together(here: Path, tmp_path: Path)
     assert checkpoints(output) == [10, 20, 30]
 
 
-# The command line; a sweep waits at step 30 until somebody interrupts it.
+# The command line; a sweep waits at step 30, having said who it is, until somebody interrupts it.
 STOPS_AT_30 = """
+import os
 import signal
 from headscope.cli import main
 from headscope.interp.sweep.worker import Worker
@@ -161,28 +161,30 @@ work = Worker.__call__
 
 def stop(self, checkpoint, progress=None):
     if checkpoint.step == 30:
-        print("at 30", flush=True)
+        print("at 30:", os.getpid(), flush=True)
         signal.pause()
     return work(self, checkpoint, progress)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 Worker.__call__ = stop
 main()
 """
 
 
-def test_interrupted_by_the_keyboard(here: Path, tmp_path: Path):
-    output = tmp_path / "run.h5"
+def test_interrupted_by_the_keyboard(here: Path, tmp_path: Path, warm: list[str]):
+    output, script = tmp_path / "run.h5", tmp_path / "stops_at_30.py"
+    script.write_text(STOPS_AT_30)
     process = subprocess.Popen(
-        [sys.executable, "-c", STOPS_AT_30, *map(str, arguments(here, "-o", output))],
+        [*warm, str(script), *map(str, arguments(here, "-o", output))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     try:
         assert process.stdout is not None
-        assert any(line == "at 30\n" for line in process.stdout)
-        process.send_signal(signal.SIGINT)
+        at_30 = next(line for line in process.stdout if line.startswith("at 30"))
+        os.kill(int(at_30.split()[-1]), signal.SIGINT)
         _, errors = process.communicate()
     finally:
         process.kill()
