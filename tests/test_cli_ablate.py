@@ -22,7 +22,7 @@ def test_heads_of_a_file_are_ablated_and_the_file_has_it(model: Path, tmp_path: 
     output, saved = tmp_path / "run.h5", tmp_path / "probes.npz"
     small_probes().save(saved)
     succeed("score", model, "--probes", saved, "-o", output)
-    asked = ("ablate", output, "--model", model, "--probes", saved, "--top", "1,2", "--controls", 3, "--each", 2)
+    asked = ("ablate", output, "--model", model, "--probes", saved, "--top", "1,2", "--controls", 1, "--each", 2)
     told = succeed(*asked, "--answers", "--figures", tmp_path / "figures")
     assert "top 2" in told and "needles that did not choose them" in told and f"Ablation {output}, checkpoint 0" in told
     assert (tmp_path / "figures" / "dose_response.png").is_file()

@@ -33,7 +33,7 @@ def model() -> Any:
 
 @cache
 def probes() -> ProbeSet:
-    return planted_probes(needles=4, depths=(0.5,), lengths=(60,), words=8)
+    return planted_probes(needles=4, depths=(0.5,), lengths=(40,), words=6)
 
 
 @cache
@@ -63,7 +63,7 @@ def exact(ablation: hs.Ablation, kind: str) -> np.ndarray:
 
 @pytest.mark.parametrize(("mode", "rows"), [("zero", "answer"), ("zero", "all"), ("resample", "answer")])
 def test_the_planted_head_takes_the_copy_away_and_no_others_do(mode: str, rows: str) -> None:
-    found = hs.ablate(model(), probes(), scores(), mode=mode, rows=rows, top=[1], controls=3, each=1)
+    found = hs.ablate(model(), probes(), scores(), mode=mode, rows=rows, top=[1], controls=2, each=1)
     assert len(found) == 2 and set(found.provenance["chosen_on"]).isdisjoint(found.probes["needle_id"])
     assert [str(found.sets[i]) for i in (*found.of("top"), *found.of("one"))] == ["L2H1", "L2H1"]
     assert exact(found, "none").all() and not exact(found, "top").any()
@@ -90,7 +90,7 @@ def test_hiding_the_needle_and_patching_recover_the_circuit(mode: str, sharing: 
         assert not found.measured["exact_match"][by_itself].any()
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma3_text", "gpt_oss", "llama4_text", "llama_dynamic"])
+@pytest.mark.parametrize("family", ["gemma3_text", "gpt_oss", "llama4_text", "llama_dynamic"])
 def test_a_row_with_all_heads_from_the_twin_says_what_the_twin_says(family: str) -> None:
     """The last token of the prompt is the same in both, so nothing else is left of the probe."""
     probe = random_grid()[5]
@@ -113,15 +113,14 @@ def test_a_row_with_all_heads_from_the_twin_says_what_the_twin_says(family: str)
 
 
 def test_groups_are_chosen_and_changed_whole() -> None:
-    found = hs.ablate(model(), probes(), scores(), kv_groups=True, top=[1], controls=5)
+    found = hs.ablate(model(), probes(), scores(), kv_groups=True, top=[1], controls=2)
     assert found.unit == "kv_group" and str(found.sets[1]) == "L2H0 L2H1"
     assert [str(found.sets[i]) for i in found.of("layer_matched")] == ["L2H2 L2H3"]  # all there are
     assert not exact(found, "top").any() and exact(found, "layer_matched").all()
 
 
 def test_all_sets_beside_one_prefix_are_what_separate_runs_give() -> None:
-    heads = [COPIES, (1, 2), (3, 0)]
-    together = hs.ablate(model(), probes(), heads, top=[1, 3], controls=2)
+    together = hs.ablate(model(), probes(), [COPIES, (1, 2)], top=[2], controls=1, each=1)
     assert together.provenance["prefix_shared_by_sets"]
     for i, one in enumerate(together.sets):
         if one.heads:
@@ -196,13 +195,15 @@ def test_controls_are_like_the_leading_heads() -> None:
 
 def test_written_answers_change_with_the_heads(tmp_path: Path) -> None:
     folder = save_checkpoint(tmp_path / "model", {COPIES: 1.0})
-    found = hs.ablate(str(folder), probes(), [COPIES], answers=True, top=[1], controls=2)
+    found = hs.ablate(str(folder), probes(), [COPIES], answers=True, top=[1], controls=1)
     said = found.measured["answer_score"]
     assert (said[0] == 1).all() and not said[found.of("top")].any() and (said[found.of("layer_matched")] == 1).all()
     assert np.isnan(said[found.of("one")]).all()  # one by one they are not asked
-    blind = hs.ablate(str(folder), probes(), [COPIES], mode="needle_only", answers=True, top=[1], controls=0, each=0)
-    assert blind.measured["answer_score"].tolist() == [[1.0] * 4, [0.0] * 4]
+    blind = hs.ablate(
+        str(folder), probes()[:1], [COPIES], mode="needle_only", answers=True, top=[1], controls=0, each=0
+    )
+    assert blind.measured["answer_score"].tolist() == [[1.0], [0.0]]
     how: dict[str, Any] = {"rows": "all", "alone": True, "answers": True, "top": [1], "controls": 0, "each": 0}
-    apart = hs.ablate(str(folder), probes(), [COPIES], **how)
-    assert apart.measured["answer_score"].tolist() == [[1.0] * 4, [0.0] * 4]
+    apart = hs.ablate(str(folder), probes()[:1], [COPIES], **how)
+    assert apart.measured["answer_score"].tolist() == [[1.0], [0.0]]
     assert apart.provenance["sharing"] == "alone"

@@ -96,10 +96,8 @@ def runs(model: Any, sharing: str | None, **how: Any) -> dict[tuple[int, int], n
 
 @pytest.mark.parametrize(
     ("family", "sharing"),
-    [
-        *((family, "exact") for family in ("llama", "gemma3_text", "gemma2", "gpt_oss", "llama4_text", "deepseek_v3")),
-        *((family, None) for family in ("gpt_oss", "llama_dynamic")),
-    ],
+    [("gemma3_text", "exact"), ("gpt_oss", "exact"), ("llama4_text", "exact"), ("deepseek_v3", "exact")]
+    + [("llama_dynamic", None)],
 )
 def test_changes_equal_eager_attention_that_is_changed_by_hand(family: str, sharing: str | None) -> None:
     model = build(family)
@@ -108,7 +106,7 @@ def test_changes_equal_eager_attention_that_is_changed_by_hand(family: str, shar
         blind = runs(model, sharing, change=NeedleOnly(PROBES), parts=parts) if "context" not in parts else {}
         for found in filter(None, (zero, blind)):
             assert max(np.abs(found[v, 0] - found[0, 0]).max() for v in range(len(SETS))) > 0.02
-        for v, i in zero:
+        for v, i in [key for key in zero if SETS[key[0]] or key == (0, 0)]:
             probe, rows = PROBES[i], rows_in(PROBES[i], parts)
             if family == "llama_dynamic":  # whose RoPE remembers the longest sequence
                 model(torch.zeros(1, 1, dtype=torch.long))
