@@ -79,7 +79,7 @@ def ablate(
         rows: in which rows: some of "context", "question", "answer" (those that predict its tokens), or "all". Without
             the context all sets run beside prefixes that are shared, which is exact; with it every set needs a prefill
             of its own. "resample" and "from_needle" are for answer rows, "needle_only" for question and answer.
-        top: how many heads at a time; by default 1, 2, 5, 10, 20.
+        top: how many heads at a time; by default 1, 2, 5, 10, 20, as far as half of the heads reach.
         controls: random sets for every k and kind.
         each: how many of the leading ones are changed one by one; by default the largest of `top`.
         kv_groups: choose, count and change all query heads that read one key-value head together, which is what methods
@@ -112,7 +112,7 @@ def ablate(
         longest = max(longest, longest_answered(ready.model.context, asked, ready.codec))
     with ready.model.routed(longest):
         units, ranked = _units(ready, heads, choosing, kv_groups)
-        sizes = _sizes(top, ranked, heads)
+        sizes = _sizes(top, units, ranked, heads)
         sets = sets_of(units, ranked, sizes, max(sizes) if each is None else each, controls, seed)
         engine = ready.engine(chunk, progress)
         planned = None if ready.alone_because else ready.planned
@@ -257,12 +257,13 @@ def _heads_of_layers(ready: Ready) -> dict[int, int]:
     return found
 
 
-def _sizes(top: Sequence[int] | None, ranked: Sequence[Unit], heads: Any) -> list[int]:
+def _sizes(top: Sequence[int] | None, units: Units, ranked: Sequence[Unit], heads: Any) -> list[int]:
+    """How many are changed together; by default no more than leave as many for a control."""
     if not ranked:
         raise ArgumentError("no head has a score on the needles that choose: there is nothing to ablate")
     if top is None:
-        fits = [k for k in TOP if k <= len(ranked)]
-        return fits if isinstance(heads, HeadScores) else sorted({*fits, len(ranked)})
+        fits = [k for k in TOP if k <= min(len(ranked), int(units.exists.sum()) // 2)]
+        return fits or [1] if isinstance(heads, HeadScores) else sorted({*fits, len(ranked)})
     if max(top) > len(ranked):
         raise ArgumentError(f"top asks for {max(top)} and there are {len(ranked)} heads or groups with a score")
     return sorted({*top})

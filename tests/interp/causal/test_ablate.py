@@ -119,6 +119,11 @@ def test_groups_are_chosen_and_changed_whole() -> None:
     assert not exact(found, "top").any() and exact(found, "layer_matched").all()
 
 
+def test_by_default_half_of_the_heads_are_left_for_controls() -> None:
+    found = hs.ablate(model(), probes(), scores(), controls=1, each=0)
+    assert found.top == [1, 2, 5] and len(found.of("layer_matched")) == 3 and not found.of("one")
+
+
 def test_all_sets_beside_one_prefix_are_what_separate_runs_give() -> None:
     together = hs.ablate(model(), probes(), [COPIES, (1, 2)], top=[2], controls=1, each=1)
     assert together.provenance["prefix_shared_by_sets"]
