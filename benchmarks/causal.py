@@ -13,6 +13,7 @@ cost: 20 heads one by one over a grid of 40 probes, in one pass beside shared pr
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -26,8 +27,13 @@ NEEDLES = 24  # half of them choose
 CONTROLS = 20
 
 
-def interval(of: Interval) -> list[float]:
-    return [round(float(x), 4) for x in (of.estimate, of.low, of.high)]
+def interval(of: Interval) -> list[float | None]:
+    return [number(x) for x in (of.estimate, of.low, of.high)]
+
+
+def number(x: float) -> float | None:
+    """Rounded; None for NaN, which JSON does not have."""
+    return round(float(x), 4) if math.isfinite(x) else None
 
 
 def probes_of(loaded: Any, kind: str, length: int, needles: int = NEEDLES, depths: list[float] | None = None) -> Any:
@@ -45,7 +51,7 @@ def told(dose: Dose) -> dict[str, Any]:
         "controls": [round(float(x), 4) for x in sorted(controls)],
         "control_mean": interval(dose.control_mean["layer_matched"]),
         "p": round(dose.p["layer_matched"], 4),
-        "ratio_to_worst": round(dose.ratio["layer_matched"], 2),
+        "ratio_to_worst": number(dose.ratio["layer_matched"]),
     }
 
 
@@ -69,9 +75,8 @@ def measured(found: hs.Ablation, measure: str, what: str) -> dict[str, Any]:
     for dose in doses:
         low, high = dose["controls"][0], dose["controls"][-1]
         say(
-            f"  top {dose['k']:2}: {dose['effect'][0]:+.3f} [{dose['effect'][1]:+.3f}, {dose['effect'][2]:+.3f}]; "
-            f"{len(dose['controls'])} controls {low:+.3f} to {high:+.3f}, mean {dose['control_mean'][0]:+.3f}; "
-            f"{dose['ratio_to_worst']} x the worst, p {dose['p']}"
+            f"  top {dose['k']:2}: {shown(dose['effect'])}; {len(dose['controls'])} controls {low:+.3f} to {high:+.3f}, "
+            f"mean {shown(dose['control_mean'])}; {dose['ratio_to_worst']} x the worst, p {dose['p']}"
         )
     row: dict[str, Any] = {"measure": measure, "needles": len(found), "before": interval(whole), "doses": doses}
     if found.of("one"):
@@ -81,6 +86,11 @@ def measured(found: hs.Ablation, measure: str, what: str) -> dict[str, Any]:
             for head, score, effect in zip(one.heads, one.score, one.effect.estimate, strict=True)
         ]
     return row
+
+
+def shown(of: list[float | None]) -> str:
+    estimate, *ends = ("-" if x is None else f"{x:+.3f}" for x in of)
+    return f"{estimate} [{ends[0]}, {ends[1]}]"
 
 
 def cost(loaded: Any, length: int, runs: int) -> dict[str, Any]:
