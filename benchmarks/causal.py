@@ -69,15 +69,15 @@ def part(loaded: Any, kind: str, measures: list[str], length: int, options: Any)
 
 def measured(found: hs.Ablation, measure: str, what: str) -> dict[str, Any]:
     """What changing the leading heads did to one measure."""
-    whole = clustered_interval(found.measured[measure][0], found.probes["needle_id"])
+    bounds = (0.0, 1.0) if measure == "exact_match" else None
+    whole = clustered_interval(found.measured[measure][0], found.probes["needle_id"], bounds=bounds)
     doses = [told(dose) for dose in dose_response(found, measure)]
     say(f"{what}, rows {' '.join(found.rows)}: {measure} {whole.estimate:.3f} on {len(found)} needles")
     for dose in doses:
         low, high = dose["controls"][0], dose["controls"][-1]
-        say(
-            f"  top {dose['k']:2}: {shown(dose['effect'])}; {len(dose['controls'])} controls {low:+.3f} to {high:+.3f}, "
-            f"mean {shown(dose['control_mean'])}; {dose['ratio_to_worst']} x the worst, p {dose['p']}"
-        )
+        controls = f"{len(dose['controls'])} controls {low:+.3f} to {high:+.3f}, mean {shown(dose['control_mean'])}"
+        harm = f"{dose['ratio_to_worst']} x the worst, p {dose['p']}"
+        say(f"  top {dose['k']:2}: {shown(dose['effect'])}; {controls}; {harm}")
     row: dict[str, Any] = {"measure": measure, "needles": len(found), "before": interval(whole), "doses": doses}
     if found.of("one"):
         one = head_effects(found, measure)
