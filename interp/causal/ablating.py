@@ -101,7 +101,12 @@ def ablate(
     if twins is not None and mode != "from_needle":
         raise ArgumentError(f"twins are for mode='from_needle', got mode={mode!r}")
     measured, choosing = _halves(every, heads, seed)
-    given = None if twins is None else dict(zip((probe.id for probe in every), ProbeSet.of(twins), strict=False))
+    given = None
+    if twins is not None:
+        there = [*twins]
+        if len(there) != len(every):
+            raise ArgumentError(f"twins must be as many as the probes, in their order: {len(there)} for {len(every)}")
+        given = dict(zip((probe.id for probe in every), there, strict=True))
     ready = prepare(model, measured, sharing=sharing, alone=alone, estimators=None, tokenizer=tokenizer)
     others = _twins(measured, ready.codec, given) if mode == "from_needle" else None
     if answers and ready.codec is None:
@@ -201,8 +206,6 @@ def _halves(probes: ProbeSet, heads: Any, seed: int) -> tuple[ProbeSet, set[str]
 def _twins(probes: ProbeSet, codec: Codec | None, given: dict[str, Probe] | None) -> list[Probe]:
     if given is None and codec is None:
         raise ArgumentError("mode='from_needle' needs tokenizer=..., to write the twins of the probes, or twins=...")
-    if given is not None and (missing := [probe.id for probe in probes if probe.id not in given]):
-        raise ArgumentError(f"twins must be as many as the probes, in their order; {missing[0]!r} has none")
     found = [given[probe.id] if given is not None else twin(probe, codec, "counterfactual") for probe in probes]
     check_twins(list(probes), found)
     return found

@@ -141,6 +141,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mode": "resample", "answers": True}, "has no output for rows of an answer that the model writes"),
     ({"answers": True}, "answers=True needs tokenizer"),
     ({"mode": "from_needle"}, "mode='from_needle' needs tokenizer"),
+    ({"mode": "from_needle", "twins": []}, "twins must be as many as the probes, in their order: 0 for 4"),
     ({"twins": []}, "twins are for mode='from_needle', got mode='zero'"),
     ({"top": [0]}, "top must hold numbers from 1 on"),
     ({"top": [99]}, "top asks for 99 and there are 16 heads or groups with a score"),
