@@ -45,7 +45,7 @@ def main() -> None:
     options = arguments.parse_args()
     found = machine()
     say(one_line(found))
-    wrong, results = 0, []
+    wrong = 0
     for name in (options.model, *options.models):
         began, loaded = time.process_time(), load(name)
         probes = of_every_family(loaded.tokenizer, options.length, options.items)
@@ -55,23 +55,23 @@ def main() -> None:
             told = validate(output)
         rows = list(table(probes, answers))
         config = loaded.model.config
-        results.append(
-            {
-                "model": loaded.model_id,
-                "fingerprint": loaded.fingerprint,
-                "architecture": type(loaded.model).__name__,
-                "layers_heads": [config.num_hidden_layers, config.num_attention_heads],
-                "alone_because": answers.provenance["alone_because"],
-                "problems_of_the_file": told,
-                "cpu_s": round(time.process_time() - began, 1),
-                "rows": rows,
-            }
-        )
-        say(f"{loaded.model_id}, {results[-1]['architecture']}: {len(probes)} probes, {results[-1]['cpu_s']} CPU s")
+        results = {
+            "model": Path(loaded.model_id).name,
+            "fingerprint": loaded.fingerprint,
+            "architecture": type(loaded.model).__name__,
+            "layers_heads": [config.num_hidden_layers, config.num_attention_heads],
+            "alone_because": answers.provenance["alone_because"],
+            "problems_of_the_file": told,
+            "cpu_s": round(time.process_time() - began, 1),
+            "length": options.length,
+            "items": options.items,
+            "rows": rows,
+        }
+        say(f"{results['model']}, {results['architecture']}: {len(probes)} probes, {results['cpu_s']} CPU s")
         for row in rows:
             say("  ".join(f"{key} {value}" for key, value in row.items()))
         wrong += sum(not row["whole"] for row in rows) + len(told)
-    say(write_results("real-models", {"length": options.length, "items": options.items, "models": results}, found).name)
+        say(write_results(f"real-models-{results['model'].lower()}", results, found).name)
     sys.exit(bool(wrong))
 
 
