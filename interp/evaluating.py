@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError
+from ..kernels import recording
 from ..printable import NAME, printable
 from ..probes import Codec, Probe, ProbeSet, Task, check_tokenizer
-from .engine import CHUNK, Decoded, Engine, Progress, decode, longest_answered, may_be_cut, not_finite, plan, preflight
+from .engine import CHUNK, Decoded, Engine, Progress, decode, longest_answered, not_finite, plan, score_and_decode
 from .environment import for_files
-from .estimators import DEFAULT
-from .model import Adapter, LoadedModel, adapt, load_model
+from .estimators import DEFAULT, ProbeScores, score_probe
+from .evidence import ProbeEvidence
+from .model import LoadedModel, load_model
 from .results import HeadScores
-from .scoring import check_fit, score_heads
+from .scoring import Ready, prepare, tell_not_copyable, tell_not_finite
 from .store import check_takes, rescue, runs_alone
 from .tasks import SAID, Answers, judge
 from .unfinished import Unfinished
@@ -38,6 +41,8 @@ def evaluate(
     seed: int = 0,
     sharing: str = "auto",
     heads: bool = True,
+    alone: bool | None = None,
+    estimators: Iterable[str | Callable[..., Any]] | None = None,
     output: str | PathLike[str] | None = None,
     checkpoint: int = 0,
     tokens_seen: float | None = None,
@@ -58,13 +63,18 @@ def evaluate(
         samples: answers to draw for every probe, beside the greedy one; pass@3 needs 3.
         temperature, seed: of these.
         sharing: how the teacher-forced answers share prefills, as in `score_heads`.
-        heads: also score the heads, and the right answers' NLL and exact match, from a teacher-forced pass.
+        heads: also score the heads, and the right answers' NLL and exact match, from a teacher-forced pass beside the
+            same prefixes.
+        alone: as in `score_heads`; None: as in the output, where that has scores.
+        estimators: as in `score_heads`; by default its own, and attention on distractors where there are some: a wrong
+            answer may have been copied there.
         output: a results file that the answers are written to: with the heads' scores as a new checkpoint, else into
-            one that has its scores. What is answered is kept beside it, in the folder `run.h5.answers`, until all of it
-            is in the file: after a kill the same call goes on from there. That needs weights that are known by their
-            hash: a path, a hub id, or what `load_model` loaded from one.
+            one that has its scores. What is done is kept beside it, in the folder `run.h5.answers`, until all of it is
+            in the file: after a kill the same call goes on from there, and gives the same to rounding. That needs
+            weights that are known by their hash: a path, a hub id, or what `load_model` loaded from one.
         checkpoint, tokens_seen: of the file, as in `HeadScores.save`.
-        progress: called with (rows done, rows in all, what is running); from 0 again when the answers begin.
+        progress: called with (rows done, rows in all, what is running); from 0 again where answers need a run of their
+            own: beside haystacks that hold their needle, or each alone.
 
     Returns:
         Answers; `scores` has what the heads did.
@@ -89,31 +99,22 @@ def evaluate(
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
     check_tokenizer(probes, codec)
     asked = [_with_task(probe, codec) for probe in probes]
-    how = {"samples": samples, "temperature": temperature, "seed": seed}
+    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
+    if heads:
+        tell_not_copyable(probes)
+    chosen = _estimators(probes) if estimators is None else estimators
+    if alone is None and output is not None and heads:
+        alone = runs_alone(output)
+    ready = prepare(loaded, probes, sharing=sharing, alone=alone, estimators=chosen, tokenizer=codec)
     kept = None
     if output is not None:
-        dtype = str(loaded.model.dtype) if weights else None
-        key = {"weights": weights, "dtype": dtype, "probes": probes.hash, **how, "heads": heads, "sharing": sharing}
-        kept = Unfinished(output, checkpoint, key)
-
-    scores = kept.scores() if kept and heads else None
-    if heads and scores is None:
-        alone = runs_alone(output) if output is not None else None
-        scores = score_heads(
-            *(loaded, probes),
-            sharing=sharing,
-            tokenizer=codec,
-            alone=alone,
-            chunk=chunk,
-            estimators=_estimators(probes),
-            progress=progress,
-        )
-        if kept:
-            kept.keep_scores(scores, tokens_seen)
-    adapted = adapt(loaded.model if isinstance(loaded, LoadedModel) else loaded)
-    said, reason = _answers(adapted, asked, codec, how, scores, kept, chunk, progress)
+        names = [*ready.estimators] if heads else None
+        key = {"weights": weights, "dtype": str(ready.model.dtype), "probes": probes.hash, **how}
+        key |= {"sharing": sharing, "estimators": names}
+        kept = Unfinished(output, checkpoint, key, tokens_seen)
+    said, scores = _run(ready, asked, codec, how, heads, kept, chunk, progress)
     answers = Answers(
-        model_id=loaded.model_id if isinstance(loaded, LoadedModel) else adapted.name,
+        model_id=loaded.model_id if isinstance(loaded, LoadedModel) else ready.model.name,
         said=_judged([probe.task for probe in asked], said),  # type: ignore[misc]
         nll=scores.nll if scores else np.full(len(probes), np.nan, np.float32),
         exact_match=scores.exact_match if scores else np.zeros(len(probes), bool),
@@ -124,7 +125,7 @@ def evaluate(
             **for_files(),
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
             **how,
-            "alone_because": reason,
+            "alone_because": ready.alone_because,
             "weights_sha256": weights,
             "tokenizer_fp": codec.fingerprint,
         },
@@ -152,46 +153,59 @@ def _with_task(probe: Probe, codec: Codec) -> Probe:
     return replace(probe, task=Task("exact", (gold,), probe.n_answer, stop, length=probe.length))
 
 
-def _answers(
-    adapted: Adapter,
+def _run(
+    ready: Ready,
     asked: Sequence[Probe],
     codec: Codec,
     how: dict[str, Any],
-    scores: HeadScores | None,
+    heads: bool,
     kept: Unfinished | None,
     chunk: int,
     progress: Progress | None,
-) -> tuple[list[list[Decoded]], str | None]:
-    """[n_probes] of greedy answer and samples, those that were kept and the others now; why probes run alone."""
-    if scores is None:
-        check_fit(adapted, ProbeSet.of(asked), codec)
-        reason = preflight(adapted, asked[0])
-    else:
-        reason = scores.provenance["alone_because"]
-    done = kept.answers() if kept else {}
-    left = [probe for probe in asked if probe.id not in done]
-    if left:
-        with adapted.routed(longest_answered(adapted.context, left, codec)):
-            engine = Engine(adapted, left, chunk=chunk, progress=progress)
-            if reason is not None and max(probe.length for probe in left) > chunk:
-                engine.cut_alone = may_be_cut(adapted, left[0])
-            planned = plan(left, "exact") if reason is None else None
-            for i, answers in decode(engine, planned, codec=codec, **how):
-                done[left[i].id] = answers
-                if kept:
-                    kept.keep(done, all_of_it=len(done) == len(asked))
-            _tell_not_finite(adapted, asked, engine)
-    return [done[probe.id] for probe in asked], reason
+) -> tuple[list[list[Decoded]], HeadScores | None]:
+    """[n_probes] of greedy answer and samples, and what the heads did: what was kept of both, and now the rest."""
+    place = {probe.id: i for i, probe in enumerate(asked)}
+    said = {place[id]: answers for id, answers in (kept.answers() if kept else {}).items()}
+    scored = {place[id]: found for id, found in (kept.scores() if kept and heads else {}).items()}
+    left = [i for i in range(len(asked)) if i not in said or (heads and i not in scored)]
+    with ready.model.routed(longest_answered(ready.model.context, asked, codec)), recording() as kernels:
+        engine = ready.engine(chunk, progress, asked)
+        for i, found in _found(engine, ready, left, heads, {"codec": codec, **how}):
+            if isinstance(found, ProbeEvidence):
+                scored[i] = score_probe(asked[i], found, ready.estimators)
+            else:
+                said[i] = found
+            done = [j for j in said if j in scored or not heads]
+            if kept and kept.is_due(len(done), len(asked)):
+                scores = ready.results({j: scored[j] for j in done}) if heads else None
+                kept.keep({asked[j].id: said[j] for j in done}, scores)
+    _tell_not_finite(ready, engine.not_finite, said, scored)
+    return [said[i] for i in range(len(asked))], ready.results(scored, kernels=kernels) if heads else None
 
 
-def _tell_not_finite(model: Adapter, asked: Sequence[Probe], engine: Engine) -> None:
-    if not engine.not_finite:
-        return
-    first, why = next(iter(engine.not_finite.items()))
-    if len(engine.not_finite) == len(asked):
-        raise not_finite(model, why)
-    told = (model.name, len(engine.not_finite), len(asked), printable(first, NAME), why)
-    log.warning("%s: %d of %d probes have no whole answer, and no score (NaN): %s: %s", *told)
+def _found(
+    engine: Engine, ready: Ready, left: Sequence[int], heads: bool, how: dict[str, Any]
+) -> Iterator[tuple[int, ProbeEvidence | list[Decoded]]]:
+    """What the heads did and what is said, of the probes that are left, each as it is there."""
+    if ready.alone_because:
+        return chain(engine.run_alone(left) if heads else (), decode(engine, left, **how))
+    if heads:
+        return score_and_decode(engine, ready.planned.only(left), **how)
+    return decode(engine, plan(engine.probes, "exact").only(left), **how)
+
+
+def _tell_not_finite(
+    ready: Ready, found: Mapping[str, str], said: Mapping[int, Sequence[Decoded]], scored: Mapping[int, ProbeScores]
+) -> None:
+    probes, model = ready.probes, ready.model
+    no_scores = {probes[i].id for i, of in scored.items() if np.isnan(of.nll["nll"])}
+    tell_not_finite(model, probes, {id: why for id, why in found.items() if id in no_scores})
+    broken = [probes[i].id for i, of in said.items() if not all(np.isfinite(answer.logprob) for answer in of)]
+    if told := [id for id in broken if id in found]:
+        if len(told) == len(probes):
+            raise not_finite(model, found[told[0]])
+        how = (model.name, len(told), len(probes), printable(told[0], NAME), found[told[0]])
+        log.warning("%s: %d of %d probes have no whole answer, and no score (NaN): %s: %s", *how)
 
 
 def _judged(tasks: Sequence[Task], said: Sequence[Sequence[Decoded]]) -> dict[str, np.ndarray]:

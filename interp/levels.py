@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 FALSE_COUNT = 0.01  # probability that one or more heads of a model count although all look at random needle positions
+NO_SPREAD = 1e-9  # a variance of this share of the mean moves no level
 LINES = 4  # different levels that a picture can show as lines
 
 
@@ -41,12 +42,14 @@ def counting_level(observed: np.ndarray, probes: Mapping[str, np.ndarray], thres
         needles, cluster = np.unique(probes["needle_id"], return_inverse=True)
         member = np.equal.outer(np.arange(len(needles)), cluster.ravel()).astype(np.float64)  # [needle, probe]
         some = np.maximum(n, 1)
-        chance, spread = (np.nan_to_num(probes[name]) for name in ("chance", "chance_sd"))  # NaN is seen by no head
+        # NaN is seen by no head; what is no share is a damaged file's, which `validate` tells
+        chance, spread = (np.clip(np.nan_to_num(probes[name]), 0, 1) for name in ("chance", "chance_sd"))
         mean = chance @ seen / some
         variance = ((member * spread @ seen) ** 2).sum(axis=0) / some**2
         scale = variance / np.where(mean > 0, mean, 1)
-        events = mean / np.where(scale > 0, scale, 1)
-        by_chance = np.where(scale > 0, scale * (special.pdtrik(1 - FALSE_COUNT / n.size, events) + 1), mean)
+        spreads = scale > NO_SPREAD
+        events = mean / np.where(spreads, scale, 1)
+        by_chance = np.where(spreads, scale * (special.pdtrik(1 - FALSE_COUNT / n.size, events) + 1), mean)
         level = np.maximum(level, np.minimum(by_chance, 1.0))
     return np.where(n > 0, level, np.nan).astype(np.float32).reshape(heads)
 

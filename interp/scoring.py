@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
 from typing import Any
@@ -18,6 +19,7 @@ from .engine import (
     CHUNK,
     MAX_NEW_TOKENS,
     Engine,
+    Plan,
     Progress,
     check_probes,
     compare_sharing,
@@ -27,9 +29,9 @@ from .engine import (
     preflight,
 )
 from .environment import for_files
-from .estimators import chance, choose, score_probe, spans_of
+from .estimators import Estimator, ProbeScores, chance, choose, score_probe, spans_of
 from .model import Adapter, LoadedModel, adapt, load_model
-from .results import CHANCE_COLUMNS, PROBE_COLUMNS, HeadScores
+from .results import CHANCE_COLUMNS, NLL_CLASSES, PROBE_COLUMNS, HeadScores
 
 log = logging.getLogger(__name__)
 
@@ -85,97 +87,147 @@ def score_heads(
         DoesNotFitError: a probe that has to run alone does not fit into memory.
     """
     probes = ProbeSet.of(probes)
-    _tell_not_copyable(probes)
-    if chunk < 1:
-        raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
+    tell_not_copyable(probes)
     if check_sharing < 0:
         raise ArgumentError(f"check_sharing must be 0 or how many probes to run exactly as well, got {check_sharing}")
+    ready = prepare(model, probes, sharing=sharing, alone=alone, estimators=estimators, tokenizer=tokenizer)
+    codec = ready.codec
+    if generate and codec is None:
+        raise ArgumentError(
+            "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
+        )
+    if ready.alone_because and generate:
+        raise ArgumentError(f"generate=True is not possible with {ready.model.name}: {ready.alone_because}")
+    longest = max(probe.length for probe in probes)
+    if generate:
+        longest = max(longest, *(probe.prompt_len + MAX_NEW_TOKENS for probe in probes))
+    checked, more = None, {}
+    with ready.model.routed(longest), recording() as kernels:
+        engine, everyone = ready.engine(chunk, progress), range(len(probes))
+        found = engine.run_alone(everyone) if ready.alone_because else engine.run(ready.planned)
+        scored = {i: score_probe(probes[i], evidence, ready.estimators) for i, evidence in found}
+        tell_not_finite(ready.model, probes, engine.not_finite)
+        if check_sharing and not ready.alone_because:
+            checked = compare_sharing(engine, ready.planned, scored, check_sharing)
+        if generate and codec is not None:
+            more["wu_count_generated"] = generated_counts(engine, codec)
+    return ready.results(scored, more, kernels=kernels, check_sharing=checked)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Probes and a model that fit together, and how the ones go through the other.
+
+    loaded: None for a model that was given as an object. alone_because: why every probe has to run alone, else None.
+    """
+
+    probes: ProbeSet
+    planned: Plan
+    estimators: dict[str, Estimator]
+    loaded: LoadedModel | None
+    model: Adapter
+    codec: Codec | None
+    sharing: str
+    alone_because: str | None
+    attention: str
+
+    def engine(self, chunk: int, progress: Progress | None, probes: Sequence[Probe] | None = None) -> Engine:
+        """For use inside `model.routed`. probes: the same ones, where something was added to them.
+
+        Raises ArgumentError for a chunk of no tokens.
+        """
+        if chunk < 1:
+            raise ArgumentError(f"chunk must be at least 1 token, got {chunk}")
+        spans, topk = spans_of(self.estimators), max(each.topk for each in self.estimators.values())
+        engine = Engine(self.model, probes or self.probes, chunk=chunk, progress=progress, spans=spans, topk=topk)
+        if self.alone_because and max(probe.length for probe in self.probes) > chunk:
+            engine.cut_alone = may_be_cut(self.model, self.probes[0])
+        return engine
+
+    def results(
+        self, scored: Mapping[int, ProbeScores], more: Mapping[str, np.ndarray] | None = None, **provenance: Any
+    ) -> HeadScores:
+        """Of the probes that are scored, in their order. more: estimator -> [n_probes, n_layers, n_heads]."""
+        order = sorted(scored)
+        in_order = [scored[i] for i in order]
+        per_probe = {name: np.stack([of.heads[name] for of in in_order]) for name in self.estimators} | {**(more or {})}
+        _, n_layers, n_heads = per_probe["retrieval"].shape
+        loaded, codec, alone = self.loaded, self.codec, self.alone_because is not None
+        return HeadScores(
+            model_id=loaded.model_id if loaded else self.model.name,
+            n_layers=n_layers,
+            n_heads=n_heads,
+            n_kv_heads=self.model.n_kv_heads,
+            per_probe=per_probe,
+            exact_match=np.array([of.exact_match for of in in_order]),
+            probes=_columns([self.probes[i] for i in order], self.planned.grafted[order] & (not alone)),
+            probe_set_name=self.probes.name,
+            probe_set_hash=self.probes.hash,
+            provenance={
+                **for_files(),
+                "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "tokenizer_fp": codec.fingerprint if codec else None,
+                "probes_tokenizer_fp": sorted({probe.tokenizer_fp for probe in self.probes}),
+                "sharing": "alone" if alone else self.sharing,
+                "alone_because": self.alone_because,
+                "check_sharing": None,
+                "estimators": list(per_probe),
+                "device": str(self.model.device),
+                "dtype": str(self.model.dtype).removeprefix("torch."),
+                "attn_implementation": self.attention,
+                "revision": loaded.revision if loaded else None,
+                "weights_sha256": loaded.fingerprint if loaded else None,
+                **provenance,
+            },
+            **{name: np.array([of.nll[name] for of in in_order], np.float32) for name in NLL_CLASSES},
+        )
+
+
+def prepare(
+    model: Any,
+    probes: ProbeSet,
+    *,
+    sharing: str,
+    alone: bool | None,
+    estimators: Iterable[str | Callable[..., Any]] | None,
+    tokenizer: Any,
+) -> Ready:
+    """Whatever can be refused before the first long forward is refused here. Arguments and errors: `score_heads`."""
     chosen = choose(estimators)
-    spans = spans_of(chosen)
-    planned = check_probes(probes, sharing, spans)
+    planned = check_probes(probes, sharing, spans_of(chosen))
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     if isinstance(loaded, LoadedModel):
         model, tokenizer = loaded.model, tokenizer or loaded.tokenizer
     else:
         loaded = None
     codec = tokenizer if isinstance(tokenizer, Codec) or tokenizer is None else Codec(tokenizer)
-    if generate and codec is None:
-        raise ArgumentError(
-            "generate=True needs tokenizer=..., to find line ends and to compare words with the needle's"
-        )
     if codec is not None:
         check_tokenizer(probes, codec)
     adapted = adapt(model)
     check_fit(adapted, probes, codec)
-
     reason = preflight(adapted, probes[0], alone)
-    alone = reason is not None
-    if alone and generate:
-        raise ArgumentError(f"generate=True is not possible with {adapted.name}: {reason}")
-    attention = adapted.attention()
-    longest = max(probe.length for probe in probes)
-    if generate:
-        longest = max(longest, *(probe.prompt_len + MAX_NEW_TOKENS for probe in probes))
-    with adapted.routed(longest), recording() as kernels:
-        topk = max(each.topk for each in chosen.values())
-        engine = Engine(adapted, probes, chunk=chunk, progress=progress, spans=spans, topk=topk)
-        if alone and max(probe.length for probe in probes) > chunk:
-            engine.cut_alone = may_be_cut(adapted, probes[0])
-        found = engine.run_alone(range(len(probes))) if alone else engine.run(planned)
-        scored = {i: score_probe(probes[i], evidence, chosen) for i, evidence in found}
-        per_probe = {name: np.stack([scored[i].heads[name] for i in range(len(probes))]) for name in chosen}
-        _tell_not_finite(adapted, probes, engine)
-        checked = compare_sharing(engine, planned, scored, check_sharing) if check_sharing and not alone else None
-        if generate and codec is not None:
-            per_probe["wu_count_generated"] = generated_counts(engine, codec)
-
-    _, n_layers, n_heads = per_probe["retrieval"].shape
-    return HeadScores(
-        model_id=loaded.model_id if loaded else adapted.name,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=adapted.n_kv_heads,
-        per_probe=per_probe,
-        exact_match=np.array([scored[i].exact_match for i in range(len(probes))]),
-        probes=_columns(probes, planned.grafted & (not alone)),
-        probe_set_name=probes.name,
-        probe_set_hash=probes.hash,
-        provenance={
-            **for_files(),
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "tokenizer_fp": codec.fingerprint if codec else None,
-            "probes_tokenizer_fp": sorted({probe.tokenizer_fp for probe in probes}),
-            "sharing": "alone" if alone else sharing,
-            "alone_because": reason,
-            "check_sharing": checked,
-            "estimators": list(per_probe),
-            "device": str(adapted.device),
-            "dtype": str(adapted.dtype).removeprefix("torch."),
-            "attn_implementation": attention,
-            "kernels": kernels,
-            "revision": loaded.revision if loaded else None,
-            "weights_sha256": loaded.fingerprint if loaded else None,
-        },
-        **{name: np.array([scored[i].nll[name] for i in range(len(probes))], np.float32) for name in scored[0].nll},
-    )
+    return Ready(probes, planned, chosen, loaded, adapted, codec, sharing, reason, adapted.attention())
 
 
-def _tell_not_finite(model: Adapter, probes: ProbeSet, engine: Engine) -> None:
-    """One probe that overflows does not cost the scores of the others; a model that computes none is refused."""
-    if not engine.not_finite:
+def tell_not_finite(model: Adapter, probes: ProbeSet, found: Mapping[str, str]) -> None:
+    """One probe that overflows does not cost the scores of the others; a model that computes none is refused.
+
+    found: probe id -> what of it is not finite.
+    """
+    if not found:
         return
-    bad = [probe for probe in probes if probe.id in engine.not_finite]
+    bad = [probe for probe in probes if probe.id in found]
     if len(bad) == len(probes):
-        raise not_finite(model, engine.not_finite[bad[0].id])
+        raise not_finite(model, found[bad[0].id])
     named = ", ".join(probe.id for probe in bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "")
     log.warning(
         "%s: %d of %d probes have no scores (NaN): %s, of %d tokens or more; at %s, %s: it overflows in %s",
         *(model.name, len(bad), len(probes), printable(named, 400), min(probe.length for probe in bad)),
-        *(printable(bad[0].id, NAME), engine.not_finite[bad[0].id], model.dtype),
+        *(printable(bad[0].id, NAME), found[bad[0].id], model.dtype),
     )
 
 
-def _tell_not_copyable(probes: ProbeSet) -> None:
+def tell_not_copyable(probes: ProbeSet) -> None:
     """Built-in probes whose answer is computed say so themselves; in somebody's own the needle may be at fault."""
     none = [probe.id for probe in probes if not probe.copyable and probe.family == "custom"]
     if none:
@@ -213,7 +265,7 @@ def check_fit(model: Adapter, probes: ProbeSet, codec: Codec | None) -> None:
     )
 
 
-def _columns(probes: ProbeSet, grafted: np.ndarray) -> dict[str, np.ndarray]:
+def _columns(probes: Sequence[Probe], grafted: np.ndarray) -> dict[str, np.ndarray]:
     columns = {name: np.array([getattr(probe, name) for probe in probes]) for name in PROBE_COLUMNS}
     by_chance = np.array([chance(probe) for probe in probes])
     return {**columns, **dict(zip(CHANCE_COLUMNS, by_chance.T, strict=True)), "grafted": grafted.astype(np.int64)}

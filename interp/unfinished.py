@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .engine import Decoded
-from .results import HeadScores
+from .estimators import ProbeScores
+from .results import NLL_CLASSES, HeadScores
 from .store import StoreError, beside, read_scores, target_path, write, write_file
 
 log = logging.getLogger(__name__)
@@ -21,15 +22,17 @@ LOST = 1 / 16  # the share of what is done that a kill may cost: each write is o
 
 
 class Unfinished:
-    """One checkpoint's unfinished evaluation: `step-NNNNNNNNNN.json` with the answers, and `.h5` with the scores.
+    """One checkpoint's unfinished evaluation: `step-NNNNNNNNNN.json` with answers, and `.h5` with scores of as many.
 
-    key: what the answers are of: weights, probes, settings. What was kept under another key is not used, and is
-        replaced. Where the weights are not known by their hash (None) nothing is kept. Each file is written whole.
+    key: what it is of: weights, probes, settings. What was kept under another key is not used, and is replaced. Where
+        the weights are not known by their hash (None) nothing is kept. Each file is written whole.
     """
 
-    def __init__(self, output: str | PathLike[str], checkpoint: int, key: Mapping[str, Any]) -> None:
+    def __init__(
+        self, output: str | PathLike[str], checkpoint: int, key: Mapping[str, Any], tokens_seen: float | None
+    ) -> None:
         self.folder = beside(target_path(output), "{}.answers")
-        self.step, self.key = checkpoint, dict(key)
+        self.step, self.tokens_seen, self.key = checkpoint, tokens_seen, dict(key)
         self.file = self.folder / f"step-{checkpoint:010d}.json"
         self.scored = self.file.with_suffix(".h5")
         self._found = self._read() if self.key["weights"] else None
@@ -56,26 +59,35 @@ class Unfinished:
         self._written = len(done)
         return done
 
-    def keep(self, done: Mapping[str, Sequence[Decoded]], *, all_of_it: bool = False) -> None:
-        """Write the answers, where there are enough more than were written last."""
-        if self.key["weights"] and (all_of_it or len(done) > self._written * (1 + LOST)):
-            told = {id: [_told(each) for each in answers] for id, answers in done.items()}
-            self.folder.mkdir(exist_ok=True)
-            write_file(self.file, json.dumps({"key": self.key, "answers": told}).encode())
-            self._written = len(done)
-
-    def scores(self) -> HeadScores | None:
-        """What the heads did, if that is there already."""
+    def scores(self) -> dict[str, ProbeScores]:
+        """Probe id -> what the heads did, where that is there already."""
         try:
-            return read_scores(self.scored, self.step) if self._found and self.scored.exists() else None
+            held = read_scores(self.scored, self.step) if self._found and self.scored.exists() else None
         except StoreError:
-            return None
+            held = None
+        if held is None or [held.probe_set_hash, [*held.estimators]] != [self.key["probes"], self.key["estimators"]]:
+            return {}
+        return {
+            str(id): ProbeScores(
+                {name: maps[i] for name, maps in held.per_probe.items()},
+                {name: float(getattr(held, name)[i]) for name in NLL_CLASSES},
+                bool(held.exact_match[i]),
+            )
+            for i, id in enumerate(held.probes["id"])
+        }
 
-    def keep_scores(self, scores: HeadScores, tokens_seen: float | None) -> None:
-        if self.key["weights"]:
-            self.scored.unlink(missing_ok=True)  # of another key
-            self.keep({}, all_of_it=True)
-            write(self.scored, [(self.step, tokens_seen, scores)])
+    def is_due(self, done: int, of: int) -> bool:
+        """Whether so many are enough more than were written last."""
+        return bool(self.key["weights"]) and (done == of or done > self._written * (1 + LOST))
+
+    def keep(self, answers: Mapping[str, Sequence[Decoded]], scores: HeadScores | None) -> None:
+        """Write what is done: the scores first, because those without answers are of no use and do no harm."""
+        self.folder.mkdir(exist_ok=True)
+        if scores is not None:
+            write(self.scored, [(self.step, self.tokens_seen, scores)])
+        told = {id: [_told(each) for each in of_one] for id, of_one in answers.items()}
+        write_file(self.file, json.dumps({"key": self.key, "answers": told}).encode())
+        self._written = len(answers)
 
     def clear(self) -> None:
         """All of it is in the file: the folder goes, where no other checkpoint is in it."""

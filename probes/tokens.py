@@ -37,7 +37,15 @@ def fingerprint(tokenizer: Any, first: int | None = None) -> str:
     such as padding. With `first`, only the first so many entries of the vocabulary count, in the order of their ids:
     what the fingerprint was before tokens were added behind them.
     """
-    entries = sorted((id, str(token)) for token, id in tokenizer.get_vocab().items())[:first]
+    return _fingerprint(tokenizer, _entries(tokenizer), first)
+
+
+def _entries(tokenizer: Any) -> dict[int, str]:
+    return {id: str(token) for token, id in tokenizer.get_vocab().items()}
+
+
+def _fingerprint(tokenizer: Any, vocabulary: dict[int, str], first: int | None = None) -> str:
+    entries = sorted(vocabulary.items())[:first]
     digest = blake2b(
         "".join(f"{id}\t{token}\n" for id, token in entries).encode("utf-8", "surrogatepass"), digest_size=6
     )
@@ -63,17 +71,18 @@ class Codec:
                 "tokenizer, for example transformers.AutoTokenizer.from_pretrained(...)."
             )
         self.tokenizer = tokenizer
+        self._before: dict[str, list[int]] = {}
         self._surfaces: dict[int, str] = {}
         self._spelled: dict[tuple[int, ...], str] = {}
 
     @cached_property
     def fingerprint(self) -> str:
-        return fingerprint(self.tokenizer)
+        return _fingerprint(self.tokenizer, self.entries)
 
     @cached_property
     def entries(self) -> dict[int, str]:
         """The vocabulary: id -> token, as the tokenizer writes it."""
-        return {id: str(token) for token, id in self.tokenizer.get_vocab().items()}
+        return _entries(self.tokenizer)
 
     def vocabulary_fp(self, ids: Ids) -> str:
         """A hash of what the ids in use stand for: the same where a tokenizer only gained or renamed other tokens."""
@@ -149,21 +158,35 @@ class Codec:
 
     def piece(self, text: str, after: str = ANCHOR) -> list[int]:
         """Ids of `text` where it continues `after`."""
-        before, both = self.encode(after), self.encode(after + text)
+        if after not in self._before:
+            self._before[after] = self.encode(after)
+        before, both = self._before[after], self.encode(after + text)
         return both[len(before) :] if both[: len(before)] == before else self.encode(text)
 
-    def text_after(self, before: Ids, ids: Ids) -> str:
-        """The text of `ids` where they follow `before`, with the leading space that decoding alone may swallow."""
-        left, both = self.decode(before), self.decode([*before, *ids])
+    def text_after(self, before: Ids, ids: Ids, left: str | None = None) -> str:
+        """The text of `ids` where they follow `before`, with the leading space that decoding alone may swallow.
+
+        left: the text of `before`, where it is known.
+        """
+        left = self.decode(before) if left is None else left
+        both = self.decode([*before, *ids])
         return both[len(left) :] if both.startswith(left) else self.decode(ids)
+
+    @cached_property
+    def _anchor(self) -> tuple[list[int], str]:
+        ids = self.encode(ANCHOR)
+        return ids, self.decode(ids)
+
+    def _own_text(self, ids: Ids) -> str:
+        anchor, left = self._anchor
+        return self.text_after(anchor, ids, left)
 
     def surfaces(self, ids: Iterable[int]) -> list[str]:
         """Each token's own text, leading space included; "�" where a token is part of a character."""
-        anchor = self.encode(ANCHOR)
         found = []
         for id in ids:
             if id not in self._surfaces:
-                self._surfaces[id] = self.text_after(anchor, [id])
+                self._surfaces[id] = self._own_text([id])
             found.append(self._surfaces[id])
         return found
 
@@ -173,13 +196,13 @@ class Codec:
         Byte-level tokenizers spell most characters in several tokens, and some show no text for a part of one.
         """
         found: list[tuple[int, str]] = []
-        start, anchor = 0, self.encode(ANCHOR)
+        start = 0
         for at, surface in enumerate(self.surfaces(ids)):
             text = surface
             if at > start or not surface or "\ufffd" in surface:
                 group = tuple(ids[start : at + 1])
                 if group not in self._spelled:
-                    self._spelled[group] = self.text_after(anchor, group)
+                    self._spelled[group] = self._own_text(group)
                 text = self._spelled[group]
                 if (not text or "\ufffd" in text) and len(group) < LONGEST and at + 1 < len(ids):
                     continue

@@ -1,5 +1,6 @@
 """Shared by all tests: no network, no trackers, one thread a process, patience, and one real model."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -25,6 +26,10 @@ os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", "600")
 os.environ.setdefault("RAY_health_check_timeout_ms", "600000")
 os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
 
+# Torch, transformers and the tests are a few million objects that stay; looking through them for cycles, while they are
+# imported and whenever a Trainer ends, takes many times what it frees.
+gc.disable()
+
 if TYPE_CHECKING:
     from headscope.interp.model.loading import LoadedModel
 
@@ -33,6 +38,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Two processes end at the same time when what takes longest begins first, by files: their fixtures are dear."""
     long = {item.path for item in items if item.get_closest_marker("long")}
     items.sort(key=lambda item: item.path not in long)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import headscope as hs
 from command_line import fail, run, succeed
 from headscope.interp.store.results_file import checkpoints
 from headscope.interp.sweep.same import differences
@@ -43,6 +43,23 @@ def test_a_sweep_and_the_same_again(here: Path, tmp_path: Path):
     assert "3 scored now, 0 before, 0 failed" in out and lines[-1] == f"Scores   {output}"
     assert "0 scored now, 3 before, 0 failed" in succeed(*arguments(here, "-o", output))
     assert succeed("validate", output).startswith(f"{output} is in order: 3 checkpoints")
+
+
+def test_a_sweep_of_tasks(here: Path, tmp_path: Path):
+    tasks, output = here / "probes.npz", tmp_path / "run.h5"
+    asked = ["sweep", here / "run" / "checkpoint-20", "--tasks", tasks, "--samples", 1, "-o", output]
+    assert "1 scored now, 0 before, 0 failed" in succeed(*asked)
+    assert hs.Answers.load(output, 20).n_samples == 1
+    assert "0 scored now, 1 before, 0 failed" in succeed(*asked)
+    for more, phrase in (
+        (["--tasks", "vt", "--depths", "3"], "--depths is for --probes; leave it out with --tasks"),
+        (["--tasks", "vt", "--probes", "grid"], "beside --tasks; give one of them"),
+        (["--tasks", "vt", "--generate"], "lets the model answer, and so does --tasks"),
+        (["--tasks", "mcrc"], "no suite, task or set is called 'mcrc'; did you mean mrcr?"),
+        (["--samples", "2"], "is for --tasks"),
+        (["--tasks", "vt", "--temperature", "0"], "give a number above 0"),
+    ):
+        assert phrase in fail("sweep", here / "run", *more, "-o", tmp_path / "no.h5")
 
 
 def test_stages_are_told_in_their_order_before_anything_is_scored(here: Path, tmp_path: Path):
@@ -134,8 +151,9 @@ def test_merge_refuses_what_does_not_belong_together(here: Path, tmp_path: Path)
     assert checkpoints(output) == [10, 20, 30]
 
 
-# The command line; a sweep waits at step 30 until somebody interrupts it.
+# The command line; a sweep waits at step 30, having said who it is, until somebody interrupts it.
 STOPS_AT_30 = """
+import os
 import signal
 from headscope.cli import main
 from headscope.interp.sweep.worker import Worker
@@ -143,28 +161,30 @@ work = Worker.__call__
 
 def stop(self, checkpoint, progress=None):
     if checkpoint.step == 30:
-        print("at 30", flush=True)
+        print("at 30:", os.getpid(), flush=True)
         signal.pause()
     return work(self, checkpoint, progress)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
 Worker.__call__ = stop
 main()
 """
 
 
-def test_interrupted_by_the_keyboard(here: Path, tmp_path: Path):
-    output = tmp_path / "run.h5"
+def test_interrupted_by_the_keyboard(here: Path, tmp_path: Path, warm: list[str]):
+    output, script = tmp_path / "run.h5", tmp_path / "stops_at_30.py"
+    script.write_text(STOPS_AT_30)
     process = subprocess.Popen(
-        [sys.executable, "-c", STOPS_AT_30, *map(str, arguments(here, "-o", output))],
+        [*warm, str(script), *map(str, arguments(here, "-o", output))],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background ignore it
     )
     try:
         assert process.stdout is not None
-        assert any(line == "at 30\n" for line in process.stdout)
-        process.send_signal(signal.SIGINT)
+        at_30 = next(line for line in process.stdout if line.startswith("at 30"))
+        os.kill(int(at_30.split()[-1]), signal.SIGINT)
         _, errors = process.communicate()
     finally:
         process.kill()

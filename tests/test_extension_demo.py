@@ -227,19 +227,19 @@ def test_only_permissive_packages_and_text_that_somebody_wrote(shelf: Path) -> N
     assert made["bsd"].left_out["mostly data"] == 2
 
 
-def test_the_text_is_the_same_again_and_held_out_text_is_not_learned() -> None:
+def test_held_out_text_is_not_learned() -> None:
+    """That the text is the same again is above, by its record in text.json."""
     import source_code
 
-    first, second = (source_code.packages(most_bytes=20_000) for _ in range(2))
-    assert [package.record() for package in first] == [package.record() for package in second]
-    assert len(first) > 20
-    for package in first:
+    found = source_code.packages(most_bytes=20_000)
+    assert len(found) > 20
+    for package in found:
         assert (
             set(source_code.re.findall(r"[\w.-]+", package.licence)) & source_code.PERMISSIVE
             or package.licence == "BSD"
         )
     halves: dict[bool, set[str]] = {False: set(), True: set()}
-    for package in first:
+    for package in found:
         halves[package.held_out] |= {
             hashlib.sha256(text.partition("\n")[2].encode()).hexdigest() for text in package.files
         }

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import unicodedata
 
 import pytest
 from rich.table import Table
 from rich.text import Text
 
+from command_line import run
 from headscope.cli import terminal
 from headscope.cli.errors import user_message
 from headscope.errors import ArgumentError, HeadscopeError, StoreError, UnknownEstimatorError
@@ -79,3 +81,9 @@ def test_colours_of_our_own_still_reach_the_terminal(monkeypatch: pytest.MonkeyP
     with contextlib.redirect_stdout(io.StringIO()) as out:
         terminal.console().print(Text.assemble(("a\x1b[2Jb", "bold red")))
     assert "\x1b[1;31ma\\x1b[2Jb\x1b[0m" in out.getvalue()
+
+
+def test_warnings_show_it(capsys: pytest.CaptureFixture[str]) -> None:
+    run("validate", "nowhere.h5")  # any command
+    logging.getLogger("headscope.interp").warning("%s: given up", "a\x1b[2Jb\u202ec")
+    assert capsys.readouterr().err == "a\\x1b[2Jb\\u202ec: given up\n"

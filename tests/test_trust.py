@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -83,11 +84,11 @@ SOURCES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*
 
 def test_nothing_that_is_installed_or_shown_does_it() -> None:
     assert len(SOURCES) > 200
-    found = [
-        f"{path.relative_to(ROOT)}, {fault}"
-        for path in SOURCES
-        for fault in faults(path.read_text(encoding="utf-8"), path.relative_to(ROOT).parts[0] in INSTALLED)
-    ]
+    found = []
+    for path in SOURCES:
+        source, installed = path.read_text(encoding="utf-8"), path.relative_to(ROOT).parts[0] in INSTALLED
+        if installed or re.search(r"\bload\b", source):  # of what is only shown, calls of `load` alone matter
+            found += [f"{path.relative_to(ROOT)}, {fault}" for fault in faults(source, installed)]
     assert found == []
 
 

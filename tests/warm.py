@@ -5,8 +5,9 @@
 
 Importing takes seconds, and most of what short commands take. A command ends as its process does: with its exit code,
 or by the signal that killed it; and it is killed with whoever asked for it. What a new interpreter would settle anew is
-shared: the seed of hashes, and whatever imports read from the environment. The fixture `warm` (conftest.py) starts the
-process that waits for commands.
+shared: the seed of hashes, and whatever imports read from the environment; and what is left when all is written and the
+functions of `atexit` have run is not taken apart. The fixture `warm` (conftest.py) starts the process that waits for
+commands.
 """
 
 import json
@@ -66,9 +67,13 @@ if __name__ == "__main__" and sys.argv[1] != "serve":
     sys.exit(end)
 
 if __name__ == "__main__":
+    import atexit
+    import gc
     import random
     import runpy
+    import threading
 
+    gc.disable()  # of what is imported here nothing is ever freed
     import transformers
 
     import headscope.cli
@@ -76,6 +81,8 @@ if __name__ == "__main__":
 
     for name in ("AutoModelForCausalLM", "LlamaForCausalLM", "PreTrainedTokenizerFast", "Trainer"):
         getattr(transformers, name)
+    gc.freeze()
+    gc.enable()
     given = serve(socket.socket(fileno=int(sys.argv[2])))
     sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
@@ -88,7 +95,19 @@ if __name__ == "__main__":
         *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)),
         *sys.path[1:],
     ])  # fmt: skip
-    if module:
-        runpy.run_module(given[0], run_name="__main__", alter_sys=True)
+    try:
+        if module:
+            runpy.run_module(given[0], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(given[0], run_name="__main__")
+    except SystemExit as end:
+        if not isinstance(end.code, int | None):
+            raise
+        code = end.code or 0
     else:
-        runpy.run_path(given[0], run_name="__main__")
+        code = 0
+    # As an interpreter ends, but for taking apart what was imported, which takes longer than a short command.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    os._exit(code & 255)

@@ -40,7 +40,7 @@ from .canary import Canaries
 from .cases import GOOD, SmallHelper, fresh, run_case
 from .forks import Nursery
 
-KINDS = {"results": "results_files", "probes": "probe_sets", "folders": "folders"}
+KINDS = {"results": "results_files", "probes": "probe_sets", "folders": "folders", "gguf": "gguf_files"}
 _SHOWN = 200  # findings that the results file keeps
 
 

@@ -6,6 +6,7 @@ HEADSCOPE_DEBUG=1 shows the traceback of user errors too.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import sys
@@ -19,6 +20,7 @@ from ..printable import printable
 
 __all__ = ["FrontDoor", "UsageError", "user_message"]
 
+_log = logging.getLogger("headscope")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -39,6 +41,8 @@ class FrontDoor(TyperGroup):
 
         if not standalone_mode:
             return run()
+        if not any(isinstance(handler, _Warnings) for handler in _log.handlers):
+            _log.addHandler(_Warnings(logging.WARNING))
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without unicode gets "?", not a traceback
@@ -54,6 +58,15 @@ class FrontDoor(TyperGroup):
         if code == 130:
             sys.stderr.write("interrupted\n")
         sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Warnings(logging.Handler):
+    """What headscope warns of, on stderr, with what a terminal would obey as escapes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{printable(record.getMessage())}\n")
+        if record.exc_info:  # HEADSCOPE_DEBUG
+            sys.stderr.write(f"{logging.Formatter().formatException(record.exc_info)}\n")
 
 
 def _drop_what_stdout_holds() -> None:

@@ -11,7 +11,7 @@ from . import options, terminal
 from .errors import UsageError
 from .files import ResultsFile
 from .score import check_output, load, progress_bar
-from .tasks import read_tasks
+from .tasks import tasks_of
 
 if TYPE_CHECKING:
     from ..probes import ProbeSet
@@ -82,12 +82,11 @@ def evaluate(
     options.at_least("--tokens-seen", tokens_seen, 0)
     options.at_least("--samples", samples, 0)
     options.at_least("--seed", seed, 0)
-    if not 0 < temperature < float("inf"):
-        raise options.bad(
-            "--temperature", f"got {temperature}; give a number above 0 (the greedy answer always is there)"
-        )
-    files = {"ruler": {"qa_file": qa_file or None}, "mrcr": {"mrcr_file": mrcr_file or None}}
-    source = read_tasks(tasks, lengths=lengths, items=items, haystack=haystack, files=files, seed=seed, chat=chat)
+    options.a_temperature(temperature)
+    asked = options.ProbeOptions(
+        lengths=lengths, items=items, haystack=haystack, chat=chat, seed=seed, qa_file=qa_file, mrcr_file=mrcr_file
+    )
+    source = tasks_of(tasks, asked)
     if not no_heads:
         check_output(output, checkpoint, force=False)
 

@@ -274,6 +274,11 @@ def at_least(option: str, value: float | None, least: int) -> None:
         raise bad(option, f"got {value}; give a number from {least} up")
 
 
+def a_temperature(value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise bad("--temperature", f"got {value}; give a number above 0 (the greedy answer always is there)")
+
+
 def check_haystack(given: str | None) -> None:
     if given not in (None, "stdlib", "noise") and not Path(given).exists():
         raise bad("--haystack", f"{given} does not exist; give a folder of texts, a text file, or noise")

@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 
 from . import options, terminal
 from .score import progress_bar
+from .tasks import recipe_of_tasks, tasks_of
 
 if TYPE_CHECKING:
     from ..interp.sweep import Checkpoint, Outcome, SweepResult
@@ -48,6 +49,16 @@ def sweep(
         typer.Option("-o", "--output", metavar="FILE.h5", help="HDF5 file of all checkpoints; shards go beside it."),
     ],
     probes: options.ProbesOption = "heads",
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...", help="Instead of --probes: tasks that every checkpoint also answers, as in evaluate."
+        ),
+    ] = None,
+    samples: Annotated[int, typer.Option(metavar="N", help="With --tasks, answers to draw beside the greedy one.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(metavar="T", help="With --tasks, of what is drawn.", rich_help_panel=options.RUN)
+    ] = 1.0,
     table: Annotated[
         Path | None,
         typer.Option(metavar="FILE.csv", help="Columns checkpoint,step,tokens_seen,stage, where names do not tell."),
@@ -89,6 +100,7 @@ def sweep(
     \b
     headscope sweep run/checkpoint-* -o run.h5
     headscope sweep run/ --probes grid --lengths 1k,2k,4k --depths 11 -o run.h5
+    headscope sweep run/ --tasks ruler,mrcr --lengths 4k,8k -o run.h5     heads and answers of the same contexts
     headscope sweep run/ --table steps.csv -o run.h5      steps from a CSV
     headscope sweep run-8k/ run-32k/ -o run.h5            runs that follow each other, in this order
     headscope sweep run/ --ray -o run.h5                  one worker a GPU
@@ -98,20 +110,36 @@ def sweep(
     Exit code 0: all checkpoints are in the file; 1: some failed, with their reasons; 2: nothing was begun.
     """
     wanted = options.read_estimators(estimators)
-    source = built.source(probes)
+    if tasks is None:
+        if samples or temperature != 1:
+            raise options.bad(
+                "--samples" if samples else "--temperature", "is for --tasks, which names what is answered"
+            )
+        source, recipe = built.source(probes), None if options.is_saved(probes) else built.recipe(probes)
+    else:
+        if probes != "heads":
+            raise options.bad("--probes", f"got {probes!r} beside --tasks; give one of them (--tasks also takes sets)")
+        if generate:
+            raise options.bad("--generate", "lets the model answer, and so does --tasks; give one of them")
+        options.at_least("--samples", samples, 0)
+        options.a_temperature(temperature)
+        source, recipe = tasks_of(tasks, built), recipe_of_tasks(tasks, built)
     share = read_part(only)
     if ray is not None and not _ADDRESS.fullmatch(ray):
         raise options.bad("--ray", f"got {ray!r}; give nothing, auto, host:port or ray://host:port")
-    from ..interp.sweep import Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
+    from ..interp.sweep import Drawing, Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
 
+    drawing = None if tasks is None else Drawing(samples, temperature, built.seed)
     found = find_checkpoints(checkpoints, table)
     terminal.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
-    chosen = Options(sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle)
+    chosen = Options(
+        sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle, drawing
+    )
     try:
         with reporting() as (progress, told):
             result = run_sweep(
                 found,
-                ProbeSource(source, None if options.is_saved(probes) else built.recipe(probes)),
+                ProbeSource(source, recipe),
                 output,
                 chosen,
                 replace_changed=replace_changed,

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
-from .options import at_least, check_haystack, is_saved, read_lengths
+from .options import ProbeOptions, at_least, check_haystack, is_saved, read_lengths
 
 if TYPE_CHECKING:
     from ..probes import ProbeSet
+
+
+def tasks_of(text: str, asked: ProbeOptions) -> Callable[[Any], ProbeSet]:
+    """--tasks and the options that are for it; the others, which shape sets of needles, are refused."""
+    names = ("lengths", "items", "seed", "chat", "haystack")
+    for field in fields(ProbeOptions):
+        if field.name not in (*names, "qa_file", "mrcr_file") and getattr(asked, field.name) != field.default:
+            raise UsageError(f"--{field.name.replace('_', '-')} is for --probes; leave it out with --tasks")
+    files = {"ruler": {"qa_file": asked.qa_file or None}, "mrcr": {"mrcr_file": asked.mrcr_file or None}}
+    return read_tasks(text, files=files, **{name: getattr(asked, name) for name in names})
+
+
+def recipe_of_tasks(text: str, asked: ProbeOptions) -> dict[str, Any]:
+    """The same as JSON-able values; of saved sets their hashes, for a file may change."""
+    from .. import probes
+
+    saved = [probes.ProbeSet.load(name).hash for name in _names(text) if is_saved(name)]
+    return {"tasks": text, "saved": saved, **asked.recipe("tasks")}
+
+
+def _names(text: str) -> list[str]:
+    return list(dict.fromkeys(name.strip() for name in text.split(",")))
 
 
 def read_tasks(
@@ -32,7 +55,7 @@ def read_tasks(
 
     at_least("--items", items, 1)
     check_haystack(haystack)
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    names = _names(text)
     built = [name for name in names if is_saved(name)]
     saved = [probes.ProbeSet.load(path) for path in built]
     wanted: dict[str, list[str] | None] = {}  # set -> which of its tasks, None for all

@@ -2,11 +2,11 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
-from .decoding import decode, longest_answered
+from .decoding import decode, longest_answered, score_and_decode
 from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
 from .generation import MAX_NEW_TOKENS, generated_counts
 from .passes import PrefixPass, limits
-from .plan import plan
+from .plan import Plan, plan
 from .preflight import PREFLIGHT_LENGTH, may_be_cut, preflight
 from .writing import Decoded
 
@@ -17,6 +17,7 @@ __all__ = [
     "Decoded",
     "DoesNotFitError",
     "Engine",
+    "Plan",
     "Progress",
     "PrefixPass",
     "check_probes",
@@ -29,4 +30,5 @@ __all__ = [
     "not_finite",
     "plan",
     "preflight",
+    "score_and_decode",
 ]

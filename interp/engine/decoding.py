@@ -13,19 +13,21 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 from ...probes import Codec, Probe
+from ..evidence import ProbeEvidence
 from ..model import PrefixCache, routed_length, running
 from .decoding_alone import answer_alone
-from .engine import LOGITS, Engine
+from .engine import LOGITS, Broken, Engine
 from .own_keys import OwnKeys, PromptPass, StepPass, WholePrompts
-from .plan import Plan, Prefix, Suffix
+from .plan import Plan, Suffix, plan
 from .writing import Answer, Asked, Decoded, choose
 
 MANY = 8  # answers beside one prefix that are written by themselves
+KEYS = 4  # keys of answers that are written together, for every row of suffixes that a forward has: a key is less
 
 
 def decode(
     engine: Engine,
-    planned: Plan | None,
+    planned: Plan | Sequence[int],
     *,
     codec: Codec,
     samples: int = 0,
@@ -44,8 +46,8 @@ def decode(
 
     Args:
         engine: inside the model's routing, which must be for `longest_answered(model, probes)` tokens or more.
-        planned: how prompts share prefixes, `plan(engine.probes, sharing)`; None: each is run alone, in the model's own
-            cache, for models whose probes cannot share and as the measure of the others. Slower.
+        planned: how prompts share prefixes, `plan(engine.probes, sharing)`; or the indices of probes that are each run
+            alone, in the model's own cache, for models whose probes cannot share and as the measure of the others.
         codec: of the model's tokenizer.
         samples: sampled answers of each probe.
         temperature: logits are divided by it before sampling.
@@ -59,6 +61,49 @@ def decode(
         ArgumentError: an argument out of range, or a routing for shorter sequences.
         DoesNotFitError: a prompt that has to be run in one forward does not fit into memory.
     """
+    asked = _asked(engine, codec, samples, temperature, seed)
+    return _planned(engine, planned, asked) if isinstance(planned, Plan) else _alone(engine, planned, asked)
+
+
+def score_and_decode(
+    engine: Engine,
+    planned: Plan,
+    *,
+    codec: Codec,
+    samples: int = 0,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> Iterator[tuple[int, ProbeEvidence | list[Decoded]]]:
+    """`engine.run` and `decode` in one: answers are written beside the prefixes that evidence is read from.
+
+    Of a grafted probe, whose own needle is not in its prefix, the prompt's prefix is run afterwards.
+
+    Args:
+        planned: of any sharing. The others are as in `decode`.
+
+    Yields:
+        For every probe (its index, its evidence) and (its index, its answers), in no order.
+
+    Raises:
+        What `decode` raises.
+    """
+    asked = _asked(engine, codec, samples, temperature, seed)
+    answering, cache = Answering(engine, asked), PrefixCache(planned.capacity)
+    exact = [[t for t in prefix.suffixes if not planned.grafted[t.probe]] for prefix in planned.prefixes]
+    grafted = {t.probe for prefix in planned.prefixes for t in prefix.suffixes} - {t.probe for of in exact for t in of}
+    engine.begin(planned.n_tokens + sum(answering.rows(t) for of_prefix in exact for t in of_prefix))
+    not_scored, not_answered = list[Broken](), list[int]()
+    for prefix, suffixes in zip(planned.prefixes, exact, strict=True):
+        yield from engine.run_prefix(prefix, cache, not_scored)
+        yield from _finite(answering.beside(suffixes, cache), not_answered)
+    yield from _finite(answering.rest(), not_answered)
+    yield from engine.run_broken(not_scored, cache)
+    yield from _alone(engine, not_answered, asked)
+    if grafted:
+        yield from _planned(engine, plan(engine.probes, "exact").only(grafted), asked)
+
+
+def _asked(engine: Engine, codec: Codec, samples: int, temperature: float, seed: int) -> Asked:
     if samples < 0 or seed < 0:
         raise ArgumentError(f"samples and seed must be 0 or more, got samples={samples} and seed={seed}")
     if not 0 < temperature < math.inf:
@@ -69,7 +114,7 @@ def decode(
         raise ArgumentError(
             f"answers reach {longest} tokens and the model is routed for {routed}; use model.routed({longest})"
         )
-    return _alone(engine, range(len(engine.probes)), asked) if planned is None else _planned(engine, planned, asked)
+    return asked
 
 
 def longest_answered(context: int | None, probes: Sequence[Probe], codec: Codec) -> int:
@@ -89,37 +134,55 @@ def _length(probe: Probe, asked: Asked) -> int:
 
 
 def _planned(engine: Engine, planned: Plan, asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
-    prompts = [[prompt_of(suffix) for suffix in prefix.suffixes] for prefix in planned.prefixes]
-    of_prompts = sum(len(suffix.ids) for suffixes in prompts for suffix in suffixes)
+    answering, broken = Answering(engine, asked), list[int]()
     of_prefixes = sum(len(prefix.ids) - prefix.keep for prefix in planned.prefixes)
-    engine.begin(of_prefixes + of_prompts + sum(_to_write(engine.probes[i], asked) for i in range(len(engine.probes))))
+    engine.begin(of_prefixes + sum(answering.rows(t) for prefix in planned.prefixes for t in prefix.suffixes))
     cache = PrefixCache(planned.capacity)
-    broken: list[int] = []
-    for i, answers in _by_prefix(engine, planned.prefixes, prompts, cache, asked):
-        if all(math.isfinite(answer.logprob) for answer in answers):
-            yield i, answers
-        else:  # NaN behind a probe reaches what it shares
-            broken.append(i)
+    for prefix in planned.prefixes:
+        engine.prefill(prefix, cache)
+        yield from _finite(answering.beside(prefix.suffixes, cache), broken)
+    yield from _finite(answering.rest(), broken)
     yield from _alone(engine, broken, asked)
 
 
-def _by_prefix(
-    engine: Engine, prefixes: Sequence[Prefix], prompts: Sequence[Sequence[Suffix]], cache: PrefixCache, asked: Asked
-) -> Iterator[tuple[int, list[Decoded]]]:
-    """Answers beside every prefix; where one has few and is short, together with those of the next ones.
+def _finite(found: Iterator[tuple[int, list[Decoded]]], broken: list[int]) -> Iterator[tuple[int, list[Decoded]]]:
+    """NaN behind a probe reaches what it shares: which probes have answers that are not finite is put to `broken`."""
+    for i, answers in found:
+        if all(math.isfinite(answer.logprob) for answer in answers):
+            yield i, answers
+        else:
+            broken.append(i)
+
+
+class Answering:
+    """Answers to probes, prefix by prefix; where one has few and is short, together with those of the next ones.
 
     A step costs much the same for one sequence as for ten, but for prefixes whose keys are worth reading once for all.
     """
-    together = Together(engine, asked)
-    for prefix, beside in zip(prefixes, prompts, strict=True):
-        engine.prefill(prefix, cache)
-        if not together.worth_it(beside):
-            yield from decode_beside(engine, beside, cache, asked)
-            continue
-        if not together.has_room(beside):
-            yield from together.write(cache)
-        together.add(beside, cache)
-    yield from together.write(cache)
+
+    def __init__(self, engine: Engine, asked: Asked):
+        self.engine, self.asked = engine, asked
+        self._together = Together(engine, asked)
+
+    def rows(self, suffix: Suffix) -> int:
+        """How many its prompt and its answers have at most."""
+        return len(prompt_of(suffix).ids) + _to_write(self.engine.probes[suffix.probe], self.asked)
+
+    def beside(self, suffixes: Sequence[Suffix], cache: PrefixCache) -> Iterator[tuple[int, list[Decoded]]]:
+        """The prefix of these is in the cache. Yields what is answered now, of these and earlier ones."""
+        together, prompts = self._together, [prompt_of(suffix) for suffix in suffixes]
+        if not prompts:
+            return
+        if not together.worth_it(prompts):
+            yield from decode_beside(self.engine, prompts, cache, self.asked)
+            return
+        if not together.has_room(prompts):
+            yield from together.write()
+        together.add(prompts, cache)
+
+    def rest(self) -> Iterator[tuple[int, list[Decoded]]]:
+        """What is not answered yet."""
+        yield from self._together.write()
 
 
 class Together:
@@ -131,10 +194,14 @@ class Together:
         self._logits: list[Tensor] = []
 
     def worth_it(self, prompts: Sequence[Suffix]) -> bool:
-        return len(prompts) < MANY and 2 * self._keys(prompts) <= self.engine.suffix_rows
+        return len(prompts) < MANY and 2 * self._keys(prompts) <= self._room
 
     def has_room(self, prompts: Sequence[Suffix]) -> bool:
-        return self._keys([*self._prompts.suffixes, *prompts]) <= self.engine.suffix_rows
+        return self._keys([*self._prompts.suffixes, *prompts]) <= self._room
+
+    @property
+    def _room(self) -> int:
+        return KEYS * self.engine.suffix_rows
 
     def _keys(self, prompts: Sequence[Suffix]) -> int:
         """Keys of these prompts and of an answer to each, in a batch."""
@@ -148,17 +215,20 @@ class Together:
         self._prompts.add(ran[0])
         self._logits.append(ran[1])
 
-    def write(self, cache: PrefixCache) -> Iterator[tuple[int, list[Decoded]]]:
+    def write(self) -> Iterator[tuple[int, list[Decoded]]]:
         """Answers to all that was added."""
         prompts, logits = self._prompts, self._logits
         self._prompts, self._logits = WholePrompts(), []
         if not logits:
             return
         prompts.done()
-        first = torch.cat(logits)
-        while (found := self.engine.retry(lambda: _write(self.engine, prompts, first, cache, self.asked))) is None:
+        first, none = torch.cat(logits), PrefixCache(0)
+        while (found := self.engine.retry(lambda: self._written(prompts, first, none))) is None:
             pass  # out of memory: fewer at once now, and what had been written is written again
         yield from _ticked(self.engine, prompts.suffixes, found, self.asked)
+
+    def _written(self, prompts: WholePrompts, first: Tensor, none: PrefixCache) -> list[list[Decoded]]:
+        return _write(self.engine, prompts, first, none, self.asked, self._room)
 
 
 def _alone(engine: Engine, indices: Sequence[int], asked: Asked) -> Iterator[tuple[int, list[Decoded]]]:
@@ -236,7 +306,7 @@ def _batch_size(engine: Engine, waiting: Sequence[Suffix], asked: Asked) -> int:
 def _decode_batch(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache, asked: Asked) -> list[list[Decoded]]:
     """Run prompts, and write all their answers."""
     prompt, logits = _prompted(engine, suffixes, cache)
-    return _write(engine, prompt, logits, cache, asked)
+    return _write(engine, prompt, logits, cache, asked, engine.suffix_rows)
 
 
 def _prompted(engine: Engine, suffixes: Sequence[Suffix], cache: PrefixCache) -> tuple[PromptPass, Tensor]:
@@ -257,14 +327,15 @@ def _begin(logits: Tensor, answers: Sequence[Sequence[Answer]]) -> list[tuple[in
 
 
 def _write(
-    engine: Engine, prompt: PromptPass | WholePrompts, first: Tensor, cache: PrefixCache, asked: Asked
+    engine: Engine, prompt: PromptPass | WholePrompts, first: Tensor, cache: PrefixCache, asked: Asked, keys: int
 ) -> list[list[Decoded]]:
-    """All answers to prompts, whose logits are `first`: as many at once as fit, the next one when one has ended."""
+    """All answers to prompts, whose logits are `first`: as many at once as have `keys` keys of their own in all, the
+    next one when one has ended."""
     model, suffixes = engine.model, prompt.suffixes
     answers = [asked.answers(engine.probes[suffix.probe]) for suffix in suffixes]
     waiting = deque(_begin(first, answers))
     width = max(_width(engine, suffix, asked) for suffix in suffixes)
-    at_once = max(1, min(engine.suffix_rows // width, LOGITS // model.n_logits))
+    at_once = max(1, min(keys // width, LOGITS // model.n_logits))
     own = OwnKeys(prompt, min(at_once, len(waiting)), width)
     live: list[tuple[int, Answer]] = []
     while waiting or live:

@@ -32,6 +32,7 @@ LOGITS = 1 << 27  # logits per forward: 512 MiB in float32
 SMALLEST_CHUNK = 64
 
 T = TypeVar("T")
+Broken = tuple[np.ndarray, int, ProbeEvidence, Suffix]  # context, probe, evidence so far, and how it was run
 Progress = Callable[[int, int, str], None]
 
 
@@ -70,24 +71,28 @@ class Engine:
         """Yield (index of the probe, its evidence) for every probe of the plan, prefix by prefix."""
         self.begin(plan.n_tokens)
         cache = PrefixCache(plan.capacity)
-        broken: list[tuple[np.ndarray, int, ProbeEvidence, Suffix]] = []
+        broken: list[Broken] = []
         for prefix in plan.prefixes:
-            self.prefill(prefix, cache)
-            own = {suffix.probe: suffix for suffix in prefix.suffixes}
-            for i, evidence in self.branch(prefix, cache):
-                if self.probes[i].id in self.not_finite:
-                    broken.append((prefix.ids[: own[i].context_len], i, evidence, own[i]))
-                else:
-                    yield i, evidence
-        yield from self._beside_their_own(broken, cache)
+            yield from self.run_prefix(prefix, cache, broken)
+        yield from self.run_broken(broken, cache)
 
-    def _beside_their_own(
-        self, broken: list[tuple[np.ndarray, int, ProbeEvidence, Suffix]], cache: PrefixCache
+    def run_prefix(
+        self, prefix: Prefix, cache: PrefixCache, broken: list[Broken]
     ) -> Iterator[tuple[int, ProbeEvidence]]:
+        """Prefill a prefix, which stays in the cache, and run its suffixes; what is not finite is put to `broken`."""
+        self.prefill(prefix, cache)
+        own = {suffix.probe: suffix for suffix in prefix.suffixes}
+        for i, evidence in self.branch(prefix, cache):
+            if self.probes[i].id in self.not_finite:
+                broken.append((prefix.ids[: own[i].context_len], i, evidence, own[i]))
+            else:
+                yield i, evidence
+
+    def run_broken(self, broken: list[Broken], cache: PrefixCache) -> Iterator[tuple[int, ProbeEvidence]]:
         """Probes without finite evidence, each beside its own context alone: NaN behind it reaches what is shared.
 
-        (A masked key has the weight 0, and 0 times NaN is NaN.) broken: (context, probe, evidence so far, suffix). What
-        goes on where a context lies that gave nothing by itself gives nothing either, and is not run.
+        (A masked key has the weight 0, and 0 times NaN is NaN.) What goes on where a context lies that gave nothing by
+        itself gives nothing either, and is not run.
         """
         keyed = sorted(broken, key=lambda each: (len(each[0]), each[0].tobytes()))
         hopeless: list[bytes] = []

@@ -13,7 +13,7 @@ Contexts that begin alike become one shared prefix, prefilled once. Of the next 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 
@@ -66,7 +66,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Plan:
-    """Prefixes in the order in which they are run, and which probes are grafted (bool [n_probes])."""
+    """Prefixes in the order in which they are run, and which of all probes are grafted (bool [n_probes])."""
 
     prefixes: list[Prefix]
     grafted: np.ndarray
@@ -80,6 +80,15 @@ class Plan:
     def capacity(self) -> int:
         """Longest prefix: how many positions the cache must hold."""
         return max((len(t.ids) for t in self.prefixes), default=0)
+
+    def only(self, probes: Collection[int]) -> Plan:
+        """The plan of a run of these probes alone, each cut as it is in the whole."""
+        prefixes: list[Prefix] = []
+        for prefix in self.prefixes:
+            if suffixes := [suffix for suffix in prefix.suffixes if suffix.probe in probes]:
+                keep = _common_prefix(prefixes[-1].ids, prefix.ids) if prefixes else 0
+                prefixes.append(Prefix(prefix.ids, keep, suffixes))
+        return Plan(prefixes, self.grafted)
 
 
 def plan(probes: Sequence[Probe], sharing: str = "auto") -> Plan:

@@ -12,11 +12,12 @@ from .shards import ProbeSource, SweepError
 from .stages import stage_lines
 from .summary import outcome_line, summary_table
 from .table import CheckpointError
-from .worker import Outcome
+from .worker import Drawing, Outcome
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
+    "Drawing",
     "Options",
     "Outcome",
     "ProbeSource",

@@ -69,12 +69,13 @@ def outcomes(todo: Sequence[Checkpoint], setup: Setup, make_work: MakeWork, addr
                             ) from error
                         log.info("the worker on checkpoint %d was lost: %s", checkpoint.step, error)
                         _kill(ray, actor)
-                        idle.append(new_actor())
                         if attempt < ATTEMPTS:
                             waiting.appendleft((checkpoint, attempt + 1))
                         else:
                             reason = f"its worker was lost {ATTEMPTS} times, at last with: {_last_words(error)}"
                             finished.append(Outcome(checkpoint, None, reason, time.monotonic() - start, 0.0))
+                        if len(waiting) > len(idle):
+                            idle.append(new_actor())
                 if not ready and finished:
                     yield finished.popleft()
         finally:

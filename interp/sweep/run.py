@@ -13,6 +13,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from ...errors import ArgumentError
 from ...probes import Probe, ProbeSet
 from ..engine import check_probes
 from ..estimators import as_asked, choose, spans_of
@@ -22,7 +23,7 @@ from .checkpoints import Checkpoint, find_checkpoints
 from .placing import Placing, place
 from .ray_workers import LOCAL, outcomes
 from .shards import Held, ProbeSource, Shards, SweepError, same_weights
-from .worker import MakeWork, Outcome, Setup, Worker
+from .worker import Drawing, MakeWork, Outcome, Setup, Worker
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the results file up to date on the way
+
+_ASKED = frozenset({"answers"})
 
 Told = Callable[[Outcome, int, int], None]
 
@@ -57,6 +60,10 @@ def sweep(
     sharing: str = "auto",
     generate: bool = False,
     estimators: Iterable[str | Callable[..., Any]] | None = None,
+    answers: bool = False,
+    samples: int = 0,
+    temperature: float = 1.0,
+    seed: int = 0,
     tokenizer: Any = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -81,10 +88,12 @@ def sweep(
         table: CSV with the columns checkpoint, step and, if known, tokens_seen, for what neither trainer_state.json nor
             names tell.
         sharing, generate, estimators: as in `score_heads`.
+        answers: also let every checkpoint answer the probes, as `evaluate` does; samples, temperature and seed are its.
         tokenizer, dtype, device, trust_remote_code, allow_pickle: as in `load_model`; `tokenizer` is for all
             checkpoints, by default each one's own (the first one's where a checkpoint has none).
-        replace_changed: score again what has other weights now than when it was scored, or lacks an estimator that is
-            asked for; its old shard is set aside. Without it such an estimator is NaN there, and a warning says so.
+        replace_changed: score again what has other weights now than when it was scored, or lacks an estimator or the
+            answers that are asked for; its old shard is set aside. Without it these are missing there (NaN), and a
+            warning says so.
         only: (i, n) scores every n-th checkpoint from the i-th on (from 1), for job arrays; shards are written and
             `merge` makes the file.
         ray: True for a Ray cluster on this machine (or the one this process is connected to), or the address of one.
@@ -100,8 +109,15 @@ def sweep(
             `sharing`. ModelError: there is no tokenizer to build the probes with.
     """
     asked = None if estimators is None else as_asked(choose(estimators))
+    if answers and generate:
+        raise ArgumentError("answers=True and generate=True: the model answers once; take one of them")
+    if samples < 0 or seed < 0 or not 0 < temperature < float("inf"):
+        raise ArgumentError(
+            f"samples and seed must be 0 or more and temperature above 0, got {samples}, {seed} and {temperature}"
+        )
+    drawing = Drawing(samples, temperature, seed) if answers else None
     found = find_checkpoints(checkpoints, table)
-    options = Options(sharing, generate, asked, tokenizer, dtype, device, trust_remote_code, allow_pickle)
+    options = Options(sharing, generate, asked, tokenizer, dtype, device, trust_remote_code, allow_pickle, drawing)
     address = None if ray is None or ray is False else LOCAL if ray is True else ray
     return run_sweep(
         found,
@@ -118,7 +134,7 @@ def sweep(
 
 @dataclass(frozen=True)
 class Options:
-    """How every checkpoint is loaded and scored; the fields are arguments of `sweep`."""
+    """How every checkpoint is loaded, scored and, with `answers`, asked; the fields are arguments of `sweep`."""
 
     sharing: str = "auto"
     generate: bool = False
@@ -128,6 +144,7 @@ class Options:
     device: str = "auto"
     trust_remote_code: bool = False
     allow_pickle: bool = False
+    answers: Drawing | None = None
 
 
 def run_sweep(
@@ -161,7 +178,8 @@ def run_sweep(
         shards.freeze(asked, source)
         sources = {checkpoint.source for checkpoint in mine}
         found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
-        todo, skipped, lost = _sort_out(found, placing, shards, options, {*chosen}, replace_changed)
+        measured = {*chosen, *(_ASKED if options.answers else ())}
+        todo, skipped, lost = _sort_out(found, placing, shards, options, measured, replace_changed)
         setup = Setup(asked, **vars(options), spare=spare, threads=_threads(), alone=_decided(placing))
         keeper = _Keeper(shards, only is None, failed=lost)
         keeper.refresh()
@@ -231,7 +249,7 @@ def _sort_out(
     placing: Placing,
     shards: Shards,
     options: Options,
-    estimators: set[str],
+    wanted: set[str],
     replace_changed: bool,
 ) -> tuple[list[Checkpoint], list[int], dict[int, str]]:
     """Checkpoints to score, steps that have their scores, and step -> reason of those that cannot be told any more."""
@@ -246,7 +264,7 @@ def _sort_out(
         if shard is None:
             todo.append(checkpoint)
             continue
-        _refuse_other_options(shards.output, checkpoint, shard.provenance, shard.estimators, options)
+        _refuse_other_options(shards.output, checkpoint, shard, options)
         try:
             same = same_weights(checkpoint, shard.provenance, options.allow_pickle)
         except ModelError as error:
@@ -255,7 +273,7 @@ def _sort_out(
             if not same:
                 changed.append(checkpoint)
                 continue
-            if not estimators <= shard.estimators:
+            if not wanted <= _holds(shard):
                 without.append(checkpoint)
                 if replace_changed:
                     continue
@@ -270,9 +288,9 @@ def _sort_out(
     if replace_changed:
         changed += without
     elif without:
-        missing = estimators - frozenset.intersection(*(placing.shards[c.source].estimators for c in without))
+        missing = wanted - frozenset.intersection(*(_holds(placing.shards[c.source]) for c in without))
         log.warning(
-            "%s keeps the scores of checkpoint %s as they are, without %s, which will be NaN there; "
+            "%s keeps the scores of checkpoint %s as they are, without %s, which will be missing there (NaN); "
             "replace_changed=True (--replace-changed) scores them again",
             shards.output,
             _listed(without),
@@ -305,15 +323,22 @@ def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Chec
         )
 
 
-def _refuse_other_options(
-    output: Path, checkpoint: Checkpoint, made: dict[str, Any], estimators: frozenset[str], options: Options
-) -> None:
+def _holds(shard: Held) -> frozenset[str]:
+    """Estimators, and "answers" where there are some."""
+    return shard.estimators | (_ASKED if shard.answers else frozenset())
+
+
+def _refuse_other_options(output: Path, checkpoint: Checkpoint, shard: Held, options: Options) -> None:
+    made = shard.provenance
     dtype = (made.get("sweep") or {}).get("dtype", options.dtype)
-    for name, then, now in (
+    pairs = [
         ("sharing", options.sharing if made.get("sharing") == "alone" else made.get("sharing"), options.sharing),
-        ("generate", "wu_count_generated" in estimators, options.generate),
+        ("generate", "wu_count_generated" in shard.estimators, options.generate),
         ("dtype", dtype, options.dtype),
-    ):
+    ]
+    if shard.answers and options.answers:
+        pairs += [(name, shard.answers.get(name), now) for name, now in vars(options.answers).items()]
+    for name, then, now in pairs:
         if then != now:
             raise SweepError(
                 f"checkpoint {checkpoint.step} in {output} was scored with {name}={then!r}, and now {name}={now!r} is "
@@ -357,7 +382,7 @@ class _Keeper:
     def keep(self, outcome: Outcome) -> None:
         step = outcome.checkpoint.step
         if outcome.scores is not None:
-            self.shards.put(outcome.checkpoint, outcome.scores)
+            self.shards.put(outcome.checkpoint, outcome.scores, outcome.answers)
             self.done.append(step)
         else:
             self.failed[step] = str(outcome.reason)

@@ -49,6 +49,7 @@ from ..store import (
     write,
     write_file,
 )
+from ..tasks import Answers
 from .stages import Checkpoint
 
 _SHARD = re.compile(r"step-\d{10}(-[\w.-]+)?\.h5")
@@ -143,13 +144,17 @@ class Shards:
             return []
         return sorted(path for path in self.folder.iterdir() if _SHARD.fullmatch(path.name))
 
-    def put(self, checkpoint: Checkpoint, scores: HeadScores) -> None:
+    def put(self, checkpoint: Checkpoint, scores: HeadScores, answers: Answers | None) -> None:
         """Raises Unsaved where the shard cannot be written; it is elsewhere then."""
-        path, step, tokens = self.path(checkpoint), checkpoint.step, checkpoint.tokens_seen
+        path, step, row = (
+            self.path(checkpoint),
+            checkpoint.step,
+            (checkpoint.step, checkpoint.tokens_seen, scores, answers),
+        )
         try:
-            write(path, [(step, tokens, scores)])
+            write(path, [row])
         except (Exception, KeyboardInterrupt) as error:
-            rescued = save_elsewhere(self.output, lambda place: write(place, [(step, tokens, scores)]))
+            rescued = save_elsewhere(self.output, lambda place: write(place, [row]))
             then = f"mv {quote(str(rescued))} {quote(str(path))}, and the same command goes on from there"
             message = unsaved_message(path, error, rescued, f"scores of checkpoint {step} are", then)
             raise Unsaved(message, rescued) from error
@@ -259,13 +264,17 @@ def placed(scores: HeadScores, checkpoint: Checkpoint) -> HeadScores:
 
 @dataclass(frozen=True)
 class Held:
-    """What a shard says about itself, without its scores; estimators: those it was measured with."""
+    """What a shard says about itself, without its scores.
+
+    estimators: those it was measured with. answers: how they were made (samples, temperature, seed), None for none.
+    """
 
     path: Path
     step: int
     tokens_seen: float | None
     estimators: frozenset[str]
     provenance: dict[str, Any]
+    answers: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Held:
@@ -276,7 +285,8 @@ class Held:
         ((step, tokens),) = steps.items()
         with reading(path) as file:
             provenance = read_provenance(file["provenance/json"].asstr()[0])
-            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance)
+            drawn = read_provenance(file["answers/json"].asstr()[0]) if schema.has_answers(file) else None
+            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn)
 
     @property
     def made(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...probes import ProbeSet
 from ..model import LoadedModel, ModelError, first_line, has_tokenizer, load_model
 from ..results import HeadScores
+from ..tasks import Answers
 from .checkpoints import Checkpoint
 from .shards import placed, stamp
 
@@ -23,12 +24,22 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """Answers beside the greedy one, as in `evaluate`."""
+
+    samples: int = 0
+    temperature: float = 1.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Setup:
     """What all checkpoints of a sweep have in common.
 
     tokenizer: for every checkpoint; None: each one's own. spare: for checkpoints without one. threads: torch's, the
     same in every worker, because the order of a sum depends on them. alone: as in `score_heads`, from the checkpoints
-    that have their scores; None where there are none, and each worker's first checkpoint decides.
+    that have their scores; None where there are none, and each worker's first checkpoint decides. answers: how many are
+    drawn and how, as in `evaluate`; None where the model is not asked.
     """
 
     probes: ProbeSet
@@ -42,18 +53,23 @@ class Setup:
     trust_remote_code: bool
     allow_pickle: bool
     threads: int
+    answers: Drawing | None = None
     alone: bool | None = None
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """scores, or the reason (one line) why there are none; seconds in all, and those of them spent on loading."""
+    """scores, or the reason (one line) why there are none; seconds in all, and those of them spent on loading.
+
+    answers: what the model said, where it was asked.
+    """
 
     checkpoint: Checkpoint
     scores: HeadScores | None
     reason: str | None
     seconds: float
     loading: float
+    answers: Answers | None = None
 
 
 class Work(Protocol):
@@ -82,32 +98,34 @@ class Worker:
         start = time.monotonic()
         loading = 0.0
         try:
-            from ..scoring import score_heads
-
             before = stamp(checkpoint)
             loaded = self._load(checkpoint)
             loading = time.monotonic() - start
             if stamp(checkpoint) != before:
                 raise ModelError(f"{checkpoint.name} was written to while it was loaded; try again when it is complete")
-            setup = self.setup
-            scores = score_heads(
-                loaded,
-                setup.probes,
-                sharing=setup.sharing,
-                generate=setup.generate,
-                estimators=setup.estimators,
-                alone=self._alone,
-                progress=progress,
-            )
+            scores, answers = self._measure(loaded, progress)
             self._alone = scores.provenance["sharing"] == "alone"
-            made = {"checkpoint": checkpoint.name, "dtype": setup.dtype, "stamp": before}
+            made = {"checkpoint": checkpoint.name, "dtype": self.setup.dtype, "stamp": before}
             scores = placed(replace(scores, provenance=scores.provenance | {"sweep": made}), checkpoint)
         except Exception as error:
             self._loaded = None  # half-loaded, or at fault itself: the next checkpoint gets a module of its own
             if os.environ.get("HEADSCOPE_DEBUG") == "1":
                 log.exception("checkpoint %d failed", checkpoint.step)
             return Outcome(checkpoint, None, _reason(error), time.monotonic() - start, loading)
-        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading)
+        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading, answers)
+
+    def _measure(self, loaded: LoadedModel, progress: Progress | None) -> tuple[HeadScores, Answers | None]:
+        setup = self.setup
+        how: dict[str, Any] = {"sharing": setup.sharing, "estimators": setup.estimators, "alone": self._alone}
+        if setup.answers is None:
+            from ..scoring import score_heads
+
+            return score_heads(loaded, setup.probes, generate=setup.generate, progress=progress, **how), None
+        from ..evaluating import evaluate
+
+        answers = evaluate(loaded, setup.probes, **vars(setup.answers), progress=progress, **how)
+        assert answers.scores is not None
+        return answers.scores, replace(answers, scores=None)
 
     def _load(self, checkpoint: Checkpoint) -> LoadedModel:
         setup, used = self.setup, self._loaded

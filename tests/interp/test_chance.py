@@ -145,6 +145,16 @@ def test_heads_whose_window_hides_needles_have_a_level_of_their_own() -> None:
     assert in_words(level, probes, 0.1) == f"chance (level {level[0, 0]:.2f} to {level[1, 0]:.2f} with 12 needles)"
 
 
+@pytest.mark.parametrize("odd", [np.inf, 3e38, 1e-160, 5e-324, -1.0, np.nan])
+def test_odd_numbers_of_a_damaged_file_give_a_level(odd: float) -> None:
+    for name in ("chance", "chance_sd"):
+        probes = columns(4, 1, 20)
+        probes[name] = np.array([odd, *probes[name][1:]])
+        with np.errstate(all="raise", under="ignore"):
+            level = counting_level(np.ones((4, 2, 2), bool), probes, 0.1)
+        assert (level >= np.float32(0.1)).all() and (level <= 1).all()
+
+
 def test_words() -> None:
     seen = np.ones((1, 2, 4), bool)
     assert in_words(counting_level(seen, columns(1, 1, 20), 0.1), columns(1, 1, 20), 0.1).endswith("with 1 needle)")

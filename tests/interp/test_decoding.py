@@ -54,7 +54,7 @@ def answers(
     model: Any, probes: Sequence[Probe], sharing: str, codec: Codec, rows: int = 4096, chunk: int = 48, **how: Any
 ) -> dict[int, list[Decoded]]:
     adapted = model if hasattr(model, "routed") else adapt(model)
-    planned = None if sharing == "alone" else plan(probes, sharing)
+    planned = range(len(probes)) if sharing == "alone" else plan(probes, sharing)
     with adapted.routed(longest_answered(adapted.context, probes, codec)):
         engine = Engine(adapted, probes, chunk=chunk, suffix_rows=rows, cut_alone=sharing == "alone")
         return dict(decode(engine, planned, codec=codec, **how))

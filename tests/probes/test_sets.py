@@ -171,14 +171,14 @@ print(build("heads", tokenizer, lengths=[256, 384], needles=2, seed=3).hash)
 """
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "12345"])
-def test_the_same_seed_gives_the_same_hash_in_every_process(without_bos: Any, tmp_path: Path, hash_seed: str) -> None:
+def test_the_same_seed_gives_the_same_hash_in_every_process(without_bos: Any, tmp_path: Path) -> None:
+    """In one that hashes with another seed than this."""
     path = tmp_path / "tokenizer.json"
     without_bos.backend_tokenizer.save(str(path))
     here = build("heads", _loaded(path), lengths=[256, 384], needles=2, seed=3).hash
     there = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(path)],
-        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        env={**os.environ, "PYTHONHASHSEED": "12345"},
         capture_output=True,
         text=True,
         check=True,

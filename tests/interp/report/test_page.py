@@ -97,8 +97,9 @@ def test_the_slider_moves_the_map_and_the_grids(browser, run, page):
     no_complaint(browser, page)
 
 
-def test_a_head_tells_its_numbers_when_pointed_at(browser, run, page):
+def test_a_head_tells_its_numbers_when_pointed_at(browser, page):
     browser.open(page)
+    nothing_is_wider(browser, 1280)
     for layer, head, words in ((2, 1, "rank 1 of 40"), (5, 3, "not observable")):
         browser.evaluate("document.querySelector('#heads').scrollIntoView({behavior: 'instant', block: 'center'})")
         left, top, width, height = browser.box("#heads .nsewdrag")
@@ -110,14 +111,18 @@ def test_a_head_tells_its_numbers_when_pointed_at(browser, run, page):
     no_complaint(browser, page)
 
 
-@pytest.mark.parametrize("width", [1280, 420])
-def test_nothing_is_wider_than_the_window(browser, run, page, width):
-    browser.open(page, width)
+def nothing_is_wider(browser: Chromium, width: int) -> None:
     assert browser.evaluate("document.documentElement.scrollWidth") == width
     widest = (
         "Math.max(...Array.from(document.querySelectorAll('.plot svg.main-svg'), s => s.getBoundingClientRect().right))"
     )
     assert browser.evaluate(widest) <= width
+
+
+def test_nothing_is_wider_than_a_small_window(browser, page):
+    """A large one is above."""
+    browser.open(page, 420)
+    nothing_is_wider(browser, 420)
 
 
 def test_what_comes_from_files_stays_text(browser, tmp_path):
@@ -164,9 +169,13 @@ def uneven(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("width", [1400, 900, 390])
-def test_no_row_is_left_half_empty(browser, uneven, width):
-    browser.open(uneven, width)
+def test_no_row_is_left_half_empty(browser, uneven):
+    for width in (1400, 900, 390):
+        browser.resize(width) if width == 900 else browser.open(uneven, width)  # small windows are a telephone's
+        every_row_is_full(browser)
+
+
+def every_row_is_full(browser: Chromium) -> None:
     box = "(b => [b.top, b.right])(e.getBoundingClientRect())"
     ends = f"Array.from(document.querySelectorAll('.tiles div'), e => {box})"
     rows: dict[float, float] = {}

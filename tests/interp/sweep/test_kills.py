@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,9 +14,9 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_killed_sweeps_resume_to_the_same_file(tmp_path: Path):
+def test_killed_sweeps_resume_to_the_same_file(tmp_path: Path, warm: list[str]):
     command = [
-        sys.executable,
+        *warm,
         "-m",
         "benchmarks.kills",
         "--local",

@@ -53,12 +53,20 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("run"), STEPS)
 
 
+@pytest.fixture(scope="module")
+def local(checkpoints: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the sweep writes without Ray."""
+    output = tmp_path_factory.mktemp("local") / "local.h5"
+    hs.sweep(checkpoints, PROBES, output)
+    return output
+
+
 def sweep(checkpoints: Path, output: Path, make_work: MakeWork, address: str = "local") -> SweepResult:
     source = ProbeSource(lambda _: PROBES)
     return run_sweep(find_checkpoints(checkpoints), source, output, Options(), ray=address, make_work=make_work)
 
 
-def test_a_killed_sweep_goes_on(head: str, checkpoints: Path, tmp_path: Path):
+def test_a_killed_sweep_goes_on(head: str, checkpoints: Path, local: Path, tmp_path: Path):
     """Stands before the tests that connect this process: it is forked here."""
     output = tmp_path / "ray.h5"
     child = kills._fork(lambda: sweep(checkpoints, output, Endless, head))
@@ -69,11 +77,10 @@ def test_a_killed_sweep_goes_on(head: str, checkpoints: Path, tmp_path: Path):
     kills._wait(child)
     result = sweep(checkpoints, output, Worker, head)
     assert (result.done, result.skipped, result.failed) == ((AT,), tuple(step for step in STEPS if step != AT), {})
-    hs.sweep(checkpoints, PROBES, tmp_path / "local.h5")
-    assert differences(output, tmp_path / "local.h5") == []
+    assert differences(output, local) == []
 
 
-def test_a_killed_worker_costs_nothing_but_time(cluster: None, checkpoints: Path, tmp_path: Path):
+def test_a_killed_worker_costs_nothing_but_time(cluster: None, checkpoints: Path, local: Path, tmp_path: Path):
     (tmp_path / "tries").mkdir()
     deadly = functools.partial(Deadly, folder=tmp_path / "tries", times=1)
     result = sweep(checkpoints, tmp_path / "ray.h5", deadly)
@@ -82,8 +89,7 @@ def test_a_killed_worker_costs_nothing_but_time(cluster: None, checkpoints: Path
     assert sorted(int(step) for step, _ in tries) == [10, 20, 30, 30, 40]
     # The other worker may do all that is left before the one in place of the killed one is up.
     assert len({pid for step, pid in tries if int(step) == AT}) == 2, "tried again in another process"
-    hs.sweep(checkpoints, PROBES, tmp_path / "local.h5")
-    assert differences(tmp_path / "ray.h5", tmp_path / "local.h5") == []
+    assert differences(tmp_path / "ray.h5", local) == []
     assert hs.sweep(checkpoints, PROBES, tmp_path / "ray.h5", ray=True).skipped == STEPS
 
 
@@ -95,9 +101,10 @@ def test_a_checkpoint_that_kills_every_worker_is_given_up(cluster: None, checkpo
     assert result.failed == dict.fromkeys([step for step in STEPS if step != AT], "nothing to score")
 
 
-def test_workers_that_cannot_start_end_the_sweep(cluster: None, checkpoints: Path, tmp_path: Path):
+def test_workers_that_cannot_start_end_the_sweep(cluster: None, tmp_path: Path):
+    make_run(tmp_path, STEPS[:1])
     with pytest.raises(SweepError, match="workers cannot start: ImportError: no package for you"):
-        sweep(checkpoints, tmp_path / "ray.h5", Hopeless)
+        sweep(tmp_path, tmp_path / "ray.h5", Hopeless)
 
 
 def test_no_cluster_at_the_address(checkpoints: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

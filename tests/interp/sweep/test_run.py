@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import headscope as hs
+from headscope.errors import ArgumentError
 from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.model.loading import load_model
 from headscope.interp.scoring import score_heads
@@ -267,6 +268,29 @@ def test_estimators_asked_for_later_are_nan_before_until_they_are_scored_again(r
     assert not np.isnan(alone["leading_needle_mass"]).all()
     np.testing.assert_array_equal(read_scores(output, 10)["leading_needle_mass"], alone["leading_needle_mass"])
     assert hs.sweep(run, PROBES, output, estimators=["wu_count"]).skipped == (10, 20, 30), "more is no less"
+
+
+def test_every_checkpoint_answers_what_its_heads_are_scored_on(run: Path, plain: Path, tmp_path: Path, caplog):
+    output, folders = tmp_path / "run.h5", [run / f"checkpoint-{step}" for step in (10, 20)]
+    hs.sweep(folders[0], PROBES, output)
+    assert hs.sweep(folders, PROBES, output, answers=True, samples=1).done == (20,)
+    assert "checkpoint 10 (checkpoint-10) as they are, without answers, which will be missing there" in caplog.text
+    alone = hs.evaluate(load_model(folders[1]), PROBES, samples=1)
+    found = hs.Answers.load(output, 20)
+    assert found.said["text"].tolist() == alone.said["text"].tolist() and validate(output) == []
+    np.testing.assert_array_equal(read_scores(output, 20)["retrieval"], read_scores(plain, 20)["retrieval"])
+    with pytest.raises(SweepError, match="was scored with samples=1, and now samples=2 is asked for"):
+        hs.sweep(run, PROBES, output, answers=True, samples=2)
+    assert hs.sweep(run, PROBES, output, answers=True, samples=1, replace_changed=True).done == (10, 30)
+    shutil.rmtree(tmp_path / "run.h5.shards")
+    assert hs.sweep(run, PROBES, output, answers=True, samples=1).skipped == (10, 20, 30)
+    assert hs.sweep(run, PROBES, output).skipped == (10, 20, 30), "what was said is no less"
+    again = tmp_path / "again.h5"
+    hs.sweep(run, PROBES, again, answers=True, samples=1)
+    assert differences(again, output) == []
+    for wrong in ({"generate": True}, {"samples": -1}, {"temperature": 0.0}):
+        with pytest.raises(ArgumentError, match="take one of them|0 or more and temperature above 0"):
+            hs.sweep(run, PROBES, tmp_path / "no.h5", answers=True, **wrong)
 
 
 def test_a_lost_folder_of_shards_is_made_again_from_the_file(run: Path, plain: Path, tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 import headscope as hs
 from headscope.errors import ArgumentError, StoreError
 from headscope.interp import evaluating
-from headscope.interp.engine import Decoded
+from headscope.interp.engine import Decoded, Engine, Plan, plan
 from headscope.interp.model import LoadedModel
 from headscope.interp.report import evolve
 from headscope.interp.report.behaviour import LOOKED
@@ -152,43 +153,77 @@ def test_a_kill_costs_little(models: Models, tasks: ProbeSet, tmp_path: Path, mo
     assert len(kept) == 2
 
     asked: list[str] = []
-    decode = evaluating.decode
+    run = evaluating.score_and_decode
 
-    def watched(engine, planned, **how):  # type: ignore[no-untyped-def]
-        asked.extend(probe.id for probe in engine.probes)
-        return decode(engine, planned, **how)
+    def watched(engine: Engine, planned: Plan, **how: Any) -> Any:
+        asked.extend(engine.probes[suffix.probe].id for prefix in planned.prefixes for suffix in prefix.suffixes)
+        return run(engine, planned, **how)
 
-    monkeypatch.setattr(evaluating, "decode", watched)
-    monkeypatch.setattr(evaluating, "score_heads", None)  # those were scored before the kill
+    monkeypatch.setattr(evaluating, "score_and_decode", watched)
     resumed = hs.evaluate(models["half"], tasks, output=output, samples=1)
-    assert asked == [probe.id for probe in tasks if probe.id not in kept]
+    assert sorted(asked) == sorted(probe.id for probe in tasks if probe.id not in kept)
     assert not folder.exists() and validate(output) == []
     monkeypatch.undo()
     plain = hs.evaluate(models["half"], tasks, samples=1)
     assert (plain.said["text"] == resumed.said["text"]).all()
-    np.testing.assert_array_equal(plain.nll, resumed.nll)
+    assert plain.scores is not None and resumed.scores is not None
+    for name, maps in plain.scores.per_probe.items():
+        np.testing.assert_allclose(resumed.scores.per_probe[name], maps, atol=1e-5)
+    np.testing.assert_allclose(resumed.nll, plain.nll, atol=1e-5)
 
 
-def test_what_was_kept_for_other_settings_is_not_used(models: Models, tasks: ProbeSet, tmp_path: Path) -> None:
-    def stop(rows: int, total: int, what: str) -> None:
-        if what == "answers":
-            raise KeyboardInterrupt
+@pytest.mark.parametrize("sharing", ["exact", "grafted"])
+def test_haystacks_are_run_once_for_scores_and_answers(
+    models: Models, tasks: ProbeSet, sharing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But where scores are grafted: an answer is written beside a haystack that holds its needle."""
+    rows: list[int] = []
+    prefill = Engine.prefill
+
+    def counted(self: Engine, prefix: Any, cache: Any) -> None:
+        rows.extend([len(prefix.ids) - prefix.keep] * (len(self.probes) > 1))  # not what preflight tries with one
+        prefill(self, prefix, cache)
+
+    model = models["half"]
+    alone, scores = hs.evaluate(model, tasks, samples=1, heads=False), hs.score_heads(model, tasks, sharing=sharing)
+    monkeypatch.setattr(Engine, "prefill", counted)
+    found = hs.evaluate(model, tasks, samples=1, sharing=sharing)
+    of_plans = {
+        how: sum(len(prefix.ids) - prefix.keep for prefix in plan(tasks, how).prefixes) for how in ("exact", "grafted")
+    }
+    assert sum(rows) == of_plans["exact"] + (sharing == "grafted") * of_plans["grafted"]
+    assert (found.said["text"] == alone.said["text"]).all()
+    assert found.scores is not None
+    np.testing.assert_allclose(found.scores["retrieval"], scores["retrieval"], atol=1e-5)
+
+
+def test_what_was_kept_for_other_settings_is_not_used(
+    models: Models, tasks: ProbeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep = Unfinished.keep
+
+    def keep_and_stop(self: Unfinished, *what: Any) -> None:
+        keep(self, *what)
+        raise KeyboardInterrupt
 
     output, file = tmp_path / "run.h5", tmp_path / "run.h5.answers" / "step-0000000000.json"
-    with pytest.raises(KeyboardInterrupt):
-        hs.evaluate(models["half"], tasks[:2], output=output, progress=stop)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Unfinished, "keep", keep_and_stop)
+        hs.evaluate(models["half"], tasks[:2], output=output)
     held = json.loads(file.read_text())
+    ((first, _),) = held["answers"].items()
+    place = [probe.id for probe in tasks].index(first)
     told = [[[3], -1.0, "eos", "planted by hand"]]
     for key, used in ((held["key"], True), (held["key"] | {"seed": 1}, False), (held["key"] | {"weights": "x"}, False)):
         file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"key": key, "answers": {tasks[0].id: told}}))
+        file.write_text(json.dumps({"key": key, "answers": {first: told}}))
         found = hs.evaluate(models["half"], tasks[:2], output=output)
-        assert (found.text[0] == "planted by hand") == used
+        assert (found.text[place] == "planted by hand") == used
         output.unlink()
-    for damage in ("", "[]", '{"key": 1}', json.dumps(held | {"answers": {tasks[0].id: 7}})):
+    for damage in ("", "[]", '{"key": 1}', json.dumps(held | {"answers": {first: 7}})):
         file.parent.mkdir(exist_ok=True)
         file.write_text(damage)
-        assert Unfinished(output, 0, held["key"]).answers() == {}
+        assert Unfinished(output, 0, held["key"], None).answers() == {}
 
 
 def test_answers_join_the_scores_that_a_file_has(models: Models, tasks: ProbeSet, tmp_path: Path) -> None:

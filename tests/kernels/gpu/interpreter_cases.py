@@ -484,7 +484,7 @@ def test_topk_of_a_broken_row() -> None:
     assert torch.equal(ev.topk_key, wanted.topk_key) and torch.equal(ev.topk_logit.isnan(), wanted.topk_logit.isnan())
 
 
-@pytest.mark.parametrize("number", range(100, 112))
+@pytest.mark.parametrize("number", range(100, 106))
 def test_a_sample_of_the_random_cases(number: int) -> None:
     assert random_cases.wrong(number) == []
 
@@ -591,7 +591,7 @@ def _triton_in_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_engine_with_our_kernels_equals_the_engine_without(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layer_types = {} if family == "llama" else {"layer_types": ["sliding_attention", "full_attention"]}
     model = adapt(build(family, num_hidden_layers=2, num_attention_heads=4, **layer_types))
-    probes = ProbeSet([random_probe(n, depth, seed=n) for n, depth in ((75, 0.0), (80, 0.6), (80, 1.0))])
+    probes = ProbeSet([random_probe(n, depth, seed=n) for n, depth in ((75, 0.0), (80, 0.6))])
     launches = []
     monkeypatch.setattr(launch, "evidence_attention", lambda *a: (launches.append(a[0].q.shape), fused(*a))[1])
 
