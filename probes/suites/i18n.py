@@ -148,7 +148,7 @@ def _growing(words: Mapping[str, Any], draw: Draw, item: Passage) -> Growing:
 
     def make(n: int) -> Passage:
         sentences = draw.text.sentences(n)
-        # Where the needle's middle is nearest to a place drawn anywhere. "Before a sentence as often as it is long",
+        # Where the needle's middle is nearest to a place drawn anywhere. "Before a sentence as often as it is long"
         # would favour one end of a context of few sentences, where they are longer or shorter than the needle.
         edges = np.cumsum([0, *(len(sentence + apart) for sentence in sentences)])
         at = int(np.argmin(abs(edges + len(needle) / 2 - depth * (edges[-1] + len(needle)))))
