@@ -86,18 +86,19 @@ class ProbeEvidence:
 
     def hits(self, probe: Probe) -> np.ndarray:
         """Bool [n_layers, n_heads, n_answer]: the top key lies in a needle and holds the token that comes next."""
-        return _copies(probe, self.argmax_key, probe.answer_ids)
+        return copies(probe, self.argmax_key, probe.answer_ids)
 
     def topk_hits(self, probe: Probe) -> np.ndarray:
         """Bool [n_layers, n_heads, n_answer, K]: the same of each of the top keys."""
-        return _copies(probe, self.topk_key, probe.answer_ids[:, None])
+        return copies(probe, self.topk_key, probe.answer_ids[:, None])
 
     def top(self, k: int) -> ProbeEvidence:
         """The same with K = k, of at least as many."""
         return replace(self, topk_key=self.topk_key[..., :k], topk_p=self.topk_p[..., :k])
 
 
-def _copies(probe: Probe, key: np.ndarray, following: np.ndarray) -> np.ndarray:
+def copies(probe: Probe, key: np.ndarray, following: np.ndarray) -> np.ndarray:
+    """Bool, as both broadcast: these positions lie in a needle and hold the token that follows there."""
     inside = np.zeros(key.shape, bool)
     for start, end in probe.needle_spans:  # a mask over all of the probe would be most of the work
         inside |= (key >= start) & (key < end)

@@ -54,6 +54,42 @@ def counting_level(observed: np.ndarray, probes: Mapping[str, np.ndarray], thres
     return np.where(n > 0, level, np.nan).astype(np.float32).reshape(heads)
 
 
+def null_p(scores: np.ndarray, mean: np.ndarray, sd: np.ndarray, needle_id: np.ndarray) -> np.ndarray:
+    """float64 [n_layers, n_heads]: how likely a mean score as high as a head's is, were it not for what it copies.
+
+    What a probe's score would be then has the mean and standard deviation given; probes of one needle vary together,
+    other needles do not. The upper tail is that of a scaled Poisson variable, as in `counting_level`. 1 for a score of
+    0 and where nothing can vary; NaN where a head is never observable.
+
+    Args:
+        scores, mean, sd: [n_probes, n_layers, n_heads], NaN where a head cannot see the needle.
+        needle_id: [n_probes].
+    """
+    from scipy import special
+
+    seen = ~np.isnan(scores)
+    n = np.maximum(seen.sum(axis=0), 1)
+    found, expected = (np.where(seen, each, 0).astype(np.float64).sum(axis=0) / n for each in (scores, mean))
+    _, cluster = np.unique(needle_id, return_inverse=True)
+    spreads = np.zeros((cluster.max() + 1, *found.shape))
+    np.add.at(spreads, cluster.ravel(), np.where(seen, sd, 0))
+    scale = (spreads**2).sum(axis=0) / n**2 / np.where(expected > 0, expected, 1)
+    varies = scale > NO_SPREAD
+    events, at = (each / np.where(varies, scale, 1) for each in (expected, found))
+    tail = np.where(varies & (found > 0), special.gammainc(np.where(found > 0, at, 1), events), 1.0)
+    return np.where(seen.any(axis=0), tail, np.nan)
+
+
+def above_null(p: np.ndarray, q: float) -> np.ndarray:
+    """bool, as p: what is named at the false discovery rate q, by Benjamini and Hochberg (1995); NaN is not tested."""
+    from scipy.stats import false_discovery_control
+
+    known, named = ~np.isnan(p), np.zeros(p.shape, bool)
+    if known.any():
+        named[known] = false_discovery_control(p[known]) <= q
+    return named
+
+
 def chance_known(probes: Mapping[str, np.ndarray]) -> bool:
     """Whether the probes tell what a head scores on them by chance; files of schema 1.0 do not."""
     return all(name in probes and bool(np.isfinite(probes[name]).any()) for name in ("chance", "chance_sd"))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError, ArgumentTypeError, HeadscopeError
-from .levels import chance_known, counting_level
+from .levels import above_null, chance_known, counting_level, null_p
 from .packages import need
 
 if TYPE_CHECKING:
@@ -211,6 +211,40 @@ class HeadScores:
     def n_heads_above_chance(self) -> int | None:
         """How many retrieval heads there are; None where chance is unknown and there is only the paper's count."""
         return len(self.retrieval_heads()) if chance_known(self.probes) else None
+
+    def null_p(self) -> np.ndarray:
+        """float64 [n_layers, n_heads]: the probability of so high a retrieval score if a head's top keys had nothing to
+        do with the token that comes next: its keys as they are, the answer's tokens in random order (`dealt_mean`).
+
+        1 where that cannot be told, as with answers of a single token; NaN where a head is never observable. Raises
+        UnknownEstimatorError where `dealt_mean` and `dealt_sd` were not measured.
+        """
+        moments = (self._values("dealt_mean"), self._values("dealt_sd"))
+        return null_p(self._values("retrieval"), *moments, self.probes["needle_id"])
+
+    def heads_above_null(self, q: float = 0.05) -> list[tuple[int, int]]:
+        """Every (layer, head) whose retrieval score is above what its keys would score by accident, in this order.
+
+        q: the false discovery rate over all observable heads, by Benjamini and Hochberg (1995) on `null_p`.
+        """
+        return [(int(layer), int(head)) for layer, head in np.argwhere(above_null(self.null_p(), q))]
+
+    def reliability(self, estimator: str = "retrieval", splits: int = 100, seed: int = 0) -> float:
+        """How alike heads are ranked by two halves of the needles: mean Spearman correlation over random halves,
+        stepped up to all needles (Spearman-Brown). NaN with fewer than two needles, or where no head varies.
+        """
+        from scipy.stats import spearmanr
+
+        values, needles = self._values(estimator), np.unique(self.probes["needle_id"])
+        rng, found = np.random.default_rng(seed), []
+        for _ in range(splits if len(needles) > 1 else 0):
+            half = np.isin(self.probes["needle_id"], rng.permutation(needles)[: len(needles) // 2])
+            a, b = (observed_mean(values[side])[0].ravel() for side in (half, ~half))
+            seen = ~np.isnan(a) & ~np.isnan(b)
+            if seen.any() and np.ptp(a[seen]) > 0 and np.ptp(b[seen]) > 0:
+                found.append(spearmanr(a[seen], b[seen]).statistic)
+        r = float(np.mean(found)) if found else math.nan
+        return 2 * r / (1 + r)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Tidy frame, one row a head: layer, head, kv_head, every estimator, every estimator's standard error."""

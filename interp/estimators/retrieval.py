@@ -23,7 +23,11 @@ def retrieval(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     positions = copyable_positions(probe)  # every hit is one of them
     if not len(positions):
         return evidence.unscored()
-    hit = np.sort(np.where(evidence.hits(probe), evidence.argmax_key, -1), axis=-1)
-    # a position counts once, however often it is hit
-    first = np.concatenate([hit[..., :1] >= 0, hit[..., 1:] > hit[..., :-1]], axis=-1)
-    return evidence.hidden_as_nan(first.sum(axis=-1).astype(np.float32) / len(positions))
+    found = distinct(evidence.argmax_key, evidence.hits(probe))
+    return evidence.hidden_as_nan(found.astype(np.float32) / len(positions))
+
+
+def distinct(keys: np.ndarray, hits: np.ndarray) -> np.ndarray:
+    """int [...]: how many different ones of the keys [..., n_answer] are hits; one counts once, however often hit."""
+    hit = np.sort(np.where(hits, keys, -1), axis=-1)
+    return np.concatenate([hit[..., :1] >= 0, hit[..., 1:] > hit[..., :-1]], axis=-1).sum(axis=-1)

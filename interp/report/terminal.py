@@ -134,6 +134,8 @@ def summary(scores: HeadScores, k: int = 10) -> RenderableType:
     count.append(f": mean score above {in_words(level, scores.probes, RETRIEVAL_THRESHOLD)}")
     if chance_known(scores.probes):
         count.append(f"; by the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {plain}")
+    if "dealt_mean" in scores and "dealt_sd" in scores:
+        count.append(f"; above a null of their own at q < .05: {len(scores.heads_above_null())}")
     if unseen:
         count.append(f"; {unseen} could not be observed: the needle lay outside their window")
     strip = LayerStrip(np.where(np.isinf(best), np.nan, best), np.any(scores.retrieval > level, axis=1))

@@ -64,7 +64,16 @@ LONG_NAMES = {
     "nll_echo": "negative log-likelihood of the answer tokens that the question has too, mean nats per token",
     "nll_first": "negative log-likelihood of the first answer token found only in the needle, nats",
 }
-IN_UNIT_INTERVAL = ("retrieval", "aligned_copy", "needle_mass", "source_mass", "sink_mass", "distractor_mass")
+IN_UNIT_INTERVAL = (
+    "retrieval",
+    "aligned_copy",
+    "needle_mass",
+    "source_mass",
+    "sink_mass",
+    "distractor_mass",
+    "dealt_mean",
+    "dealt_sd",
+)
 # Only shares of counts never round beyond 1; some readers mask what lies outside valid_min and valid_max.
 EXACT_SHARES = ("retrieval", "aligned_copy")
 
