@@ -1,12 +1,15 @@
 """Answers decoded beside shared prefixes, held against transformers' `generate`, one prompt at a time.
 
     python -m benchmarks.answers [MODEL]
-    python -m benchmarks.answers [MODEL] --every 4
+    python -m benchmarks.answers [MODEL] --only niah_single_1 --every 1
 
 Number needles at 1K and 4K, 32 prompts a length, asked in two ways; an answer has up to 24 tokens, to its line end.
 
 questions: 32 needles in one context, a question about each. Sharing is exact: answers are to be those of `generate`.
 grid: a needle a context, 8 depths x 4 needles, one prefill of the haystack for all ("grafted"), an approximation.
+niah_single_1: RULER's task, 64 items at 1K and 8 at 4K, each with a context of its own (exact); only where asked for.
+
+Where sharing is exact, the greedy answer is to begin with the right one wherever the teacher-forced pass says so.
 
 Ours answers all prompts, transformers every k-th of each length. Costs are CPU seconds, of `generate` counted for all
 prompts of a length, so that a machine in use gives the same ratios.
@@ -25,6 +28,7 @@ import numpy as np
 import torch
 
 from headscope import probes as hp
+from headscope import score_heads
 from headscope.interp.engine import Decoded, decode, longest_answered, plan
 from headscope.interp.engine.engine import Engine
 from headscope.interp.model import adapt
@@ -35,7 +39,9 @@ from .machine import machine, one_line, write_results
 from .smollm2 import load, parser, say
 
 LENGTHS, DEPTHS, NEEDLES = (1024, 4096), 8, 4
+ITEMS = {1024: 64, 4096: 8}  # of niah_single_1
 BUDGET, STOP = 24, "\n"
+SETS = ("questions", "grid")
 SIZES, THINGS = (
     ("small", "large", "old", "new"),
     ("river", "garden", "window", "forest", "harbor", "castle", "market", "bridge"),
@@ -45,18 +51,29 @@ SIZES, THINGS = (
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--every", type=int, default=8, help="of these prompts transformers answers each k-th")
+    arguments.add_argument("--only", choices=[*SETS, "niah_single_1"], help="one of the sets; default: the first two")
+    arguments.add_argument("--items", type=int, help="of niah_single_1, at most so many of each length")
     options = arguments.parse_args()
     found, loaded = machine(), load(options.model)
     say(one_line(found))
-    grid = hp.build("grid", loaded.tokenizer, lengths=LENGTHS, depths=DEPTHS, needles=NEEDLES, kind="number")
-    sets = {
-        "questions": ("exact", [p for length in LENGTHS for p in questions(loaded.tokenizer, length)]),
-        "grid": ("grafted", list(grid)),
-    }
     results: dict[str, Any] = {"model": loaded.model_id, "fingerprint": loaded.fingerprint, "lengths": list(LENGTHS)}
-    for name, (sharing, probes) in sets.items():
+    for name in [options.only] if options.only else SETS:
+        sharing, probes = chosen(name, loaded.tokenizer, options.items)
         results[name] = compare(loaded, name, sharing, [_asking(probe) for probe in probes], options.every)
-    say(write_results("answers", results, found).name)
+    say(write_results("answers" + (f"-{options.only}" if options.only else ""), results, found).name)
+
+
+def chosen(name: str, tokenizer: Any, items: int | None) -> tuple[str, list[Probe]]:
+    """How prefills are shared, and the prompts."""
+    if name == "grid":
+        return "grafted", [*hp.build("grid", tokenizer, lengths=LENGTHS, depths=DEPTHS, needles=NEEDLES, kind="number")]
+    if name == "questions":
+        return "exact", [probe for length in LENGTHS for probe in questions(tokenizer, length)]
+    return "exact", [
+        probe
+        for length, n in ITEMS.items()
+        for probe in hp.build("ruler", tokenizer, tasks=["niah_single_1"], lengths=[length], items=min(n, items or n))
+    ]
 
 
 def compare(loaded: Any, name: str, sharing: str, probes: Sequence[Probe], every: int) -> dict[str, Any]:
@@ -85,7 +102,12 @@ def compare(loaded: Any, name: str, sharing: str, probes: Sequence[Probe], every
         f"{name} ({sharing}): equal token for token {sum(equal)} of {len(equal)}; right {right:.0%}, "
         f"{tokens:.1f} tokens; cost {ratio:.3f} of generate's (1 / {1 / ratio:.1f})"
     )
-    told = {"sharing": sharing, "prompts": len(probes), "compared": len(equal), "equal": sum(equal), "cpu_s": cpu}
+    forced = score_heads(loaded, probes, sharing=sharing).exact_match
+    begun = [ours[i].ids[: probe.n_answer].tolist() == probe.answer_ids.tolist() for i, probe in enumerate(probes)]
+    agree = int(np.sum(forced == begun))
+    say(f"{name}: teacher-forced exact {np.mean(forced):.0%}; the greedy answer begins so in {agree} of {len(probes)}")
+    told = {"sharing": sharing, "prompts": len(probes), "forced": float(np.mean(forced)), "agree": agree}
+    told |= {"compared": len(equal), "equal": sum(equal), "cpu_s": cpu}
     return told | {"s": seconds, "generate_cpu_s": all_of_theirs, "ratio": ratio, "right": right, "tokens": tokens}
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 __all__ = [
+    "Ablation",
     "Answers",
     "CopyProfile",
     "Estimator",
@@ -21,6 +22,7 @@ __all__ = [
     "HeadScore",
     "HeadScores",
     "__version__",
+    "ablate",
     "agree",
     "analysis",
     "copy_profile",
@@ -47,7 +49,9 @@ if (_root / "interp").is_dir() and (_root / "setup.py").is_file():
 if TYPE_CHECKING:
     from . import errors, kernels, plot, probes
     from .interp import analysis
+    from .interp.ablation import Ablation
     from .interp.analysis import agree
+    from .interp.causal import ablate
     from .interp.copying import CopyProfile, copy_profile
     from .interp.estimators import Estimator, estimator
     from .interp.evaluating import evaluate
@@ -68,12 +72,14 @@ else:
         "probes": ".probes",
     }
     _HOMES = {
+        "Ablation": ".interp.ablation",
         "Answers": ".interp.tasks",
         "CopyProfile": ".interp.copying",
         "Estimator": ".interp.estimators",
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
+        "ablate": ".interp.causal",
         "agree": ".interp.analysis",
         "copy_profile": ".interp.copying.run",
         "estimator": ".interp.estimators",

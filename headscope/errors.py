@@ -16,6 +16,7 @@ KernelError           the Triton kernels cannot run here, or are wrong          
 ModelError            a model, its weights or its tokenizer cannot be loaded                          (ValueError)
 CaptureError          a model's attention cannot be followed exactly                                  (ValueError)
 DoesNotFitError       a probe that has to run alone does not fit into memory                          (ValueError)
+AblationError         a change of heads that did not do what it says                                (RuntimeError)
 UnknownEstimatorError scores were asked for an estimator that was not computed             (ValueError, KeyError)
 LengthError           a text is no context length, such as 4k                                         (ValueError)
 StoreError            a results file cannot be read, or does not take what should be written          (ValueError)
@@ -74,6 +75,7 @@ class UsageError(HeadscopeError, ValueError):
 
 
 __all__ = [
+    "AblationError",
     "AlignmentFailed",
     "ArgumentError",
     "ArgumentTypeError",
@@ -113,6 +115,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from .interp.analysis import DownstreamError, HeadListError
+    from .interp.causal import AblationError
     from .interp.engine import DoesNotFitError
     from .interp.lengths import LengthError
     from .interp.model import CaptureError, ModelError
@@ -143,6 +146,7 @@ if TYPE_CHECKING:
     )
 else:
     _HOMES = {
+        "AblationError": ".interp.causal",
         "CaptureError": ".interp.model",
         "CheckpointError": ".interp.sweep",
         "DoesNotFitError": ".interp.engine",

@@ -24,9 +24,9 @@ from .evidence import ProbeEvidence
 from .model import LoadedModel, load_model
 from .results import HeadScores
 from .scoring import Ready, prepare, tell_not_copyable, tell_not_finite
-from .store import check_takes, rescue, runs_alone
+from .store import StoreError, check_takes, find_answers, read_scores, rescue, runs_alone
 from .tasks import SAID, Answers, judge
-from .unfinished import Unfinished
+from .unfinished import Unfinished, left_behind
 
 log = logging.getLogger(__name__)
 
@@ -89,8 +89,14 @@ def evaluate(
         raise ArgumentError(
             f"samples and seed must be 0 or more and temperature above 0, got {samples}, {seed} and {temperature}"
         )
+    refused = None
     if output is not None:
-        check_takes(output, checkpoint, probes.hash, samples=samples, scores=heads)
+        try:
+            check_takes(output, checkpoint, probes.hash, samples=samples, scores=heads)
+        except StoreError as error:
+            if not left_behind(output, checkpoint):
+                raise
+            refused = error  # unless it holds what this very call has saved
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     weights = loaded.fingerprint if isinstance(loaded, LoadedModel) else None
     tokenizer = tokenizer or (loaded.tokenizer if isinstance(loaded, LoadedModel) else None)
@@ -98,7 +104,7 @@ def evaluate(
         raise ArgumentError("evaluate needs tokenizer=..., to read what the model says; none lies beside the model")
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
     check_tokenizer(probes, codec)
-    asked = [_with_task(probe, codec) for probe in probes]
+    asked = [with_task(probe, codec) for probe in probes]
     how: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
     if heads:
         tell_not_copyable(probes)
@@ -112,6 +118,11 @@ def evaluate(
         key = {"weights": weights, "dtype": str(ready.model.dtype), "probes": probes.hash, **how}
         key |= {"sharing": sharing, "estimators": names}
         kept = Unfinished(output, checkpoint, key, tokens_seen)
+        if refused is not None:
+            if (saved := _saved(output, checkpoint, kept, how)) is None:
+                raise refused
+            kept.clear()
+            return saved
     said, scores = _run(ready, asked, codec, how, heads, kept, chunk, progress)
     answers = Answers(
         model_id=loaded.model_id if isinstance(loaded, LoadedModel) else ready.model.name,
@@ -144,13 +155,24 @@ def _estimators(probes: ProbeSet) -> list[str]:
     return [*DEFAULT, "distractor_mass"] if decoys else [*DEFAULT]
 
 
-def _with_task(probe: Probe, codec: Codec) -> Probe:
+def with_task(probe: Probe, codec: Codec) -> Probe:
     """A probe that says how it is judged. Without a task: by its own answer, in as many tokens as that has."""
     if probe.task is not None:
         return probe
     gold = (probe.answer_text or codec.decode(probe.answer_ids)).strip() or codec.decode(probe.answer_ids) or " "
     stop = () if "\n" in gold else ("\n",)
     return replace(probe, task=Task("exact", (gold,), probe.n_answer, stop, length=probe.length))
+
+
+def _saved(output: str | PathLike[str], checkpoint: int, kept: Unfinished, how: dict[str, Any]) -> Answers | None:
+    """What the same call wrote, which was killed before it cleared away."""
+    found = find_answers(output, checkpoint) if kept.matches else None
+    if found is None or found.probe_set_hash != kept.key["probes"]:
+        return None
+    made = {name: found.provenance.get(name) for name in ("weights_sha256", *how)}
+    if made != {"weights_sha256": kept.key["weights"], **how}:
+        return None
+    return replace(found, scores=read_scores(output, checkpoint)) if kept.key["estimators"] else found
 
 
 def _run(

@@ -7,14 +7,17 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .engine import Decoded
 from .estimators import ProbeScores
 from .results import NLL_CLASSES, HeadScores
 from .store import StoreError, beside, read_scores, target_path, write, write_file
+
+if TYPE_CHECKING:
+    from .engine import Decoded
 
 log = logging.getLogger(__name__)
 
@@ -31,9 +34,9 @@ class Unfinished:
     def __init__(
         self, output: str | PathLike[str], checkpoint: int, key: Mapping[str, Any], tokens_seen: float | None
     ) -> None:
-        self.folder = beside(target_path(output), "{}.answers")
         self.step, self.tokens_seen, self.key = checkpoint, tokens_seen, dict(key)
-        self.file = self.folder / f"step-{checkpoint:010d}.json"
+        self.file = _file(output, checkpoint)
+        self.folder = self.file.parent
         self.scored = self.file.with_suffix(".h5")
         self._found = self._read() if self.key["weights"] else None
         self._written = 0
@@ -58,6 +61,11 @@ class Unfinished:
             log.info("%d probes were answered before, in %s", len(done), self.file)
         self._written = len(done)
         return done
+
+    @property
+    def matches(self) -> bool:
+        """Whether anything was kept under this key."""
+        return self._found is not None
 
     def scores(self) -> dict[str, ProbeScores]:
         """Probe id -> what the heads did, where that is there already."""
@@ -97,9 +105,20 @@ class Unfinished:
             self.folder.rmdir()
 
 
+def left_behind(output: str | PathLike[str], checkpoint: int) -> bool:
+    """Whether an evaluation of this checkpoint was not ended, under whatever key."""
+    return _file(output, checkpoint).exists()
+
+
+def _file(output: str | PathLike[str], checkpoint: int) -> Path:
+    return beside(target_path(output), "{}.answers") / f"step-{checkpoint:010d}.json"
+
+
 def _told(answer: Decoded) -> list[Any]:
     return [answer.ids.tolist(), answer.logprob, answer.end, answer.text]
 
 
 def _decoded(ids: list[int], logprob: float, end: str, text: str) -> Decoded:
+    from .engine import Decoded
+
     return Decoded(np.array(ids, np.int32), float(logprob), str(end), str(text))

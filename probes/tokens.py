@@ -6,6 +6,7 @@ text the same way. Special tokens never pass through text, except those that a c
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -24,6 +25,8 @@ ANCHOR = "a"
 WINDOW = 32  # tokens on either side of a join that are encoded again
 SLACK = 8  # tokens at a window's torn edges that may come out differently
 LONGEST = 8  # tokens that may share a character; what is torn after so many stays torn
+BYTE = re.compile("<0x[0-9A-F]{2}>")  # of a vocabulary that spells in bytes what it has no token for
+INNER = re.compile("<0x[89AB][0-9A-F]>")  # one that goes on with a character (UTF-8)
 SAMPLE = "Questions: 1,234,567 naïve cafés?\n\tIt's 9:05 — 日本語, Ελλάδα, हिन्दी 🙂.  def f(x): return x**2\r\n\n"
 
 
@@ -110,7 +113,9 @@ class Codec:
     def _barriers(self) -> frozenset[int]:
         # Added tokens are split off before anything else, so no merge reaches across them.
         added = getattr(self.tokenizer, "added_tokens_decoder", ())
-        return self.special_ids | frozenset(() if callable(added) else added)  # mistral-common has a method, and none
+        ids = () if callable(added) else added  # mistral-common has a method, and none
+        # Bytes are added to some vocabularies as well, but stand within a word.
+        return self.special_ids | {id for id in ids if not BYTE.fullmatch(self.entries.get(id, ""))}
 
     @cached_property
     def head(self) -> tuple[int, ...]:
@@ -214,11 +219,20 @@ class Codec:
             mutes += [not told] * (end - start)
         return mutes
 
+    @cached_property
+    def _inner_bytes(self) -> frozenset[int]:
+        return frozenset(id for id, token in self.entries.items() if INNER.fullmatch(token))
+
     def is_canonical(self, ids: Ids, at: int) -> bool:
         """Whether encoding the text around position `at` gives the same ids again."""
         if not 0 < at < len(ids):
             return True
         start, stop = max(0, at - WINDOW), min(len(ids), at + WINDOW)
+        # A byte in excess may make a decoder give up all bytes around it.
+        while start and ids[start] in self._inner_bytes:
+            start -= 1
+        while stop < len(ids) and ids[stop] in self._inner_bytes:
+            stop += 1
         window = [int(id) for id in ids[start:stop]]
         here = at - start
         last = max((i for i in range(here) if window[i] in self._barriers), default=-1)

@@ -18,6 +18,7 @@ from headscope.interp.scoring import score_heads
 from headscope.interp.store import read_scores
 from headscope.probes import build as build_probes
 from headscope.probes import families
+from planted import build_planted, planted_probes
 from tiny_bpe import tiny_bpe
 from tiny_models import build
 
@@ -25,7 +26,7 @@ HOWTO = Path(__file__).parents[1] / "docs" / "howto"
 
 
 def block(page: str) -> str:
-    """The one block of Python on a page."""
+    """The one block of Python on a page of docs/howto, or of docs where it is named ../page."""
     (found,) = re.findall(r"```python\n(.*?)```", (HOWTO / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
     return found
 
@@ -55,6 +56,13 @@ def test_an_estimator(tmp_path: Path) -> None:
     stored = read_scores(tmp_path / "run.h5")
     for name in ("longest_copy", "question_mass", "near_copy"):
         np.testing.assert_array_equal(stored.per_probe[name], scores.per_probe[name])
+
+
+def test_an_ablation() -> None:
+    found = module("../ablate").do_they_matter(build_planted({(2, 1): 1.0}), planted_probes(4, (0.5,), (60,), 8))
+    assert [(k, heads.split()[0]) for k, heads, *_ in found] == [(1, "L2H1"), (2, "L2H1"), (4, "L2H1")]
+    for _, _, effect, worst, p in found:
+        assert effect > 0.5 > 1e-3 > worst and p <= 0.5  # two of four heads leave one control
 
 
 def test_the_estimator_counts_unbroken_runs() -> None:

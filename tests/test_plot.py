@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import headscope as hs
+from made_ablations import make_ablation
 from made_answers import make_answers
 from made_up_scores import make_scores
 from made_up_trajectory import make_trajectory
@@ -30,8 +31,8 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     path.write_text("step,ruler\n" + "\n".join(f"{step},{i}" for i, step in enumerate(run.steps)))
     profile = hs.copy_profile(build("llama", num_hidden_layers=2), np.tile(np.arange(3, 33), 3))
     evolution = replace(hs.plot.evolve(run, downstream=path), answers={5: make_answers(5)})
-    found = hs.agree(make_scores())
-    return {"scores": make_scores(), "evolution": evolution, "profile": profile, "agreement": found}
+    found = {"agreement": hs.agree(make_scores()), "ablation": make_ablation()}
+    return {"scores": make_scores(), "evolution": evolution, "profile": profile, **found}
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -15,15 +15,17 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     *("headscope.printable", "headscope.errors", "kernels", "probes"),
     *(f"interp.{name}" for name in ("packages", "lengths", "checkpoint_names", "environment", "levels")),
-    *("interp.evidence", "interp.results", "interp.tasks"),
+    *("interp.evidence", "interp.results", "interp.ablation", "interp.tasks"),
     *(f"interp.{name}" for name in ("model", "estimators", "engine", "store", "analysis", "scoring")),
-    *(f"interp.{name}" for name in ("unfinished", "evaluating", "copying")),
+    *(f"interp.{name}" for name in ("unfinished", "evaluating", "copying", "causal")),
     *("interp.sweep", "interp.monitor", "interp.report", "headscope"),
 )
 # Methods of data that the public contract puts there: imported inside the function, and nowhere else.
 FACADES = {
     ("interp.results", "interp.store", "save"),
     ("interp.results", "interp.store", "to_xarray"),
+    ("interp.ablation", "interp.store", "save"),
+    ("interp.ablation", "interp.store", "load"),
     ("interp.tasks.answers", "interp.store", "save"),
     ("interp.tasks.answers", "interp.store", "load"),
     ("probes.probe", "probes.from_text", "from_text"),

@@ -3,6 +3,7 @@
 from .agreement import NULLS, Agreement, ListAgreement, agree
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
+from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
 from .evaluations import DownstreamError
@@ -22,10 +23,12 @@ __all__ = [
     "RATE",
     "Agreement",
     "DepthCurve",
+    "Dose",
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
     "HeadChanges",
+    "HeadEffects",
     "HeadList",
     "HeadListError",
     "Interval",
@@ -45,7 +48,9 @@ __all__ = [
     "correlate_downstream",
     "depth_labels",
     "distance_by_interference",
+    "dose_response",
     "grid",
+    "head_effects",
     "heads_mean",
     "judge",
     "length_by_depth",

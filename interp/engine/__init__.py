@@ -2,24 +2,36 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
-from .decoding import decode, longest_answered, score_and_decode
+from .decoding import Answering, decode, longest_answered, score_and_decode
+from .decoding_alone import OwnCachePass, answer_alone
 from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
 from .generation import MAX_NEW_TOKENS, generated_counts
-from .passes import PrefixPass, limits
-from .plan import Plan, plan
+from .own_keys import PromptPass, StepPass
+from .passes import PrefixPass, WholePass, limits
+from .plan import Plan, Suffix, plan
 from .preflight import PREFLIGHT_LENGTH, may_be_cut, preflight
-from .writing import Decoded
+from .suffixes import RowsBeside, of_suffixes
+from .writing import Asked, Decoded
 
 __all__ = [
     "CHUNK",
     "MAX_NEW_TOKENS",
     "PREFLIGHT_LENGTH",
+    "Answering",
+    "Asked",
     "Decoded",
     "DoesNotFitError",
     "Engine",
+    "OwnCachePass",
     "Plan",
-    "Progress",
     "PrefixPass",
+    "Progress",
+    "PromptPass",
+    "RowsBeside",
+    "StepPass",
+    "Suffix",
+    "WholePass",
+    "answer_alone",
     "check_probes",
     "compare_sharing",
     "decode",
@@ -28,6 +40,7 @@ __all__ = [
     "longest_answered",
     "may_be_cut",
     "not_finite",
+    "of_suffixes",
     "plan",
     "preflight",
     "score_and_decode",

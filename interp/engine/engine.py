@@ -210,7 +210,7 @@ class Engine:
         """
         waiting = sorted(prefix.suffixes, key=lambda t: (len(t.ids), t.graft_start if t.graft_len else 0))
         while waiting:
-            batch = waiting[: self._batch_size(waiting)]
+            batch = waiting[: self.batch_size(waiting)]
             batch.sort(key=lambda t: (len(t.ids), t.context_len, t.probe))
             found = self.retry(lambda batch=batch: self.run_suffixes(batch, cache))  # type: ignore[misc]
             if found is None:
@@ -311,7 +311,7 @@ class Engine:
         self.not_finite[probe] = "the model's logits are not finite" if layer is None else f"layer {layer} is NaN"
         return found.nothing()
 
-    def _batch_size(self, waiting: Sequence[Suffix]) -> int:
+    def batch_size(self, waiting: Sequence[Suffix]) -> int:
         """How many of the waiting suffixes, shortest first, fit one forward."""
         vocabulary = self.model.n_logits
         answers = 0

@@ -27,8 +27,7 @@ class PromptPass(RowsBeside[SuffixRows]):
     """
 
     def __init__(self, suffixes: Sequence[Suffix], cache: PrefixCache, device: torch.device):
-        super().__init__(lay_out_rows(suffixes), cache, device)
-        self.suffixes = suffixes
+        super().__init__(suffixes, lay_out_rows(suffixes), cache, device)
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
 
@@ -136,7 +135,7 @@ class StepPass(RowsBeside[SuffixRows]):
     """
 
     def __init__(self, steps: Sequence[Suffix], own: OwnKeys, cache: PrefixCache, device: torch.device):
-        super().__init__(lay_out_rows(steps), cache, device)
+        super().__init__(steps, lay_out_rows(steps), cache, device)
         self.own, n = own, len(steps)
         self._slots = torch.arange(n)
         self._held = torch.from_numpy(own.held[:n].copy())

@@ -39,6 +39,7 @@ class Suffix:
         graft_start, graft_len: where the needle was inserted; prefix key j is position j of the probe before
             graft_start and j + graft_len from there on. graft_len 0: nothing was cut out.
         n_answer: the last n_answer rows predict the answer tokens.
+        apart: suffixes of different numbers share no rows, as when a model is changed for the ones and not the others.
     """
 
     probe: int
@@ -49,6 +50,7 @@ class Suffix:
     graft_start: int
     graft_len: int
     n_answer: int
+    apart: int = 0
 
     @property
     def context_len(self) -> int:

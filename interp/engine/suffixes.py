@@ -93,13 +93,14 @@ class RowsBeside(Generic[Layout]):
     The prefix's keys are read as they lie, for all suffixes at once: no copy, no expansion by suffix or query head.
 
     Args:
-        layout: of the suffixes.
+        suffixes: the suffixes.
+        layout: of them.
         cache: the prefix's keys and values.
         device: where the model takes its input.
     """
 
-    def __init__(self, layout: Layout, cache: PrefixCache, device: torch.device):
-        self.cache = cache
+    def __init__(self, suffixes: Sequence[Suffix], layout: Layout, cache: PrefixCache, device: torch.device):
+        self.suffixes, self.cache = suffixes, cache
         in_order = np.sort(layout.limits.numpy())
         starts = np.flatnonzero(np.diff(in_order, prepend=0)).tolist()
         # rows that may see the same number of prefix keys share one attention call: (limit, first row, behind the last)
@@ -178,7 +179,7 @@ class SuffixPass(RowsBeside[SuffixBatch]):
         measuring: Callable[[SuffixRows], Callable[..., dict[str, Tensor]]] | None = None,
     ):
         self.probes = [probes[suffix.probe] for suffix in suffixes]
-        super().__init__(lay_out(suffixes, self.probes, spans), cache, device)
+        super().__init__(suffixes, lay_out(suffixes, self.probes, spans), cache, device)
         self.measure = None if measuring is None else measuring(self._layout)
         self.n_kinds, self.topk = len(spans), topk
         self._visible: dict[Visibility, np.ndarray] = {}
@@ -376,7 +377,7 @@ def _shared_rows(suffixes: Sequence[Suffix], width: int) -> tuple[np.ndarray, np
     it is with a needle that probes of several lengths have at the same place. Answer rows are every suffix's own,
     because spans are. None where no two rows are the same.
     """
-    known: dict[tuple[int, int, int, int], int] = {}
+    known: dict[tuple[int, int, int, int, int], int] = {}
     first: list[int] = []
     rows = np.zeros((len(suffixes), width), np.int64)
     for b, suffix in enumerate(suffixes):
@@ -384,7 +385,7 @@ def _shared_rows(suffixes: Sequence[Suffix], width: int) -> tuple[np.ndarray, np
         for i, what in enumerate(zip(suffix.ids.tolist(), suffix.rotary.tolist(), suffix.limits.tolist(), strict=True)):
             before, row = row, len(first)
             if i < alike:
-                row = known.setdefault((before, *what), row)
+                row = known.setdefault((suffix.apart, before, *what), row)
             if row == len(first):
                 first.append(b * width + i)
             rows[b, i] = row

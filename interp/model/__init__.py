@@ -2,7 +2,17 @@
 
 from .adapt import HuggingFaceModel, adapt, check_kind, unwrapped
 from .adapter import Adapter, GoesOn, InPieces, ShowsOutput
-from .attention import CaptureError, Scoring, Visibility, current_pass, routed_length, running
+from .attention import (
+    Alteration,
+    CaptureError,
+    Pass,
+    Scoring,
+    Visibility,
+    altering,
+    current_pass,
+    routed_length,
+    running,
+)
 from .formats import what_it_is
 from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
@@ -14,6 +24,7 @@ from .weights import fingerprint, folder_weights, gguf_weights
 
 __all__ = [
     "Adapter",
+    "Alteration",
     "CaptureError",
     "GoesOn",
     "HuggingFaceModel",
@@ -21,11 +32,13 @@ __all__ = [
     "LoadedModel",
     "ModelError",
     "OutputWeights",
+    "Pass",
     "Scoring",
     "PrefixCache",
     "ShowsOutput",
     "Visibility",
     "adapt",
+    "altering",
     "check_kind",
     "current_pass",
     "fingerprint",

@@ -65,7 +65,42 @@ class Pass(Protocol):
         ...
 
 
+class Alteration(Protocol):
+    """What is done with a layer's attention before the model goes on with it: heads are looked at, or changed."""
+
+    def __call__(
+        self, this: Pass, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring, out: Tensor
+    ) -> Tensor:
+        """The pass that was asked, the arguments of its `attend`, and its output -> what the model goes on with."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Altered:
+    this: Pass
+    alteration: Alteration
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, sees: Visibility, how: Scoring) -> Tensor:
+        out = self.this.attend(layer, q, k, v, sees, how)
+        return self.alteration(self.this, layer, q, k, v, sees, how, out)
+
+
 _current: ContextVar[Pass | None] = ContextVar("headscope_pass", default=None)
+_alteration: ContextVar[Alteration | None] = ContextVar("headscope_alteration", default=None)
+
+
+@contextmanager
+def altering(alteration: Alteration) -> Iterator[None]:
+    """Let `alteration` have the output of every attention call inside the block, whatever pass answers it.
+
+    Here, and not in a hook on a module: attention comes by here in every model that can be scored, heads are still
+    apart, and the user's own hooks fire before and behind it as they always do.
+    """
+    token = _alteration.set(alteration)
+    try:
+        yield
+    finally:
+        _alteration.reset(token)
 
 
 @contextmanager
@@ -83,7 +118,8 @@ def current_pass() -> Pass:
     this = _current.get()
     if this is None:
         raise CaptureError("this model is being scored by headscope; run it elsewhere only after score_heads returns")
-    return this
+    alteration = _alteration.get()
+    return this if alteration is None else _Altered(this, alteration)
 
 
 class _Stopped(BaseException):

@@ -1,5 +1,6 @@
 """Scores for people: on the terminal, as pictures (figures/) and as a page (page/). Nothing here computes anew."""
 
+from .ablation_terminal import dose_table, effect_table
 from .agreement_terminal import agreement_notes, agreement_tables
 from .answers_terminal import answer_lines, task_table
 from .copy_terminal import copy_table
@@ -13,6 +14,8 @@ __all__ = [
     "agreement_tables",
     "answer_lines",
     "copy_table",
+    "dose_table",
+    "effect_table",
     "evolve",
     "facts",
     "model_name",

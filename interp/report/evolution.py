@@ -17,6 +17,7 @@ import numpy as np
 
 from ...errors import ArgumentError
 from ...printable import NAME, printable
+from ..ablation import Ablation
 from ..analysis import (
     ALPHA,
     NULLS,
@@ -51,7 +52,7 @@ from ..checkpoint_names import model_name
 from ..estimators import DEFAULT
 from ..lengths import group_lengths, human_length
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
-from ..store import PROVENANCE_COLUMNS, all_answers, read_provenance, reading, text
+from ..store import PROVENANCE_COLUMNS, all_ablations, all_answers, read_provenance, reading, text
 from ..tasks import Answers
 from .behaviour import LOOKED, Behaviour, looks_of
 from .facts import plural
@@ -83,6 +84,7 @@ class Evolution:
     created: when the file was begun, as written there; "" when unknown.
     answers: index of a checkpoint -> what the model answered there, of those that have answers.
     masses: estimator -> float32 [P, L, H], where every head looks at the last of these.
+    ablations: index of a checkpoint -> what changing its heads did, of those that have an ablation.
     ways: how alike estimators rank the heads at the last checkpoint, where more than the usual ones were measured.
     """
 
@@ -93,6 +95,7 @@ class Evolution:
     downstream: Downstream | None = None
     answers: Mapping[int, Answers] = field(default_factory=dict)
     masses: Mapping[str, np.ndarray] = field(default_factory=dict)
+    ablations: Mapping[int, Ablation] = field(default_factory=dict)
     ways: Agreement | None = None
 
     @cached_property
@@ -375,7 +378,9 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
         held = [name for name in LOOKED if answers and name in text(file, "estimators").split()]
         masses = {name: file[f"probes/{name}"][max(answers)] for name in held}
         more = set(text(file, "estimators").split()) - {*DEFAULT, *NULLS}
-    return Evolution(trajectory, full, created, kv, scores, answers, masses, _ways(source) if more else None)
+    return Evolution(
+        trajectory, full, created, kv, scores, answers, masses, all_ablations(source), _ways(source) if more else None
+    )
 
 
 def _ways(source: str | PathLike[str]) -> Agreement | None:

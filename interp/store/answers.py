@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ArgumentError
 from ..tasks import COLUMNS, ENDS, SAID, TEXT_COLUMNS, Answers
 from . import schema
-from .netcdf import set_attrs, storable, with_scales
+from .netcdf import at_least_version, set_attrs, storable, with_scales
 from .provenance import read_provenance
 from .schema import StoreError, answer_variables, has_answers
 
@@ -59,9 +59,7 @@ def _create(file: h5py.File, answers: Answers) -> None:
             told = [_storable_text(text) for text in values] if name in TEXT_COLUMNS else values
             dataset[...] = storable(variable.path, told, dataset)
     group["sample"][...] = np.arange(sizes["sample"])
-    version = tuple(int(part) for part in schema.text(file, "schema_version").split(".")[:2])
-    if version < schema.VERSION:
-        set_attrs(file, {"schema_version": ".".join(map(str, schema.VERSION))})
+    at_least_version(file, (1, 2))
 
 
 def _storable_text(text: str) -> str:

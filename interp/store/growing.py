@@ -1,6 +1,6 @@
 """What is written into an HDF5 file: put together in memory, and for a file that is there in the gate's helper.
 
-Scores and answers go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
+Scores, answers and ablations go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import h5py
 import numpy as np
 
 from ...errors import HeadscopeError
+from ..ablation import Ablation, HeadSet
 from ..results import CHANCE_COLUMNS, HeadScores
 from ..tasks import Answers
-from . import schema
+from . import ablations, schema
 from .answers import put
 from .netcdf import LIBVER, create, extend, row, write_row
 from .schema import StoreError
@@ -48,7 +49,14 @@ def in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     path.write_bytes(image)
 
 
-def add(file: h5py.File, scores: HeadScores, step: int, tokens: float, answers: Answers | None = None) -> None:
+def add(
+    file: h5py.File,
+    scores: HeadScores,
+    step: int,
+    tokens: float,
+    answers: Answers | None = None,
+    ablation: Ablation | None = None,
+) -> None:
     """One more checkpoint, the first of an empty file or one that fits into it."""
     if not len(file):
         create(file, scores)
@@ -56,6 +64,8 @@ def add(file: h5py.File, scores: HeadScores, step: int, tokens: float, answers: 
     write_row(file, row(_with_chance_of(file, scores), step, tokens))
     if answers is not None:
         put(file, len(file["checkpoint"]) - 1, answers)
+    if ablation is not None:
+        ablations.put(file, len(file["checkpoint"]) - 1, ablation)
 
 
 def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
@@ -68,16 +78,24 @@ def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
     return replace(scores, probes=others | held)
 
 
-def grow(path: Path, packed: str, step: int, tokens: float, answers: str | None) -> None:
-    """One more checkpoint in the file that is there, with its answers where it has some."""
+def grow(path: Path, packed: str, step: int, tokens: float, answers: str | None, ablation: str | None) -> None:
+    """One more checkpoint in the file that is there, with its answers and its ablation where it has them."""
     with in_memory(path, "r+") as file:
-        add(file, unpack(HeadScores, packed), step, tokens, None if answers is None else unpack(Answers, answers))
+        said = None if answers is None else unpack(Answers, answers)
+        changed = None if ablation is None else unpack(Ablation, ablation)
+        add(file, unpack(HeadScores, packed), step, tokens, said, changed)
 
 
 def answer(path: Path, packed: str, number: int) -> None:
     """Answers of a checkpoint that is there, the one that has this number in the file."""
     with in_memory(path, "r+") as file:
         put(file, number, unpack(Answers, packed))
+
+
+def ablate(path: Path, packed: str, number: int) -> None:
+    """The ablation of a checkpoint that is there, the one that has this number in the file."""
+    with in_memory(path, "r+") as file:
+        ablations.put(file, number, unpack(Ablation, packed))
 
 
 def shrink(path: Path, n: int) -> None:
@@ -88,25 +106,30 @@ def shrink(path: Path, n: int) -> None:
                 dataset.resize(n, axis=0)
 
 
-CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "answer": answer, "shrink": shrink}
+CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "answer": answer, "ablate": ablate, "shrink": shrink}
 """What can be done to a file, by the name that the helper is told."""
 
 
-Packed = TypeVar("Packed", HeadScores, Answers)
+Packed = TypeVar("Packed", HeadScores, Answers, Ablation)
 
 
-def pack(found: HeadScores | Answers) -> str:
+_TABLES = ("per_probe", "probes", "said", "measured")  # fields that are dictionaries of arrays
+
+
+def pack(found: HeadScores | Answers | Ablation) -> str:
     """`unpack` of it is the same, but for an answer's scores, which are packed by themselves."""
     arrays: dict[str, np.ndarray] = {}
     rest: dict[str, Any] = {}
     for field in fields(found):
         value = getattr(found, field.name)
-        if field.name in ("per_probe", "probes", "said"):
+        if field.name in _TABLES:
             rest[field.name] = {key: array.tolist() if array.dtype == object else None for key, array in value.items()}
             named = {f"{field.name}.{i}": array for i, array in enumerate(value.values())}
             arrays |= {name: array for name, array in named.items() if array.dtype != object}
         elif isinstance(value, np.ndarray):
             arrays[field.name] = value
+        elif field.name == "sets":
+            rest["sets"] = [[one.kind, one.k, one.draw, one.heads, one.score] for one in value]
         elif field.name != "scores":
             rest[field.name] = value
     image = BytesIO()
@@ -115,14 +138,19 @@ def pack(found: HeadScores | Answers) -> str:
 
 
 def unpack(kind: type[Packed], packed: str) -> Packed:
-    """The scores or answers that `pack` was given."""
+    """What `pack` was given."""
     with np.load(BytesIO(b64decode(packed)), allow_pickle=False) as arrays:
         given = json.loads(arrays["rest"].tobytes())
-        for name in ("per_probe", "probes", "said"):
+        for name in _TABLES:
             items = enumerate(given.get(name, {}).items())
             held = {
                 key: arrays[f"{name}.{i}"] if texts is None else np.array(texts, object) for i, (key, texts) in items
             }
             given |= {name: held} if name in given else {}
+        if "sets" in given:
+            given["sets"] = [
+                HeadSet(kind, k, draw, tuple((layer, head) for layer, head in heads), score)
+                for kind, k, draw, heads, score in given["sets"]
+            ]
         whole = {name: arrays[name] for name in arrays.files if name != "rest" and "." not in name}
         return kind(**given, **whole)

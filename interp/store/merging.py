@@ -13,12 +13,16 @@ from itertools import groupby
 from os import PathLike, fspath
 from pathlib import Path
 
+import h5py
+
+from ..ablation import Ablation
 from ..results import CHANCE_COLUMNS
 from ..tasks import Answers
 from . import schema
+from .ablations import keys_of, rows_with_ablation
 from .answers import rows_with_answers
 from .provenance import read_provenance, swept
-from .results_file import Row, append, find_answers, read_scores, read_steps, reading, target_path, write
+from .results_file import Row, append, find_ablation, find_answers, read_scores, read_steps, reading, target_path, write
 from .schema import StoreError
 
 Shape = tuple[int, int, int]
@@ -41,6 +45,7 @@ class _Contents:
     probe_set: tuple[str, str]  # name, hash
     columns: str  # hash of the columns that describe the probes
     answers: tuple[str, str, int] | None  # to which probes: name, hash; how many to each
+    ablation: tuple[str, ...] | None  # what all ablations of one file have in common: of how, of which probes and sets
     rows: tuple[_Row, ...]
 
     @property
@@ -137,9 +142,10 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     if rows and rows == wanted[: len(rows)]:
         for row in wanted[len(rows) :]:
             shard = shards[row.step]
-            append(output, read_scores(shard), row.step, row.tokens_seen, answers=_answers(shard, row.step))
+            said, changed = _answers(shard, row.step), _ablation(shard, row.step)
+            append(output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed)
     else:
-        write(output, _rows({step: shards[step] for step in kept}))
+        write(output, _rows({step: shards[step] for step in kept}, _kept_ablations(output, there, kept)))
     standard = next(iter(kept.values()))
     return {
         step: f"does not fit in with the other checkpoints: {_difference(standard, each)}"
@@ -148,14 +154,27 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     }
 
 
-def _rows(holders: Mapping[int, Path]) -> Iterable[Row]:
+def _kept_ablations(output: Path, there: _Contents | None, kept: Mapping[int, _Contents]) -> dict[int, Ablation]:
+    """Those that were added to the output, of the same scores that a shard has: shards know nothing of them."""
+    if there is None or there.ablation is None:
+        return {}
+    same = {row.step for row in there.rows} & {step for step, each in kept.items() if each.rows[0] in there.rows}
+    return {step: found for step in same if (found := find_ablation(output, step)) is not None}
+
+
+def _rows(holders: Mapping[int, Path], ablations: Mapping[int, Ablation] | None = None) -> Iterable[Row]:
     tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
     for step, path in sorted(holders.items()):
-        yield step, tokens[path, step], read_scores(path, step), _answers(path, step)
+        ablation = _ablation(path, step) or (ablations or {}).get(step)
+        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), ablation
 
 
 def _answers(path: Path, step: int) -> Answers | None:
     return find_answers(path, step) if _contents(path).answers else None
+
+
+def _ablation(path: Path, step: int) -> Ablation | None:
+    return find_ablation(path, step) if _contents(path).ablation else None
 
 
 def _files(path: Path) -> list[Path]:
@@ -207,8 +226,16 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             probe_set=(schema.text(file, "probe_set_name"), schema.text(file, "probe_set_hash")),
             columns=columns.hexdigest(),
             answers=to and (schema.text(to, "task_set_name"), schema.text(to, "task_set_hash"), len(to["sample"]) - 1),
+            ablation=_in_common(file) if rows_with_ablation(file) else None,
             rows=tuple(rows),
         )
+
+
+def _in_common(file: h5py.File) -> tuple[str, ...]:
+    named = ("mode", "rows", "unit", "probe_set_name", "probe_set_hash")
+    probes, sets = file["ablation/ablated"].asstr()[:].tolist(), keys_of(file)
+    told = hashlib.sha256(json.dumps([probes, sets]).encode()).hexdigest()[:12]
+    return (*(schema.text(file["ablation"], name) for name in named), told)
 
 
 def _stage(told: str) -> tuple[str, str]:
@@ -230,4 +257,7 @@ def _difference(a: _Contents, b: _Contents) -> str:
     if a.answers and b.answers and a.answers[1:] != b.answers[1:]:
         there, here = (f"{name!r} ({digest[:12]}), samples={drawn}" for name, digest, drawn in (a.answers, b.answers))
         words.append(f"its answers are to {here}, not to {there}")
+    if a.ablation and b.ablation and a.ablation != b.ablation:
+        there, here = (", ".join([*each[:3], each[4][:12], each[5]]) for each in (a.ablation, b.ablation))
+        words.append(f"its ablation (mode, rows, unit, probes, sets) is {here}, not {there}")
     return "; ".join(words)

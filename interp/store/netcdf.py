@@ -28,6 +28,7 @@ from .schema import (
     estimators_of,
     knows_chance,
     layout,
+    text,
 )
 
 LIBVER = ("v108", "v110")  # no newer than HDF5 1.10, or older readers fail
@@ -125,7 +126,7 @@ def create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int
 def _chunks(names: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Probe detail is written and read by checkpoint; maps and vectors are read over checkpoints and hold several."""
     checkpoints = {1: 32, 2: 16, 3: 16, 4: 1}[len(names)]
-    most = {"probe": 64 if len(names) == 4 else 1024, "item": 1024}
+    most = {"probe": 64 if len(names) == 4 else 1024, "item": 1024, "ablated": 1024}
     return tuple(
         checkpoints if name == "checkpoint" else min(sizes[name], most.get(name, sizes[name])) for name in names
     )
@@ -187,3 +188,9 @@ def set_attrs(item: h5py.File | h5py.Dataset, attrs: Mapping[str, Any]) -> None:
             item.attrs.create(name, np.bytes_(raw), dtype=kind)
         else:
             item.attrs[name] = np.atleast_1d(value)
+
+
+def at_least_version(file: h5py.File, least: tuple[int, int]) -> None:
+    """Raise the schema version that a file tells, where it is lower: it holds now what came with that version."""
+    if tuple(int(part) for part in text(file, "schema_version").split(".")[:2]) < least:
+        set_attrs(file, {"schema_version": ".".join(map(str, least))})

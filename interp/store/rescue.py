@@ -11,6 +11,7 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
+from ..ablation import Ablation
 from ..results import HeadScores
 from ..tasks import Answers
 from .locks import beside
@@ -40,15 +41,20 @@ def rescue(
     error: BaseException,
     into: Path | None = None,
     answers: Answers | None = None,
+    ablation: Ablation | None = None,
 ) -> Unsaved:
-    """Save scores that `error` kept from `path` in a new file, or in `into`, one that an earlier rescue has made."""
+    """Save scores, and what goes with them, that `error` kept from `path`.
+
+    In a new file, or in `into`, one that an earlier rescue has made.
+    """
 
     def save(place: Path) -> None:
-        append(place, scores, checkpoint, tokens_seen, answers=answers)
+        append(place, scores, checkpoint, tokens_seen, answers=answers, ablation=ablation)
 
     rescued = save_elsewhere(path, save, into)
     then = None if rescued is None else _then(Path(path), rescued)
-    return Unsaved(unsaved_message(path, error, rescued, "scores are", then), rescued)
+    what = "scores are" if ablation is None else "scores and the ablation are"
+    return Unsaved(unsaved_message(path, error, rescued, what, then), rescued)
 
 
 def save_elsewhere(path: str | PathLike[str], save: Callable[[Path], None], into: Path | None = None) -> Path | None:

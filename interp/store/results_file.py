@@ -22,11 +22,12 @@ import h5py
 import numpy as np
 
 from ...errors import ArgumentError, ArgumentTypeError
+from ..ablation import Ablation
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from ..tasks import Answers
+from . import ablations, gate, schema
 from . import answers as of_answers
-from . import gate, schema
 from .growing import add, in_memory, pack
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
@@ -38,7 +39,11 @@ from .structure import Use, one_line
 if TYPE_CHECKING:
     import xarray as xr
 
-Row = tuple[int, float | None, HeadScores] | tuple[int, float | None, HeadScores, Answers | None]
+Row = (
+    tuple[int, float | None, HeadScores]
+    | tuple[int, float | None, HeadScores, Answers | None]
+    | tuple[int, float | None, HeadScores, Answers | None, Ablation | None]
+)
 LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 _fitting = gate.Remembered()  # files that keep the schema: asking each of their variables is most of opening one
 
@@ -104,6 +109,7 @@ def append(
     tokens_seen: float | None = None,
     *,
     answers: Answers | None = None,
+    ablation: Ablation | None = None,
     timeout: float | None = None,
 ) -> None:
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
@@ -113,7 +119,7 @@ def append(
     probe set are others, and when the file cannot be read or written. An estimator that the file does not have is NaN
     at its older checkpoints, one that the scores do not have at this one. A file of schema 1.0 stays one: what chance
     is, it does not tell. `answers` are those of the same checkpoint; the others of the file must be to the same probes,
-    as many to each.
+    as many to each; so it is with `ablation`, whose sets of heads and measured probes must be those of the others.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
@@ -122,11 +128,12 @@ def append(
             if target.is_file():
                 shutil.copy(target, partial)
             with reading(target, "structure") as file:
-                _refuse_misfit(file, path, scores, step, answers)
-            gate.change(partial, "grow", pack(scores), step, tokens, None if answers is None else pack(answers))
+                _refuse_misfit(file, path, scores, step, answers, ablation)
+            packed = (None if each is None else pack(each) for each in (answers, ablation))
+            gate.change(partial, "grow", pack(scores), step, tokens, *packed)
         else:
             with in_memory(partial, "w") as file:
-                add(file, scores, step, tokens, answers)
+                add(file, scores, step, tokens, answers, ablation)
 
 
 def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None) -> None:
@@ -151,8 +158,32 @@ def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *,
         gate.change(partial, "answer", pack(answers), steps.index(step))
 
 
+def add_ablation(
+    path: str | PathLike[str], ablation: Ablation, checkpoint: int, *, timeout: float | None = None
+) -> None:
+    """Add an ablation to a checkpoint that has its scores, in place of any that it had.
+
+    Waits like `append`. Raises StoreError, and leaves the file as it was, when it holds no such checkpoint, when its
+    other ablations are of another mode, other probes or other sets, and when it cannot be read or written.
+    """
+    step = _step(checkpoint)
+    with _in_one_step(path, timeout) as (target, partial):
+        gate.start()
+        if target.is_file():
+            shutil.copy(target, partial)
+        with reading(target, "structure") as file:
+            steps = checkpoints_of(file)
+            if step not in steps:
+                raise StoreError(
+                    f"{path} has no checkpoint {step}, which the ablation would go with; it has {_list(steps)}: "
+                    "score it first"
+                )
+            _refuse_ablation(file, path, ablation, steps.index(step))
+        gate.change(partial, "ablate", pack(ablation), steps.index(step))
+
+
 def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
-    """A file that holds these checkpoints (step, tokens seen, scores; also answers), in place of what was there.
+    """A file that holds these checkpoints (step, tokens seen, scores; answers; ablation), in place of what was there.
 
     Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
     two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
@@ -161,10 +192,10 @@ def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
         empty = True
         with in_memory(partial, "w") as file:
             for step, tokens_seen, scores, *rest in rows:
-                answers = rest[0] if rest else None
+                answers, ablation = (*rest, None, None)[:2]
                 if not empty:
-                    _refuse_misfit(file, path, scores, _step(step), answers)
-                add(file, scores, _step(step), _tokens(tokens_seen), answers)
+                    _refuse_misfit(file, path, scores, _step(step), answers, ablation)
+                add(file, scores, _step(step), _tokens(tokens_seen), answers, ablation)
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -288,6 +319,24 @@ def check_takes(path: str | PathLike[str], checkpoint: int, probe_set_hash: str,
             )
 
 
+def check_takes_ablation(path: str | PathLike[str], checkpoint: int, **how: str) -> None:
+    """Raise StoreError, before any work is done, when a file would not take an ablation made so afterwards.
+
+    how: mode, rows, unit, as they are in the file.
+    """
+    check_writable(path)
+    with reading(path, "structure") as file:
+        steps = checkpoints_of(file)
+        if checkpoint not in steps:
+            raise StoreError(f"{path} has no checkpoint {checkpoint}; it has {_list(steps)}")
+        others = {*ablations.rows_with_ablation(file)} - {steps.index(checkpoint)}
+        there = {name: schema.text(file["ablation"], name) for name in how} if others else how
+        if there != how:
+            words = (" ".join(f"{name}={value!r}" for name, value in each.items()) for each in (there, how))
+            held, asked = words
+            raise StoreError(f"{path} holds ablations of other checkpoints by {held}, not {asked}; use a copy of it")
+
+
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
     """The scores of one checkpoint (by default the last), exactly as they were appended.
 
@@ -352,6 +401,36 @@ def _answered(file: h5py.File) -> dict[int, int]:
     """Checkpoint -> its number in the file, of those that have answers."""
     steps = checkpoints_of(file)
     return {steps[i]: i for i in of_answers.rows_with_answers(file)}
+
+
+def read_ablation(path: str | PathLike[str], checkpoint: int | None = None) -> Ablation:
+    """The ablation of one checkpoint, by default of the last that has one, as it was written.
+
+    Raises StoreError when the file cannot be read, or has none of that checkpoint.
+    """
+    with reading(path) as file:
+        steps = checkpoints_of(file)
+        there = {steps[i]: i for i in ablations.rows_with_ablation(file)}
+        if not there:
+            raise StoreError(f"{path} holds no ablation; `headscope ablate {path} --model MODEL` makes one")
+        step = max(there) if checkpoint is None else checkpoint
+        if step not in there:
+            raise StoreError(f"{path} holds no ablation of checkpoint {step}; it has those of {_list([*there])}")
+        return ablations.read(file, there[step])
+
+
+def all_ablations(path: str | PathLike[str]) -> dict[int, Ablation]:
+    """Number of the checkpoint in the file -> its ablation, of all that have one. Raises StoreError."""
+    with reading(path) as file:
+        return {row: ablations.read(file, row) for row in ablations.rows_with_ablation(file)}
+
+
+def find_ablation(path: str | PathLike[str], checkpoint: int) -> Ablation | None:
+    """The ablation of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
+    with reading(path) as file:
+        steps = checkpoints_of(file)
+        there = {steps[i]: i for i in ablations.rows_with_ablation(file)}
+        return ablations.read(file, there[checkpoint]) if checkpoint in there else None
 
 
 def runs_alone(path: str | PathLike[str]) -> bool | None:
@@ -524,8 +603,18 @@ def _refuse_answers(file: h5py.File, path: str | PathLike[str], answers: Answers
         raise StoreError(f"these answers do not fit into {path}: {difference}. Keep them apart: write to another file")
 
 
+def _refuse_ablation(file: h5py.File, path: str | PathLike[str], ablation: Ablation, row: int | None = None) -> None:
+    if difference := ablations.misfit(file, ablation, row):
+        raise StoreError(f"this ablation does not fit into {path}: {difference}. Keep it apart: write to another file")
+
+
 def _refuse_misfit(
-    file: h5py.File, path: str | PathLike[str], scores: HeadScores, step: int, answers: Answers | None = None
+    file: h5py.File,
+    path: str | PathLike[str],
+    scores: HeadScores,
+    step: int,
+    answers: Answers | None = None,
+    ablation: Ablation | None = None,
 ) -> None:
     steps = checkpoints_of(file)
     if step in steps:
@@ -555,6 +644,8 @@ def _refuse_misfit(
         raise StoreError(f"these scores do not fit into {path}: {'; '.join(differences)}. Keep them apart: {remedy}")
     if answers is not None:
         _refuse_answers(file, path, answers)
+    if ablation is not None:
+        _refuse_ablation(file, path, ablation)
 
 
 def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:

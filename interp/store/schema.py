@@ -11,6 +11,8 @@ import numpy as np
 from h5py import h5d, h5ds, h5i
 
 from ...errors import HeadscopeError
+from ..ablation import MEASURES
+from ..ablation import TEXTS as ABLATED_TEXTS
 from ..levels import FALSE_COUNT
 from ..results import (
     CHANCE_COLUMNS,
@@ -27,14 +29,16 @@ from .provenance import read_provenance
 
 NAME = "headscope"
 COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
-VERSION = (1, 2)
+VERSION = (1, 3)
 
 MAP = ("checkpoint", "layer", "head")
 DETAIL = ("checkpoint", "probe", "layer", "head")
 ANSWERED = ("checkpoint", "item", "sample")
+ABLATED = ("checkpoint", "set", "ablated")
 SCALES = {  # dimension -> path
     "checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe",
     "item": "answers/item", "sample": "answers/sample",
+    "ablated": "ablation/ablated", "set": "ablation/set", "slot": "ablation/slot",
 }  # fmt: skip
 STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
 
@@ -201,10 +205,63 @@ def answer_variables() -> list[Variable]:
     return found
 
 
+def ablation_variables() -> list[Variable]:
+    """What the group of an ablation holds, in file order. Only a file with a model whose heads were changed has it."""
+    one = {"units": "1"}
+    found = [
+        Variable("ablation", "ablated", ("ablated",), STRING, {"long_name": "id of the probe that was measured"}),
+        Variable("ablation", "set", ("set",), "i4", {"long_name": "set of heads that are changed together"} | one),
+        Variable("ablation", "slot", ("slot",), "i4", {"long_name": "head of a set"} | one),
+    ]
+    found += [Variable("ablation", name, ("ablated",), STRING) for name in ABLATED_TEXTS if name != "id"]
+    found += [Variable("ablation", name, ("ablated",), "i4", one) for name in ("length", "n_answer")]
+    found.append(Variable("ablation", "depth", ("ablated",), "f8", one))
+    kinds = {"long_name": "none, top (the k leading ones), layer_matched, mass_matched (controls), one (by itself)"}
+    found.append(Variable("ablation", "kind", ("set",), STRING, kinds))
+    found.append(Variable("ablation", "k", ("set",), "i4", {"long_name": "heads or groups of heads in the set"} | one))
+    draw = {"long_name": "number of the control; of one by itself its rank"}
+    found.append(Variable("ablation", "draw", ("set",), "i4", draw | one))
+
+    for name in ("layer", "head"):
+        place = {"long_name": f"{name} of the set's heads", "comment": "-1: none"} | one
+        found.append(Variable("ablation", f"set_{name}", ("checkpoint", "set", "slot"), "i4", place))
+    score = {"long_name": "mean retrieval score of the set's heads on the needles that chose them"} | one
+    found.append(Variable("ablation", "set_score", ABLATED[:2], "f4", score))
+    for name in MEASURES:
+        measured = {"long_name": ABLATION_NAMES[name], "comment": "NaN: not measured"} | one
+        found.append(Variable("ablation", name, ABLATED, "f4", measured))
+    found.append(Variable("ablation", "model_id", ("checkpoint",), STRING))
+    whole = {"long_name": "everything known about how the ablation was made, as JSON; empty: there is none"}
+    found.append(Variable("ablation", "json", ("checkpoint",), STRING, whole))
+    return found
+
+
+ABLATION_NAMES = {
+    "nll": LONG_NAMES["nll"],
+    "nll_novel": LONG_NAMES["nll_novel"],
+    "logprob": "log-likelihood of the right answer, summed over its tokens, nats",
+    "exact_match": "1 where every token of the right answer is the most probable one",
+    "twin_logprob": "log-likelihood of the other value, which the twin's needle has, nats",
+    "answer_score": "the task's own metric on the answer that the model wrote, 0 to 1",
+}
+
+
+def has_ablation(file: h5py.File) -> bool:
+    """Whether it holds an ablation; a group of that name that another tool has added is none of ours."""
+    group = file.get("ablation")
+    return isinstance(group, h5py.Group) and {"mode", "unit", "probe_set_hash"} <= {*group.attrs}
+
+
 def has_answers(file: h5py.File) -> bool:
     """Whether it holds answers; a group of that name that another tool has added is none of ours."""
     group = file.get("answers")
     return isinstance(group, h5py.Group) and "task_set_hash" in group.attrs
+
+
+def further_variables(file: h5py.File) -> list[Variable]:
+    """Those of the groups that only some files have."""
+    found = answer_variables() if has_answers(file) else []
+    return found + (ablation_variables() if has_ablation(file) else [])
 
 
 def misfits(file: h5py.File) -> Iterator[str]:
@@ -225,7 +282,7 @@ def misfits(file: h5py.File) -> Iterator[str]:
     columns.pop("id", None)
     estimators = estimators_of(file) if "estimators" in file.attrs else ()
     taken = {"S": ("S", "texts"), "i": ("iub", "integers"), "f": ("fiub", "numbers")}
-    expected = layout(estimators, columns, stages=True) + (answer_variables() if has_answers(file) else [])
+    expected = layout(estimators, columns, stages=True) + further_variables(file)
     for variable in expected:
         item = file.get(variable.path)
         if not isinstance(item, h5py.Dataset):

@@ -10,18 +10,19 @@ import numpy as np
 from ...errors import ArgumentError
 from ..levels import chance_known, counting_level
 from ..results import CHANCE_COLUMNS, INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
-from . import answers
+from . import ablations, answers
 from .provenance import read_provenance
 from .schema import (
     IN_UNIT_INTERVAL,
     ROOT_ATTRIBUTES,
-    answer_variables,
     column_type,
     columns_of,
     datasets,
     dims,
     disk_type,
     estimators_of,
+    further_variables,
+    has_ablation,
     has_answers,
     knows_chance,
     layout,
@@ -73,7 +74,7 @@ def _structure(file: h5py.File) -> Iterator[str]:
     if any(name in columns for name in CHANCE_COLUMNS):
         required |= dict.fromkeys(CHANCE_COLUMNS, "f8")
     expected = layout(estimators_of(file), columns | required, stages="step_in_stage" in file)
-    expected += answer_variables() if has_answers(file) else []
+    expected += further_variables(file)
     if "retrieval" not in estimators_of(file):
         yield "the attribute 'estimators' does not name 'retrieval'"
     for variable in expected:
@@ -123,6 +124,8 @@ def _contents(file: h5py.File) -> Iterator[str]:
         yield from (f"checkpoint {step}: {problem}" for problem in _row_contents(file, row, with_chance))
     if has_answers(file):
         yield from answers.problems(file)
+    if has_ablation(file):
+        yield from ablations.problems(file)
 
 
 def _row_contents(file: h5py.File, row: int, with_chance: bool) -> Iterator[str]:

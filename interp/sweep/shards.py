@@ -36,6 +36,7 @@ from ..store import (
     StoreError,
     Unsaved,
     beside,
+    find_ablation,
     find_answers,
     locked,
     read_provenance,
@@ -166,7 +167,8 @@ class Shards:
         scores = read_scores(path)
         (step,) = read_steps(path)
         told = placed(scores, checkpoint)
-        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, find_answers(path, step))])
+        more = (find_answers(path, step), find_ablation(path, step))
+        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *more)])
 
     def set_aside(self, path: Path) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -191,7 +193,8 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            write(self.path(row.checkpoint), [(step, tokens, scores, find_answers(self.output, step))])
+            more = (find_answers(self.output, step), find_ablation(self.output, step))
+            write(self.path(row.checkpoint), [(step, tokens, scores, *more)])
 
     # Failures
 

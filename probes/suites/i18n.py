@@ -148,9 +148,10 @@ def _growing(words: Mapping[str, Any], draw: Draw, item: Passage) -> Growing:
 
     def make(n: int) -> Passage:
         sentences = draw.text.sentences(n)
-        # In front of a sentence as often as it is long, at the end as often as the needle is: any place is as likely.
-        edges = np.cumsum([len(sentence) for sentence in sentences])
-        at = int(np.searchsorted(edges, depth * (edges[-1] + len(needle)), "right"))
+        # Where the needle's middle is nearest to a place drawn anywhere. "Before a sentence as often as it is long"
+        # would favour one end of a context of few sentences, where they are longer or shorter than the needle.
+        edges = np.cumsum([0, *(len(sentence + apart) for sentence in sentences)])
+        at = int(np.argmin(abs(edges + len(needle) / 2 - depth * (edges[-1] + len(needle)))))
         # The needle brings the one blank that is missing, so that the text without it is the plain haystack.
         before, after = ("", apart) if at == 0 else (apart, "")
         pieces = (
@@ -160,7 +161,7 @@ def _growing(words: Mapping[str, Any], draw: Draw, item: Passage) -> Growing:
         )
         return replace(item, pieces=pieces, graft=1)
 
-    return Growing(make)
+    return Growing(make, least=2)  # of one sentence, a context has no inside where the needle could lie
 
 
 def _tasks() -> dict[str, SuiteTask]:

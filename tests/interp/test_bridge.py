@@ -10,6 +10,7 @@ import pytest
 
 from builders import random_grid
 from headscope import copy_profile
+from headscope.interp.causal import NeedleOnly, Zero, run_sets
 from headscope.interp.copying.profile import COUNTS
 from headscope.interp.engine import Engine, decode, longest_answered, plan
 from headscope.interp.model.adapt import adapt
@@ -95,3 +96,17 @@ def test_a_hook_that_cannot_fire_is_refused(family: str, name: str, tmp_path: Pa
         pytest.raises(CaptureError, match="does not fire"),
     ):
         score_heads(model, GRID)
+
+
+def test_heads_of_a_bridge_are_changed_like_hugging_faces(tmp_path: Path) -> None:
+    probes, sets = GRID[4:6], [[], [(0, 1), (2, 3), (3, 0)]]
+    found = []
+    for model in (adapt(bridge("mistral", tmp_path)), adapt(build("mistral"))):
+        with model.routed(121):
+            engine = Engine(model, probes)
+            for change in (Zero(), NeedleOnly(probes)):
+                found.append(run_sets(engine, plan(probes, "exact"), probes, sets, change, ("answer",))[0])
+    for ours, theirs in zip(found[:2], found[2:], strict=True):
+        for key in theirs:
+            np.testing.assert_allclose(ours[key].logprob, theirs[key].logprob, rtol=1e-3, atol=1e-4)
+    assert np.abs(found[2][0, 0].logprob - found[2][1, 0].logprob).max() > 0.1

@@ -16,14 +16,17 @@ import xarray as xr
 from filelock import FileLock
 
 import headscope as hs
+import made_ablations
 from full_disk import room_for
 from headscope.interp import packages
+from headscope.interp.ablation import Ablation
 from headscope.interp.packages import MissingPackageError
 from headscope.interp.results import HeadScores
 from headscope.interp.store import results_file as store
 from headscope.interp.store import schema
 from headscope.interp.store.results_file import StoreError, append, checkpoints, read_scores, read_steps, validate
 from headscope.interp.tasks import Answers
+from made_ablations import assert_same_ablation, make_ablation
 from made_answers import assert_same_answers, make_answers, write_golden
 from made_scores import assert_same, make_scores, with_chance
 
@@ -553,10 +556,20 @@ def test_the_file_of_version_1_2_is_read_and_has_todays_layout(tmp_path: Path) -
     assert described(tmp_path / "today.h5") == described(path)
 
 
+def test_the_file_of_version_1_3_is_read_and_has_todays_layout(tmp_path: Path) -> None:
+    path = tmp_path / "store-1.3.h5"
+    shutil.copy(GOLDEN / "store-1.3.h5", path)
+    assert validate(path) == []
+    assert_same_answers(Answers.load(path), make_answers(1000))
+    assert_same_ablation(Ablation.load(path), make_ablation(1000))
+    made_ablations.write_golden(tmp_path / "today.h5")
+    assert described(tmp_path / "today.h5") == described(path)
+
+
 def test_schema_md_lists_every_variable() -> None:
     page = (Path(__file__).parents[2] / "SCHEMA.md").read_text(encoding="utf-8").partition(COPY_PROFILES)[0]
     names = {"f4": "float", "f8": "double", "i1": "byte", "i4": "int", "i8": "int64", "string": "string"}
-    with h5py.File(GOLDEN / "store-1.2.h5") as file:
+    with h5py.File(GOLDEN / "store-1.3.h5") as file:
         items = schema.datasets(file)
         for path, item in items.items():
             name, axes = path.rsplit("/", 1)[-1], ", ".join(map(str, schema.dims(item)))

@@ -27,11 +27,11 @@ def text(given: Haystack, tokenizer: object, n: int, seed: int = 0) -> list[str]
 @pytest.mark.parametrize("name", ["llama3_like", "sentencepiece_like"])
 def test_every_task_in_every_language(name, request) -> None:
     tokenizer = request.getfixturevalue(name)
-    probes = build("i18n", tokenizer, lengths=[900], items=1)
+    probes = build("i18n", tokenizer, lengths=[1024], items=1)
     probes.verify(tokenizer)
     assert [probe.variant for probe in probes] == list(SUITE.tasks)
     for probe in probes:
-        assert probe.copyable and probe.task.length == 900
+        assert probe.copyable and probe.task.length == 1024
         said = tokenizer.decode(probe.input_ids[: probe.prompt_len])
         assert probe.task.golds == (probe.value,) and said.count(probe.value) == 1
         solid = probe.variant[:2] in ("zh", "ja")  # there an answer begins without a blank
@@ -73,6 +73,22 @@ def test_any_depth_is_as_likely_as_any_other(llama3_like) -> None:
     assert kstest(np.array(places) / 100, "uniform").pvalue > 0.01
 
 
+@pytest.mark.parametrize("task", ["hi_number", "hi_sentence"])
+def test_neither_end_of_a_short_context_is_favoured(task: str, llama3_like) -> None:
+    """Needles of half a sentence and of one and a half, among four sentences: as often first as last."""
+    found = Text(own_haystack("hi"), 0, Codec(llama3_like))
+    firsts, lasts, places = 0, 0, []
+    for seed in range(1000):
+        own = rng(seed, "depth")
+        before, needle, after = SUITE.tasks[task].draw(Draw(own, own, seed % 12, 0, {}, found)).make(4).pieces
+        firsts, lasts = firsts + (not before.text), lasts + (not after.text)
+        at = len(before.text) + np.random.default_rng(seed).random() * len(needle.text)
+        places.append(at / len(before.text + needle.text + after.text))
+    assert abs(firsts - lasts) < 3 * np.sqrt(firsts + lasts)
+    coarse = 0.03  # half of a sentence in excess of a needle, as a share of the context: no border lies in it
+    assert kstest(places, "uniform").statistic < coarse + 1.63 / np.sqrt(1000)
+
+
 def test_a_needle_is_the_same_at_every_length_and_lies_in_plain_haystack(llama3_like) -> None:
     probes = build("i18n", llama3_like, tasks=["es_number", "zh_sentence"], lengths=[700, 1000], items=3)
     for task in ("es_number", "zh_sentence"):
@@ -110,6 +126,11 @@ def test_what_cannot_be_built_is_one_line(llama3_like, words_only) -> None:
     own = Haystack("latin", lambda seed: ["Snow fell again. " * 20 + f"{i}" for i in range(200)])
     with pytest.raises(ProbeError, match="has no token for '.*'; use a tokenizer"):
         build("i18n", words_only, tasks=["ru_number"], lengths=[600], items=1, haystack=own)
+
+
+def test_a_context_of_one_sentence_has_no_inside_for_a_needle(llama3_like) -> None:
+    with pytest.raises(HeadscopeError, match=r"260 tokens are too few; at least \d+ are needed"):
+        build("i18n", llama3_like, tasks=["hi_sentence"], lengths=[260], items=1)
 
 
 def test_in_a_chat_the_frame_stays_in_the_language(llama3_like) -> None:

@@ -47,6 +47,13 @@ def test_a_canonical_text_is_canonical_everywhere(tokenizer: Any) -> None:
     assert all(codec.is_canonical(ids, at) for at in range(len(ids) + 1))
 
 
+def test_a_text_of_nothing_but_bytes_is_canonical_everywhere(sentencepiece_like: Any) -> None:
+    """No letter of it is in the vocabulary; a window of the check may begin inside of one."""
+    codec = Codec(sentencepiece_like)
+    ids = [*codec.head, *codec.piece(" जयपुर की जादुई संख्या 4096 है। Le collège." * 3)]
+    assert all(codec.is_canonical(ids, at) for at in range(len(ids) + 1))
+
+
 @pytest.mark.parametrize(
     ("name", "left", "right"),
     [

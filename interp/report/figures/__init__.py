@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evolution import Evolution
 from . import panels, scores
+from .ablation import dose_response, head_effects, save_ablation_figures
 from .agreement import agreement_matrix, save_agreement_figures
 from .behaviour import score_beside_nll, task_scores
 from .copying import copy_distances, copy_heads, save_copy_figures
@@ -41,9 +42,11 @@ __all__ = [
     "copy_heads",
     "depth_curve",
     "distance_interference",
+    "dose_response",
     "downstream",
     "head_count",
     "head_curves",
+    "head_effects",
     "head_heatmap",
     "head_map",
     "head_strip",
@@ -55,6 +58,7 @@ __all__ = [
     "overview",
     "rank_flow",
     "save_agreement_figures",
+    "save_ablation_figures",
     "save_copy_figures",
     "save_evolution_figures",
     "save_figures",

@@ -16,6 +16,7 @@ from typing import Any
 from ....errors import ArgumentError
 from ...analysis import Source, Trajectory
 from ..evolution import Evolution, evolve
+from . import ablation
 from .agreement import agreement_matrix, matrix_size
 from .behaviour import score_beside_nll, task_scores
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
@@ -84,6 +85,10 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
         found["task_scores"] = (task_scores, small)
     if evolution.ways is not None:
         found["ways_agreement"] = (lambda e, ax: agreement_matrix(e.ways, ax), matrix_size(evolution.ways))
+    if evolution.ablations:
+        last = evolution.ablations[max(evolution.ablations)]
+        found["dose_response"] = (lambda _, ax: ablation.dose_response(last, ax), small)
+        found["head_effects"] = (lambda _, ax: ablation.head_effects(last, ax), small)
     if len(evolution.x) == 1:
         return found
     found |= {

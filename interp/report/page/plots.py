@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ....printable import NAME, printable
+from ...analysis import Interval
 from ...levels import lines
 from ..evolution import RANKS, Evolution, FitPoints, head_name, human_count
 from ..palette import (
@@ -35,7 +36,8 @@ from ..palette import (
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    from ...analysis import Agreement, Interval
+    from ...ablation import Ablation
+    from ...analysis import Agreement, Dose, HeadEffects
 
 
 def escape(name: str) -> str:
@@ -186,6 +188,41 @@ def log_curve(points: FitPoints) -> go.Figure:
     figure.data[-1].hovertemplate = _hover("measured", "%{y:.3f}", "%{customdata}")
     line = {"color": LINES[1], "width": 2}
     figure.add_scatter(x=tokens, y=points.fitted, name="a log(tokens) + b", mode="lines", line=line, hoverinfo="skip")
+    return figure
+
+
+def doses(ablation: Ablation, found: Sequence[Dose], before: float) -> go.Figure:
+    """A measure over the number of leading units changed, with bars; random sets as bands with their means."""
+    places = np.arange(len(found), dtype=float)
+    ticks = {"tickvals": places.tolist(), "ticktext": [str(dose.k) for dose in found], "title": {"text": "changed"}}
+    figure = _figure(xaxis=ticks, showlegend=True)
+    labels = [f"top {dose.k}" for dose in found]
+    for number, (kind, name) in enumerate((("layer_matched", "same layers"), ("mass_matched", "same attention")), 1):
+        if any(kind not in dose.controls for dose in found):
+            continue
+        ends = before + np.array([[f(dose.controls[kind]) for f in (np.min, np.mean, np.max)] for dose in found])
+        band = Interval(ends[:, 1], ends[:, 0], ends[:, 2], 1.0, 0, 0)
+        _band(figure, places, band, LINES[number + 1])
+        _line(figure, places, band, f"random, {name}", LINES[number + 1], MARKS[number], 3, labels)
+    sides = before + np.array([[d.effect.estimate, d.effect.low, d.effect.high] for d in found], float)
+    leading = Interval(sides[:, 0], sides[:, 1], sides[:, 2], found[0].effect.level, len(ablation), 0)
+    _line(figure, places, leading, "the leading ones", LINES[0], MARKS[0], 3, labels)
+    if np.isfinite(sides).all():
+        figure.data[-1].error_y = {"type": "data", "symmetric": False, "array": sides[:, 2] - sides[:, 0]}
+        figure.data[-1].error_y.arrayminus = sides[:, 0] - sides[:, 1]
+    figure.add_hline(before, line={"color": INK, "width": 1.2, "dash": "dash"})
+    return figure
+
+
+def effects(found: HeadEffects) -> go.Figure:
+    """What changing each leading unit alone does, over its score, or over its rank where it has none."""
+    scored = bool(np.isfinite(found.score).all())
+    x = found.score if scored else np.arange(1, len(found.heads) + 1)
+    figure = _figure(xaxis={"title": {"text": "retrieval score" if scored else "rank"}})
+    figure.add_scatter(x=x, y=found.effect.estimate, mode="markers", marker={"color": LINES[0], "size": 8})
+    names = [escape(name) for name in found.heads]
+    figure.data[-1].update(customdata=names, hovertemplate="<b>%{customdata}</b>  %{y:+.3f}<extra></extra>")
+    figure.add_hline(0.0, line={"color": INK, "width": 1.2, "dash": "dash"})
     return figure
 
 

@@ -14,6 +14,7 @@ from ..evolution import NLL_NAMES, Evolution, head_name
 from ..facts import plural
 from ..palette import VALUES
 from . import plots
+from .ablation import do_they_matter
 from .behaviour import what_it_answers
 from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
@@ -36,6 +37,8 @@ def sections(evolution: Evolution) -> list[Section]:
         found += [what_it_answers(evolution, evolution.behaviour)]
     if evolution.ways is not None:
         found += [_ways(evolution, evolution.ways)]
+    if evolution.ablations:
+        found += [do_they_matter(evolution)]
     found += [_answers(evolution), _cells(evolution)]
     if many:
         found += [_fit(evolution)]

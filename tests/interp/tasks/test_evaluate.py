@@ -172,6 +172,23 @@ def test_a_kill_costs_little(models: Models, tasks: ProbeSet, tmp_path: Path, mo
     np.testing.assert_allclose(resumed.nll, plain.nll, atol=1e-5)
 
 
+def test_a_kill_after_all_was_written_costs_nothing(
+    models: Models, tasks: ProbeSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, folder = tmp_path / "run.h5", tmp_path / "run.h5.answers"
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(Unfinished, "clear", lambda self: (_ for _ in ()).throw(Killed))
+        hs.evaluate(models["half"], tasks[:2], output=output)
+    with pytest.raises(StoreError, match="holds checkpoint 0 already"):
+        hs.evaluate(models["half"], tasks[:2], output=output, samples=1)  # another call
+    assert folder.exists()
+    again = hs.evaluate(models["half"], tasks[:2], output=output)
+    assert not folder.exists() and again.text == hs.Answers.load(output).text
+    assert again.scores is not None and again.scores.n_probes == 2
+    with pytest.raises(StoreError, match="holds checkpoint 0 already"):
+        hs.evaluate(models["half"], tasks[:2], output=output)
+
+
 @pytest.mark.parametrize("sharing", ["exact", "grafted"])
 def test_haystacks_are_run_once_for_scores_and_answers(
     models: Models, tasks: ProbeSet, sharing: str, monkeypatch: pytest.MonkeyPatch
