@@ -194,7 +194,7 @@ class Together:
         self._logits: list[Tensor] = []
 
     def worth_it(self, prompts: Sequence[Suffix]) -> bool:
-        return len(prompts) < MANY and 2 * self._keys(prompts) <= self._room
+        return len(prompts) * (1 + self.asked.samples) < MANY and 2 * self._keys(prompts) <= self._room
 
     def has_room(self, prompts: Sequence[Suffix]) -> bool:
         return self._keys([*self._prompts.suffixes, *prompts]) <= self._room
