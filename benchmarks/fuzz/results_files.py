@@ -23,6 +23,8 @@ from .bytes_of import MUTATORS, behind_checksums
 from .canary import Canaries
 from .cases import Action, SmallHelper
 
+GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
+
 Change = Callable[[h5py.File, random.Random, Canaries], None]
 
 _LAYERS, _HEADS, _PROBES = 2, 2, 4
@@ -66,7 +68,8 @@ def made_scores(step: int, *, stages: bool = False, chance: bool = True) -> Head
 
 
 def bases(folder: Path) -> list[Path]:
-    """Files to begin with: two checkpoints, the same of stages, of schema 1.0, and in HDF5's oldest format."""
+    """Files to begin with: two checkpoints, the same of stages, of schema 1.0, and in HDF5's oldest format; one with
+    answers, one with an ablation."""
     folder.mkdir()
     steps = (0, 1000)
     write(folder / "run.h5", [(step, step * 1e6, made_scores(step)) for step in steps])
@@ -74,6 +77,8 @@ def bases(folder: Path) -> list[Path]:
     write(folder / "older.h5", [(step, None, made_scores(step, chance=False)) for step in steps])
     with h5py.File(folder / "run.h5") as old, h5py.File(folder / "format.h5", "w", libver="earliest") as new:
         _copy(old, new)
+    for version, name in (("1.2", "with-answers"), ("1.3", "with-ablation")):
+        shutil.copy(GOLDEN / f"store-{version}.h5", folder / f"{name}.h5")
     write(folder.parent / _OTHER, [(9000, None, made_scores(9000))])
     return sorted(folder.glob("*.h5"))
 

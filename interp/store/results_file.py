@@ -10,6 +10,7 @@ from __future__ import annotations
 import operator
 import os
 import shutil
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -63,7 +64,9 @@ def open(path: str | PathLike[str], *, group: str | None = None) -> xr.Dataset: 
     gate.start()
     xarray = need("xarray", "open()")
     need("h5netcdf", "open()")
-    with _opened(path, "root" if group is None else "xarray") as file:
+    with _opened(path, "root" if group is None else "xarray") as file, warnings.catch_warnings():
+        # of a variable that is not ours; what comes of it is right, or an error
+        warnings.filterwarnings("ignore", "Duplicate dimension names present", UserWarning)
         _check_group(file, group, str(path))
         found: xr.Dataset
         unlocked = not file.id.get_access_plist().get_file_locking()[0]

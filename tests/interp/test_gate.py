@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -634,3 +635,17 @@ def test_what_a_killed_writer_left_is_cleared_by_the_next_and_no_other(tmp_path:
         write_file(target, b"whole")
         assert at_work.exists() and of_another.exists()
     assert [path.name for path in tmp_path.iterdir()] == ["heads.csv"] and target.read_bytes() == b"whole"
+
+
+def test_somebody_s_variable_with_one_dimension_twice_is_read_without_a_word(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    make_scores().save(path)
+    with h5py.File(path, "r+") as file:
+        probes = file["probes/probe"]
+        n = len(probes)
+        alike = file["probes"].create_dataset("likeness", data=np.eye(n, dtype=np.float32))
+        for axis in (0, 1):
+            alike.dims[axis].attach_scale(probes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert hs.open(path, group="probes")["likeness"].shape == (n, n)
