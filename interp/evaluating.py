@@ -25,7 +25,7 @@ from .model import LoadedModel, load_model
 from .results import HeadScores
 from .scoring import Ready, prepare, tell_not_copyable, tell_not_finite
 from .store import StoreError, check_takes, find_answers, read_scores, rescue, runs_alone
-from .tasks import SAID, Answers, judge
+from .tasks import SAID, Answers, Drawing, judge
 from .unfinished import Unfinished, left_behind
 
 log = logging.getLogger(__name__)
@@ -85,10 +85,7 @@ def evaluate(
             them afterwards, and they lie elsewhere.
     """
     probes = ProbeSet.of(tasks)
-    if samples < 0 or seed < 0 or not 0 < temperature < np.inf:
-        raise ArgumentError(
-            f"samples and seed must be 0 or more and temperature above 0, got {samples}, {seed} and {temperature}"
-        )
+    how: dict[str, Any] = vars(Drawing(samples, temperature, seed))
     refused = None
     if output is not None:
         try:
@@ -105,7 +102,6 @@ def evaluate(
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
     check_tokenizer(probes, codec)
     asked = [with_task(probe, codec) for probe in probes]
-    how: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
     if heads:
         tell_not_copyable(probes)
     chosen = _estimators(probes) if estimators is None else estimators

@@ -127,7 +127,8 @@ def sweep(
     share = read_part(only)
     if ray is not None and not _ADDRESS.fullmatch(ray):
         raise options.bad("--ray", f"got {ray!r}; give nothing, auto, host:port or ray://host:port")
-    from ..interp.sweep import Drawing, Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
+    from ..interp.sweep import Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
+    from ..interp.tasks import Drawing
 
     drawing = None if tasks is None else Drawing(samples, temperature, built.seed)
     found = find_checkpoints(checkpoints, table)

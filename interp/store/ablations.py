@@ -164,9 +164,9 @@ def problems(file: h5py.File) -> Iterator[str]:
     for name in ("set", "slot"):
         if (group[name][:] != np.arange(len(group[name]))).any():
             yield f"ablation/{name} does not count from 0 to {len(group[name]) - 1}"
-    for row, step in enumerate(file["checkpoint"][:]):
-        if row in rows_with_ablation(file):
-            yield from (f"checkpoint {step}: {problem}" for problem in _row_problems(group, row, file))
+    steps = file["checkpoint"][:]
+    for row in rows_with_ablation(file):
+        yield from (f"checkpoint {steps[row]}: {problem}" for problem in _row_problems(group, row, file))
 
 
 def _row_problems(group: h5py.Group, row: int, file: h5py.File | None = None) -> Iterator[str]:

@@ -378,13 +378,9 @@ def read_answers(path: str | PathLike[str], checkpoint: int | None = None) -> An
     Raises StoreError when the file cannot be read, or has no answers of that checkpoint.
     """
     with reading(path) as file:
-        answered = _answered(file)
-        if not answered:
-            raise StoreError(f"{path} holds no answers; `headscope evaluate MODEL -o {path}` lets a model answer")
-        step = max(answered) if checkpoint is None else checkpoint
-        if step not in answered:
-            raise StoreError(f"{path} holds no answers of checkpoint {step}; it has those of {_list([*answered])}")
-        return of_answers.read(file, answered[step])
+        there = _steps_of(file, of_answers.rows_with_answers(file))
+        remedy = f"`headscope evaluate MODEL -o {path}` lets a model answer"
+        return of_answers.read(file, _row_of(path, there, checkpoint, "answers", remedy))
 
 
 def all_answers(path: str | PathLike[str]) -> dict[int, Answers]:
@@ -396,14 +392,24 @@ def all_answers(path: str | PathLike[str]) -> dict[int, Answers]:
 def find_answers(path: str | PathLike[str], checkpoint: int) -> Answers | None:
     """The answers of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
     with reading(path) as file:
-        found = _answered(file)
-        return of_answers.read(file, found[checkpoint]) if checkpoint in found else None
+        there = _steps_of(file, of_answers.rows_with_answers(file))
+        return of_answers.read(file, there[checkpoint]) if checkpoint in there else None
 
 
-def _answered(file: h5py.File) -> dict[int, int]:
-    """Checkpoint -> its number in the file, of those that have answers."""
+def _steps_of(file: h5py.File, rows: list[int]) -> dict[int, int]:
+    """Checkpoint -> its number in the file, of these numbers."""
     steps = checkpoints_of(file)
-    return {steps[i]: i for i in of_answers.rows_with_answers(file)}
+    return {steps[row]: row for row in rows}
+
+
+def _row_of(path: str | PathLike[str], there: dict[int, int], checkpoint: int | None, what: str, remedy: str) -> int:
+    """The number of a checkpoint among those that have something, by default of the last. Raises StoreError."""
+    if not there:
+        raise StoreError(f"{path} holds no {what}; {remedy}")
+    step = max(there) if checkpoint is None else checkpoint
+    if step not in there:
+        raise StoreError(f"{path} holds no {what} of checkpoint {step}; it has those of {_list([*there])}")
+    return there[step]
 
 
 def read_ablation(path: str | PathLike[str], checkpoint: int | None = None) -> Ablation:
@@ -412,14 +418,9 @@ def read_ablation(path: str | PathLike[str], checkpoint: int | None = None) -> A
     Raises StoreError when the file cannot be read, or has none of that checkpoint.
     """
     with reading(path) as file:
-        steps = checkpoints_of(file)
-        there = {steps[i]: i for i in ablations.rows_with_ablation(file)}
-        if not there:
-            raise StoreError(f"{path} holds no ablation; `headscope ablate {path} --model MODEL` makes one")
-        step = max(there) if checkpoint is None else checkpoint
-        if step not in there:
-            raise StoreError(f"{path} holds no ablation of checkpoint {step}; it has those of {_list([*there])}")
-        return ablations.read(file, there[step])
+        there = _steps_of(file, ablations.rows_with_ablation(file))
+        remedy = f"`headscope ablate {path} --model MODEL` makes one"
+        return ablations.read(file, _row_of(path, there, checkpoint, "ablation", remedy))
 
 
 def all_ablations(path: str | PathLike[str]) -> dict[int, Ablation]:
@@ -431,8 +432,7 @@ def all_ablations(path: str | PathLike[str]) -> dict[int, Ablation]:
 def find_ablation(path: str | PathLike[str], checkpoint: int) -> Ablation | None:
     """The ablation of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
     with reading(path) as file:
-        steps = checkpoints_of(file)
-        there = {steps[i]: i for i in ablations.rows_with_ablation(file)}
+        there = _steps_of(file, ablations.rows_with_ablation(file))
         return ablations.read(file, there[checkpoint]) if checkpoint in there else None
 
 

@@ -12,12 +12,11 @@ from .shards import ProbeSource, SweepError
 from .stages import stage_lines
 from .summary import outcome_line, summary_table
 from .table import CheckpointError
-from .worker import Drawing, Outcome
+from .worker import Outcome
 
 __all__ = [
     "Checkpoint",
     "CheckpointError",
-    "Drawing",
     "Options",
     "Outcome",
     "ProbeSource",

@@ -19,11 +19,12 @@ from ..engine import check_probes
 from ..estimators import as_asked, choose, spans_of
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..store import StoreError, check_writable, one_line, refresh, target_path
+from ..tasks import Drawing
 from .checkpoints import Checkpoint, find_checkpoints
 from .placing import Placing, place
 from .ray_workers import LOCAL, outcomes
 from .shards import Held, ProbeSource, Shards, SweepError, same_weights
-from .worker import Drawing, MakeWork, Outcome, Setup, Worker
+from .worker import MakeWork, Outcome, Setup, Worker
 
 if TYPE_CHECKING:
     from ..engine import Progress
@@ -111,13 +112,19 @@ def sweep(
     asked = None if estimators is None else as_asked(choose(estimators))
     if answers and generate:
         raise ArgumentError("answers=True and generate=True: the model answers once; take one of them")
-    if samples < 0 or seed < 0 or not 0 < temperature < float("inf"):
-        raise ArgumentError(
-            f"samples and seed must be 0 or more and temperature above 0, got {samples}, {seed} and {temperature}"
-        )
-    drawing = Drawing(samples, temperature, seed) if answers else None
+    drawing = Drawing(samples, temperature, seed)
     found = find_checkpoints(checkpoints, table)
-    options = Options(sharing, generate, asked, tokenizer, dtype, device, trust_remote_code, allow_pickle, drawing)
+    options = Options(
+        sharing,
+        generate,
+        asked,
+        tokenizer,
+        dtype,
+        device,
+        trust_remote_code,
+        allow_pickle,
+        drawing if answers else None,
+    )
     address = None if ray is None or ray is False else LOCAL if ray is True else ray
     return run_sweep(
         found,

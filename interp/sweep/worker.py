@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ...probes import ProbeSet
 from ..model import LoadedModel, ModelError, first_line, has_tokenizer, load_model
 from ..results import HeadScores
-from ..tasks import Answers
+from ..tasks import Answers, Drawing
 from .checkpoints import Checkpoint
 from .shards import placed, stamp
 
@@ -21,15 +21,6 @@ if TYPE_CHECKING:
     from ..engine import Progress
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """Answers beside the greedy one, as in `evaluate`."""
-
-    samples: int = 0
-    temperature: float = 1.0
-    seed: int = 0
 
 
 @dataclass(frozen=True)
