@@ -32,7 +32,8 @@ CHANCE_COLUMNS = ("chance", "chance_sd")  # files of schema 1.0 do not have them
 
 # Names with a meaning of their own in the frames, the datasets and the file: not for an estimator or a probe column.
 RESERVED = {"checkpoint", "layer", "head", "kv_head", "probe", "tokens_seen", "exact_match", "n_retrieval_heads"}
-RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "n_heads_above_null", "counting_level", "probes", "provenance", "stage", "step_in_stage"}
+RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "n_heads_above_null", "counting_level"}
+RESERVED |= {"probes", "provenance", "stage", "step_in_stage"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 

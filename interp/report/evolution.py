@@ -192,7 +192,8 @@ class Evolution:
         heads above a null of their own, where that was measured."""
         words = []
         if self.trajectory.chance_known:
-            words.append(f"By the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {self.panel.n_plain[checkpoint]}.")
+            plain = self.panel.n_plain[checkpoint]
+            words.append(f"By the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {plain}.")
         if len(counts := self.trajectory.above_null) and counts[checkpoint] >= 0:
             words.append(f"Above a null of their own at q < {FALSE_DISCOVERY_RATE:g}: {counts[checkpoint]}.")
         return " ".join(words)

@@ -160,9 +160,9 @@ def _row_contents(file: h5py.File, row: int, with_chance: bool) -> Iterator[str]
             told = f"{found} heads are above threshold and chance" if chance_known(probes) else "chance is unknown"
             yield f"n_heads_above_chance is {counted}, but {told}"
     if ABOVE_NULL.path in file and (counted := file[ABOVE_NULL.path][row]) >= 0:
-        detail = (file[f"probes/{name}"][row].astype(np.float64) for name in ("retrieval", *NULL_MOMENTS))
-        needles = file["probes/needle_id"].asstr()[:].astype(str)
-        if counted != (found := int(above_null(null_p(*detail, needles), FALSE_DISCOVERY_RATE).sum())):
+        score, mean, sd = (file[f"probes/{name}"][row].astype(np.float64) for name in ("retrieval", *NULL_MOMENTS))
+        p = null_p(score, mean, sd, file["probes/needle_id"].asstr()[:].astype(str))
+        if counted != (found := int(above_null(p, FALSE_DISCOVERY_RATE).sum())):
             yield f"{ABOVE_NULL.path} is {counted}, but {found} heads are above a null of their own"
     for name in NLL_CLASSES:
         values = file[f"probes/{name}"][row]
