@@ -3,6 +3,7 @@
 from .agreement import NULLS, Agreement, ListAgreement, agree
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
+from .comparison import LEVELS, Comparison, Course, HeadComparison, Side, compare
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
@@ -10,6 +11,7 @@ from .evaluations import DownstreamError
 from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
+from .paired import Difference, paired_difference
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
 from .verdicts import Verdict, judge
@@ -17,17 +19,22 @@ from .verdicts import Verdict, judge
 __all__ = [
     "ALPHA",
     "LEADING",
+    "LEVELS",
     "MARGIN",
     "MIN_NEEDLES",
     "NULLS",
     "RATE",
     "Agreement",
+    "Comparison",
+    "Course",
     "DepthCurve",
+    "Difference",
     "Dose",
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
     "HeadChanges",
+    "HeadComparison",
     "HeadEffects",
     "HeadList",
     "HeadListError",
@@ -37,6 +44,7 @@ __all__ = [
     "LogFit",
     "Panel",
     "Regression",
+    "Side",
     "Source",
     "Trajectory",
     "Verdict",
@@ -45,6 +53,7 @@ __all__ = [
     "by_depth",
     "changes",
     "clustered_interval",
+    "compare",
     "correlate_downstream",
     "depth_labels",
     "distance_by_interference",
@@ -56,6 +65,7 @@ __all__ = [
     "length_by_depth",
     "life",
     "log_fit",
+    "paired_difference",
     "panel",
     "read_downstream",
     "read_head_list",
