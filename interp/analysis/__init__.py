@@ -11,6 +11,7 @@ from .evaluations import DownstreamError
 from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
+from .item_prediction import Auc, ItemPrediction, predict_from, predict_items
 from .paired import Difference, paired_difference
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
@@ -25,6 +26,7 @@ __all__ = [
     "NULLS",
     "RATE",
     "Agreement",
+    "Auc",
     "Comparison",
     "Course",
     "DepthCurve",
@@ -39,6 +41,7 @@ __all__ = [
     "HeadList",
     "HeadListError",
     "Interval",
+    "ItemPrediction",
     "Life",
     "ListAgreement",
     "LogFit",
@@ -67,6 +70,8 @@ __all__ = [
     "log_fit",
     "paired_difference",
     "panel",
+    "predict_from",
+    "predict_items",
     "read_downstream",
     "read_head_list",
     "read_trajectory",
