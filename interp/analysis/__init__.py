@@ -12,8 +12,11 @@ from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interfer
 from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
 from .item_prediction import Auc, ItemPrediction, predict_from, predict_items
+from .lead_lag import Lead, LeadLag, lead_lag
 from .paired import Difference, paired_difference
 from .statistics import ALPHA
+from .stopping import StoppingAdvice, stopping_advice
+from .three_levels import Levels, ThreeLevels, levels_of, three_levels
 from .trajectory import Trajectory, read_trajectory
 from .verdicts import Verdict, judge
 
@@ -42,6 +45,9 @@ __all__ = [
     "HeadListError",
     "Interval",
     "ItemPrediction",
+    "Lead",
+    "LeadLag",
+    "Levels",
     "Life",
     "ListAgreement",
     "LogFit",
@@ -49,6 +55,8 @@ __all__ = [
     "Regression",
     "Side",
     "Source",
+    "StoppingAdvice",
+    "ThreeLevels",
     "Trajectory",
     "Verdict",
     "Watch",
@@ -65,7 +73,9 @@ __all__ = [
     "head_effects",
     "heads_mean",
     "judge",
+    "lead_lag",
     "length_by_depth",
+    "levels_of",
     "life",
     "log_fit",
     "paired_difference",
@@ -75,4 +85,6 @@ __all__ = [
     "read_downstream",
     "read_head_list",
     "read_trajectory",
+    "stopping_advice",
+    "three_levels",
 ]
