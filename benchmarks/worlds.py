@@ -210,6 +210,24 @@ def three_levels(
     return values, dict.fromkeys(values, needle)
 
 
+def items(
+    rng: np.random.Generator, *, needles: int, cells: int, families: int, effect: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores before [P], success after [P], needles [P] and families [P] of a needle's family each.
+
+    Within a family, what both rest on has the correlation `effect`; half of either is a needle's. Families differ in
+    difficulty, which is in both, so that all pairs together say more than there is.
+    """
+    needle = np.repeat(np.arange(needles), cells)
+    family = needle % families
+    before, rest = (
+        np.sqrt(0.5) * rng.normal(size=needles)[needle] + np.sqrt(0.5) * rng.normal(size=len(needle)) for _ in range(2)
+    )
+    hard = np.linspace(-1, 1, families)[family] if families > 1 else np.zeros(len(needle))
+    after = effect * before + np.sqrt(1 - effect**2) * rest + hard
+    return before + 1.5 * hard, (after > 0).astype(np.float64), needle, family
+
+
 def continued(
     kind: str,
     rng: np.random.Generator,

@@ -21,6 +21,7 @@ import typer
 from .. import __version__
 from . import ablate, copying, evaluate, files, probes, sweep
 from .agree import agree
+from .best import best
 from .compare import compare
 from .errors import FrontDoor
 from .report import report
@@ -44,6 +45,7 @@ app.command()(copying.copy_profile)
 app.add_typer(probes.app, name="probes")
 app.command()(agree)
 app.command()(compare)
+app.command()(best)
 app.command()(report)
 app.command()(files.validate)
 app.command()(files.export)
@@ -66,6 +68,7 @@ def front(
     headscope copy-profile ./my-model --text book.txt -o p.h5 what heads copy on a text of your own
     headscope agree run.h5                                    do ways of finding heads find the same ones
     headscope compare a.h5 b.h5                               what sets two runs apart, on identical probes
+    headscope best run.h5                                     its best checkpoint, and what that is really worth
     headscope report run.h5                                   how heads changed over its checkpoints, as a page
     headscope export run.h5 --format csv                      the scores for other tools
     """

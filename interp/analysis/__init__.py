@@ -3,6 +3,7 @@
 from .agreement import NULLS, Agreement, ListAgreement, agree
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
+from .choosing import Choice, choose_best, choose_checkpoint
 from .comparison import LEVELS, Comparison, Course, HeadComparison, Side, compare
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
@@ -16,8 +17,9 @@ from .lead_lag import Lead, LeadLag, lead_lag
 from .paired import Difference, paired_difference
 from .statistics import ALPHA
 from .stopping import StoppingAdvice, stopping_advice
+from .tables import PaperTables, answers_as_downstream, paper_tables
 from .three_levels import Levels, ThreeLevels, levels_of, three_levels
-from .trajectory import Trajectory, read_trajectory
+from .trajectory import Trajectory, answers_by_position, read_trajectory
 from .verdicts import Verdict, judge
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "RATE",
     "Agreement",
     "Auc",
+    "Choice",
     "Comparison",
     "Course",
     "DepthCurve",
@@ -52,6 +55,7 @@ __all__ = [
     "ListAgreement",
     "LogFit",
     "Panel",
+    "PaperTables",
     "Regression",
     "Side",
     "Source",
@@ -61,8 +65,12 @@ __all__ = [
     "Verdict",
     "Watch",
     "agree",
+    "answers_as_downstream",
+    "answers_by_position",
     "by_depth",
     "changes",
+    "choose_best",
+    "choose_checkpoint",
     "clustered_interval",
     "compare",
     "correlate_downstream",
@@ -80,6 +88,7 @@ __all__ = [
     "log_fit",
     "paired_difference",
     "panel",
+    "paper_tables",
     "predict_from",
     "predict_items",
     "read_downstream",
