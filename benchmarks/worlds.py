@@ -97,12 +97,14 @@ def run(
     score_jitter: float = 0.005,
     nll_noise: float = 0.1,
     nll_jitter: float = 0.01,
+    head_slope: float = 0.0,
+    head_jitter: float = 0.01,
 ) -> Trajectory:
     """The last doubling of a run: exact match around `level`, slopes per doubling (the NLL's of its logarithm).
 
     A probe is answered when its difficulty, which it keeps and shares in part with its needle, lies below the
     checkpoint's ability; `flips` is the part of difficulty that is drawn anew each time. All probes of a checkpoint
-    share its jitter. Needles differ in how fast their NLL falls.
+    share its jitter. Needles differ in how fast their NLL falls. Two heads score about .4, and move by `head_slope`.
     """
     p = needles * cells
     progress = np.linspace(0.5, 1.0, checkpoints)
@@ -117,7 +119,12 @@ def run(
     log_nll = -1 + 0.6 * rng.normal(size=needles)[needle] + 0.5 * rng.normal(size=p) + np.outer(x, slopes)
     log_nll = log_nll + nll_noise * rng.normal(size=(checkpoints, p)) + nll_jitter * rng.normal(size=(checkpoints, 1))
     nll = np.exp(log_nll).astype(np.float32)
-    return trajectory(np.zeros((checkpoints, p, 1, 1), np.float32), needle, progress * 1e11, nll, matched)
+    shared = head_jitter * rng.normal(size=(checkpoints, 1, 1))
+    needle_part = 0.1 * rng.normal(size=(needles, 2))[needle] + 0.1 * rng.normal(size=(p, 2))
+    moved = head_slope * x[:, None, None] * (1 + 0.2 * rng.normal(size=(needles, 2))[needle])
+    scores = 0.4 + needle_part + moved + shared + 0.05 * rng.normal(size=(checkpoints, p, 2))
+    scores = np.concatenate([scores, np.zeros((checkpoints, p, 2))], axis=2).clip(0, 1)
+    return trajectory(scores[:, :, None].astype(np.float32), needle, progress * 1e11, nll, matched)
 
 
 def pair(
@@ -139,6 +146,119 @@ def pair(
     after = before + room * (own[needle] + true * effect + 0.2 * np.tanh(rng.normal(size=before.shape)))
     both = np.stack([before, after])[:, :, None].astype(np.float32)
     return trajectory(both, needle, np.array([1e9, 2e9])), true
+
+
+def rising(shape: str, checkpoints: int, half: float, width: float, spread: np.ndarray) -> np.ndarray:
+    """Curves [checkpoints, P] from 0 to 1 of items that rise earlier or later by `spread` [P], in widths.
+
+    They are placed so that the mean over normally spread items has done half of its rise in the run at position `half`.
+
+    shape: "S", logistic; "onset", exponential from an onset on. width: in checkpoints.
+    """
+    from scipy.stats import norm
+
+    scale = float(np.sqrt((spread**2).mean())) if len(spread) else 0.0
+    typical = scale * norm.ppf((np.arange(41) + 0.5) / 41)
+    fine = np.linspace(0, checkpoints - 1, 401)
+
+    def curve(x: np.ndarray, centre: float, later: np.ndarray) -> np.ndarray:
+        z = (x[:, None] - centre) / width - later
+        return _logistic(z) if shape == "S" else 1 - np.exp(-np.maximum(z + 2, 0) / 2.5)
+
+    low, high = -1.5 * checkpoints, 2.5 * checkpoints
+    for _ in range(40):
+        centre = (low + high) / 2
+        mean = curve(fine, centre, typical).mean(axis=1)
+        at = fine[np.searchsorted(mean, (mean[0] + mean[-1]) / 2)]
+        begun = mean[-1] - mean[0] > 1e-9 or centre < half  # far behind the run nothing has risen in it
+        low, high = (centre, high) if at < half and begun else (low, centre)
+    mean = curve(fine, centre, typical).mean(axis=1)
+    found = curve(np.arange(checkpoints), centre, spread)
+    return np.asarray((found - mean[0]) / (mean[-1] - mean[0]))
+
+
+def three_levels(
+    rng: np.random.Generator,
+    halves: dict[str, float],
+    *,
+    checkpoints: int,
+    needles: int,
+    cells: int = 6,
+    shapes: dict[str, str] | None = None,
+    score_jitter: float = 0.02,
+    memory: float = 0.0,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Values [C, P] of the levels named in `halves`, which have done half of their rise there, and items' needles.
+
+    "behaviour" answers or does not, "NLL" falls from 3 to 0.5 with needles of very different size, "heads" score from
+    0.1 to 0.6. score_jitter: standard deviation, as a share of the rise, of what all items of a checkpoint share.
+    """
+    needle = np.repeat(np.arange(needles), cells)
+    p, values = len(needle), {}
+    for name, half in halves.items():
+        spread = 0.5 * rng.normal(size=needles)[needle] + 0.5 * rng.normal(size=p)
+        width = rng.uniform(0.5, 1.5) * checkpoints / 16
+        risen = rising((shapes or {}).get(name, "S"), checkpoints, half, width, spread)
+        risen = risen + score_jitter * jitter(rng, 1, checkpoints, memory)[0][:, None]
+        own = rng.normal(size=needles)[needle]
+        if name == "behaviour":
+            values[name] = (rng.random(risen.shape) < 0.1 + 0.7 * risen + 0.15 * own).astype(np.float64)
+        elif name == "NLL":
+            values[name] = (3 - 2.5 * risen) * np.exp(0.5 * own + 0.1 * rng.normal(size=risen.shape))
+        else:
+            values[name] = np.clip(0.1 + 0.5 * risen + 0.1 * own + 0.08 * rng.normal(size=risen.shape), 0, 1)
+    return values, dict.fromkeys(values, needle)
+
+
+def items(
+    rng: np.random.Generator, *, needles: int, cells: int, families: int, effect: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Scores before [P], success after [P], needles [P] and families [P] of a needle's family each.
+
+    Within a family, what both rest on has the correlation `effect`; half of either is a needle's. Families differ in
+    difficulty, which is in both, so that all pairs together say more than there is.
+    """
+    needle = np.repeat(np.arange(needles), cells)
+    family = needle % families
+    before, rest = (
+        np.sqrt(0.5) * rng.normal(size=needles)[needle] + np.sqrt(0.5) * rng.normal(size=len(needle)) for _ in range(2)
+    )
+    hard = np.linspace(-1, 1, families)[family] if families > 1 else np.zeros(len(needle))
+    after = effect * before + np.sqrt(1 - effect**2) * rest + hard
+    return before + 1.5 * hard, (after > 0).astype(np.float64), needle, family
+
+
+def continued(
+    kind: str,
+    rng: np.random.Generator,
+    *,
+    checkpoints: int,
+    more: float,
+    needles: int = 24,
+    cells: int = 6,
+    score_jitter: float = 0.02,
+    memory: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """A run that rises by 1 over progress 0 to 1: values [C, P], needles [P], progress [C], and the true gain to come.
+
+    kind: "log", "exponential", "power" or "S". Needles rise by more or less (30 %), start anywhere, and are noisy.
+    """
+    offset = np.exp(rng.uniform(np.log(0.02), np.log(0.5)))
+    tau, alpha = np.exp(rng.uniform(np.log(0.1), np.log(1.5))), rng.uniform(0.25, 1.5)
+    centre, width = rng.uniform(0, 0.4), rng.uniform(0.05, 0.15)
+    curves: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+        "log": lambda x: np.log(x + offset),
+        "exponential": lambda x: -np.exp(-x / tau),
+        "power": lambda x: -((x + offset) ** -alpha),
+        "S": lambda x: _logistic((x - centre) / width),
+    }
+    progress = np.linspace(0, 1, checkpoints)
+    curve = curves[kind](np.append(progress, 1 + more))
+    curve = (curve - curve[0]) / (curve[-2] - curve[0])
+    needle = np.repeat(np.arange(needles), cells)
+    values = curve[:-1, None] * (1 + 0.3 * rng.normal(size=needles)[needle]) + 0.5 * rng.normal(size=needles)[needle]
+    values = values + score_jitter * jitter(rng, 1, checkpoints, memory)[0][:, None]
+    return values + 0.2 * rng.normal(size=values.shape), needle, progress, float(curve[-1] - curve[-2])
 
 
 def trajectory(

@@ -25,6 +25,7 @@ __all__ = [
     "ablate",
     "agree",
     "analysis",
+    "compare",
     "copy_profile",
     "errors",
     "estimator",
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
     from . import errors, kernels, plot, probes
     from .interp import analysis
     from .interp.ablation import Ablation
-    from .interp.analysis import agree
+    from .interp.analysis import agree, compare
     from .interp.causal import ablate
     from .interp.copying import CopyProfile, copy_profile
     from .interp.estimators import Estimator, estimator
@@ -81,6 +82,7 @@ else:
         "HeadScores": ".interp.results",
         "ablate": ".interp.causal",
         "agree": ".interp.analysis",
+        "compare": ".interp.analysis",
         "copy_profile": ".interp.copying.run",
         "estimator": ".interp.estimators",
         "evaluate": ".interp.evaluating",

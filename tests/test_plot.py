@@ -32,6 +32,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     profile = hs.copy_profile(build("llama", num_hidden_layers=2), np.tile(np.arange(3, 33), 3))
     evolution = replace(hs.plot.evolve(run, downstream=path), answers={5: make_answers(5)})
     found = {"agreement": hs.agree(make_scores()), "ablation": make_ablation()}
+    found["comparison"] = hs.compare(make_scores(), make_scores())
     return {"scores": make_scores(), "evolution": evolution, "profile": profile, **found}
 
 

@@ -21,6 +21,8 @@ import typer
 from .. import __version__
 from . import ablate, copying, evaluate, files, probes, sweep
 from .agree import agree
+from .best import best
+from .compare import compare
 from .errors import FrontDoor
 from .report import report
 from .score import score
@@ -42,6 +44,8 @@ app.command()(sweep.merge)
 app.command()(copying.copy_profile)
 app.add_typer(probes.app, name="probes")
 app.command()(agree)
+app.command()(compare)
+app.command()(best)
 app.command()(report)
 app.command()(files.validate)
 app.command()(files.export)
@@ -63,6 +67,8 @@ def front(
     headscope probes show grid --tokenizer ./my-model         one probe, its needle highlighted
     headscope copy-profile ./my-model --text book.txt -o p.h5 what heads copy on a text of your own
     headscope agree run.h5                                    do ways of finding heads find the same ones
+    headscope compare a.h5 b.h5                               what sets two runs apart, on identical probes
+    headscope best run.h5                                     its best checkpoint, and what that is really worth
     headscope report run.h5                                   how heads changed over its checkpoints, as a page
     headscope export run.h5 --format csv                      the scores for other tools
     """

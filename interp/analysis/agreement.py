@@ -127,10 +127,58 @@ def agree(
             f"nothing to compare: by={by!r} there is only {says.sum()}{none}; score with more estimators "
             "(--estimators all), or compare groups of probes (by='length') or a published list"
         )
-    maps, sums, counts = maps[says], sums[says], counts[says]
+    sums, counts = sums[says], counts[says]
+    names = tuple(name for name, some in zip(views, says, strict=True) if some)
+    found = rank_agreement(sums, counts, top=top, n_probes=scores.n_probes, names=names)
+    weights = needle_weights(sums.shape[-1], RESAMPLES)
+    return Agreement(
+        by=by,
+        estimator="" if by == "estimator" else estimator,
+        names=names,
+        left_out=left_out,
+        top=found.top,
+        spearman=found.spearman,
+        kendall=found.kendall,
+        overlap=found.overlap,
+        split_half=found.split_half,
+        n_heads=scores.n_layers * scores.n_heads,
+        n_compared=int(found.seen.sum()),
+        n_needles=found.n_needles,
+        lists=tuple(
+            _against(each, maps[says], sums, counts, weights, found.n_needles, scores.n_probes, found.top, shape)
+            for each in published
+        ),
+        maps=maps[says],
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class RankAgreement:
+    """How alike n views rank heads; spearman, kendall, overlap, top, split_half, n_needles as in `Agreement`.
+
+    seen: bool [heads], those that every view could observe, which are compared.
+    """
+
+    top: int
+    spearman: Interval
+    kendall: Interval
+    overlap: Interval
+    split_half: np.ndarray
+    n_needles: np.ndarray
+    seen: np.ndarray
+
+
+def rank_agreement(
+    sums: np.ndarray, counts: np.ndarray, *, top: int, n_probes: int, names: Sequence[str]
+) -> RankAgreement:
+    """Compare views by their sums and numbers of scores per needle, [n, heads, needles] (`needle_sums`).
+
+    Raises ArgumentError where fewer than three heads can be observed in all views.
+    """
+    maps = _mean(sums.sum(-1), counts.sum(-1))
     seen = ~np.isnan(maps).any(axis=0)
     if seen.sum() < 3:
-        raise ArgumentError(f"only {seen.sum()} heads can be observed in all of {', '.join(views)}; leave some out")
+        raise ArgumentError(f"only {seen.sum()} heads can be observed in all of {', '.join(names)}; leave some out")
     own = counts[:, seen].any(axis=1).sum(axis=-1)
     weights = needle_weights(sums.shape[-1], RESAMPLES)
     drawn = [_mean(sums[:, seen] @ w, counts[:, seen] @ w) for w in weights]
@@ -138,25 +186,16 @@ def agree(
 
     def interval(of: Callable[[np.ndarray], np.ndarray], scale: str) -> Interval:
         resampled = np.stack([of(each) for each in drawn[: OF_KENDALL if of is _kendall else None]])
-        return _interval(of(maps[:, seen]), resampled, np.minimum.outer(own, own), scores.n_probes, scale)
+        return _interval(of(maps[:, seen]), resampled, np.minimum.outer(own, own), n_probes, scale)
 
-    return Agreement(
-        by=by,
-        estimator="" if by == "estimator" else estimator,
-        names=tuple(name for name, some in zip(views, says, strict=True) if some),
-        left_out=left_out,
+    return RankAgreement(
         top=top,
         spearman=interval(_spearman, "correlation"),
         kendall=interval(_kendall, "correlation"),
         overlap=interval(lambda rows: _overlap(rows, top), "share"),
         split_half=_split_half(sums[:, seen], counts[:, seen]),
-        n_heads=scores.n_layers * scores.n_heads,
-        n_compared=int(seen.sum()),
         n_needles=own,
-        lists=tuple(
-            _against(each, maps, sums, counts, weights, own, scores.n_probes, top, shape) for each in published
-        ),
-        maps=maps,
+        seen=seen,
     )
 
 

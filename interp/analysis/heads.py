@@ -87,7 +87,7 @@ def changes(
         able &= needle_sums(after + before, trajectory.needles)[0].sum(axis=1) > sum_above * n
     p = np.where(n > 0, 1.0, np.nan)
     some = moved > 0
-    p[some] = _flip_signs(sums[some].T, exact, np.random.default_rng(seed))
+    p[some] = flip_signs(sums[some].T, seed)
     q = np.where(n > 0, 1.0, np.nan)
     q[able] = benjamini_hochberg(p[able])
     tested = int(able.sum())
@@ -108,9 +108,13 @@ def changes(
     )
 
 
-def _flip_signs(sums: np.ndarray, exact: bool, rng: np.random.Generator) -> np.ndarray:
-    """p [M] of the sums [G, M] under flips of the signs of rows; the pattern as observed counts as one of them."""
+def flip_signs(sums: np.ndarray, seed: int = 0) -> np.ndarray:
+    """p [M], two-sided, of the sums [G, M] over needles under flips of the signs of rows; of no column may all be 0.
+
+    Exact up to EXACT_NEEDLES rows; else at random, and the pattern as observed counts as one of them.
+    """
     g, m = sums.shape
+    exact, rng = g <= EXACT_NEEDLES, np.random.default_rng(seed)
     patterns = 1 << (g - 1) if exact else _RANDOM_FLIPS
     sums = (sums / np.abs(sums).sum(axis=0)).astype(np.float32)
     reached = np.abs(sums.sum(axis=0)) * (1 - 1e-5) - 1e-6

@@ -60,24 +60,45 @@ def plateau(
     Raises ValueError for an unknown measure, a margin that is not positive, or a window below 3.
     """
     score = value == "exact_match"
-    values = measure(trajectory, value).astype(np.float64)
-    margin = _checked_margin((SCORE_MARGIN if score else NLL_MARGIN) if margin is None else margin)
+    values = measure(trajectory, value)
+    margin = (SCORE_MARGIN if score else NLL_MARGIN) if margin is None else margin
+    finest = 1.0 if score else 0.0
+    return plateau_of(
+        values, trajectory.needles, trajectory.progress, value, margin, not score, finest=finest, window=window
+    )
+
+
+def plateau_of(
+    values: np.ndarray,
+    needles: np.ndarray,
+    progress: np.ndarray,
+    name: str,
+    margin: float,
+    relative: bool,
+    *,
+    finest: float = 0.0,
+    window: int | None = None,
+    level: float = _LEVEL,
+) -> Plateau:
+    """`plateau` of any values [C, P] with needles [P] and progress [C]. finest: the least step of one item's value;
+    level: of the interval."""
+    values, margin = np.asarray(values, np.float64), _checked_margin(margin)
     usable = np.asarray((~np.isnan(values)).any(axis=1))
-    chosen = _window(trajectory.progress, usable, window)
-    progress, values = trajectory.progress[chosen], values[chosen]
+    chosen = _window(progress, usable, window)
+    progress, values = progress[chosen], values[chosen]
     held = ~np.isnan(values).any(axis=0)  # the same probes at every checkpoint, or their mix would move the curve
-    values, needles = values[:, held], trajectory.needles[held]
+    values, needles = values[:, held], needles[held]
     if not held.any():
-        return _answer(value, None, margin, not score, progress, 0)
+        return _answer(name, None, margin, relative, progress, 0, level)
     sums, counts = needle_sums(values, needles)  # [n, G]
     curve, total = values.mean(axis=1), values.shape[1]
     apart = (sums - curve[:, None] * counts) * (sums.shape[1] / total)  # of needles, mean 0
-    if not score:
+    if relative:
         if (curve <= 0).any():
-            return _answer(value, None, margin, True, progress, sums.shape[1])
+            return _answer(name, None, margin, True, progress, sums.shape[1], level)
         curve, apart = np.log(curve), apart / curve[:, None]
-    finest = 1 / total if score else 0.0
-    return _answer(value, _slope(progress, curve, apart, finest), margin, not score, progress, sums.shape[1])
+    slope = _slope(progress, curve, apart, finest / total, level)
+    return _answer(name, slope, margin, relative, progress, sums.shape[1], level)
 
 
 def _checked_margin(margin: float) -> float:
@@ -105,8 +126,8 @@ class _Slope:
     high: float
 
 
-def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray, finest: float) -> _Slope | None:
-    """Slope per doubling with its 90 % interval; None with fewer than 3 checkpoints.
+def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray, finest: float, level: float) -> _Slope | None:
+    """Slope per doubling with its interval; None with fewer than 3 checkpoints.
 
     apart: [n, G], how far each needle lies from the curve. finest: the least step that the curve can make.
     """
@@ -129,13 +150,19 @@ def _slope(progress: np.ndarray, curve: np.ndarray, apart: np.ndarray, finest: f
     variance = between + shared
     df = max(1.0, min(n - 2, g - 1))  # Satterthwaite's would trust a shared part that is small by luck
     turn = finest * float(np.abs(np.cumsum(weight)).max())  # what one answer does that turns for good, at worst
-    z = float(stats.norm.ppf((1 + _LEVEL) / 2))
-    half = float(stats.t.ppf((1 + _LEVEL) / 2, df) * np.sqrt(variance + (z * turn / 2) ** 2) + z**2 * turn / 2)
+    z = float(stats.norm.ppf((1 + level) / 2))
+    half = float(stats.t.ppf((1 + level) / 2, df) * np.sqrt(variance + (z * turn / 2) ** 2) + z**2 * turn / 2)
     return _Slope(slope, slope - half, slope + half)
 
 
 def _answer(
-    name: str, found: _Slope | None, margin: float, relative: bool, progress: np.ndarray, n_clusters: int
+    name: str,
+    found: _Slope | None,
+    margin: float,
+    relative: bool,
+    progress: np.ndarray,
+    n_clusters: int,
+    level: float,
 ) -> Plateau:
     n = len(progress)
     window = (float(progress[0]), float(progress[-1])) if n else (float("nan"), float("nan"))
@@ -149,7 +176,7 @@ def _answer(
         elif n >= MIN_WINDOW:
             interval = (found.low, found.high)
             written, *ends = (f"{np.expm1(v):+.1%}" if relative else f"{v:+.3g}" for v in (value, *interval))
-            why = f"{written} per doubling (90% interval {' to '.join(ends)}, margin {edge}, {n} checkpoints, "
+            why = f"{written} per doubling ({level:.0%} interval {' to '.join(ends)}, margin {edge}, {n} checkpoints, "
             why += f"{n_clusters} needles)"
             if -margin < found.low and found.high < margin:
                 verdict = "plateau"

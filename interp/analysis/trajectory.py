@@ -13,6 +13,7 @@ import numpy as np
 from ...errors import ArgumentError
 from ..levels import chance_known, counting_level, in_words
 from ..results import NLL_CLASSES, PROBE_COLUMNS, RETRIEVAL_THRESHOLD, observed_mean
+from ..tasks import Answers
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +154,18 @@ class Trajectory:
         """The probes' columns; without chance where it says nothing about the scores."""
         told = self.about.get("estimator", "retrieval") == "retrieval"
         return self.probes if told else {"needle_id": self.probes["needle_id"]}
+
+
+def answers_by_position(path: str | PathLike[str], trajectory: Trajectory) -> dict[int, Answers]:
+    """The answers in a file, by the position of their checkpoint in a trajectory that was read from it.
+
+    Raises StoreError if it cannot be read.
+    """
+    from ..store import all_answers, checkpoints
+
+    steps, places = checkpoints(path), {int(step): place for place, step in enumerate(trajectory.steps)}
+    told = {steps[row]: answers for row, answers in all_answers(path).items()}
+    return {places[step]: answers for step, answers in told.items() if step in places}
 
 
 def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> Trajectory:

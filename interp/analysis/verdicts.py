@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 
 from ..levels import lines
 from ..results import RETRIEVAL_THRESHOLD
+from ..tasks import Answers
 from .bootstrap import MIN_NEEDLES, Interval
 from .downstream import Downstream, correlate_downstream
 from .evolution import Panel, head_count_change, panel
 from .heads import HeadChanges, changes
 from .saturation import MIN_WINDOW, DeceptiveSaturation, deceptive_saturation
 from .statistics import ALPHA, MIN_CHECKPOINTS
+from .three_levels import three_levels
 from .trajectory import Trajectory
 
 _NAMED = 8  # heads written out in words; `numbers` has them all
@@ -37,9 +40,11 @@ def judge(
     *,
     threshold: float = RETRIEVAL_THRESHOLD,
     found: Panel | None = None,
+    answers: Mapping[int, Answers] | None = None,
 ) -> list[Verdict]:
     """Are heads growing, which ones, is the run still improving, how sure can we be; with scores from `read_downstream`
-    also whether they go together. found: the panel, where it was made already with this threshold."""
+    also whether they go together. found: the panel, where it was made already with this threshold. answers: position of
+    a checkpoint -> its answers; with them, whether heads, NLL and behaviour have all levelled off."""
     found = panel(trajectory, threshold=threshold) if found is None else found
     moved = changes(trajectory, sum_above=threshold) if trajectory.n_checkpoints > 1 else None
     blank = np.isnan(trajectory.nll["nll_novel"]).all()
@@ -48,6 +53,7 @@ def judge(
         _growing(trajectory, found, moved),
         _which(trajectory, moved, found),
         _improving(trajectory, saturation),
+        *([_levels(trajectory, answers)] if answers else []),
         _sure(trajectory, saturation),
     ]
     return [*verdicts, _downstream(trajectory, downstream, found)] if downstream else verdicts
@@ -209,6 +215,16 @@ def _improving_now(saturation: DeceptiveSaturation) -> Verdict:
     if (falls or up) and (rises or down):
         return Verdict(question, "mixed", f"Score and NLL go in opposite directions. {evidence}", numbers)
     return Verdict(question, "insufficient", f"This cannot be told. {evidence}", numbers)
+
+
+def _levels(trajectory: Trajectory, answers: Mapping[int, Answers]) -> Verdict:
+    found = three_levels(trajectory, answers)
+    levels = {"behaviour": found.behaviour, "nll": found.nll} | ({"heads": found.heads} if found.heads else {})
+    numbers: dict[str, Any] = {"moving": list(found.moving), "mean_behaviour": found.mean_behaviour}
+    for name, each in levels.items():
+        numbers |= {f"{name}_slope": each.slope, f"{name}_interval": list(each.interval), f"{name}_margin": each.margin}
+    words = found.words[0].upper() + found.words[1:]
+    return Verdict("Do behaviour, NLL and heads say the same?", found.verdict, words, numbers)
 
 
 def _sure(trajectory: Trajectory, saturation: DeceptiveSaturation) -> Verdict:

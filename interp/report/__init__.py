@@ -3,6 +3,7 @@
 from .ablation_terminal import dose_table, effect_table
 from .agreement_terminal import agreement_notes, agreement_tables
 from .answers_terminal import answer_lines, task_table
+from .comparison_terminal import comparison_tables
 from .copy_terminal import copy_table
 from .evolution import Evolution, evolve, run_facts, run_name
 from .facts import facts, model_name
@@ -13,6 +14,7 @@ __all__ = [
     "agreement_notes",
     "agreement_tables",
     "answer_lines",
+    "comparison_tables",
     "copy_table",
     "dose_table",
     "effect_table",

@@ -13,6 +13,7 @@ from . import panels, scores
 from .ablation import dose_response, head_effects, save_ablation_figures
 from .agreement import agreement_matrix, save_agreement_figures
 from .behaviour import score_beside_nll, task_scores
+from .comparison import head_scatter, save_comparison_figures
 from .copying import copy_distances, copy_heads, save_copy_figures
 from .evolution import save_evolution_figures
 from .heads import head_curves, head_map, head_strip
@@ -49,6 +50,7 @@ __all__ = [
     "head_effects",
     "head_heatmap",
     "head_map",
+    "head_scatter",
     "head_strip",
     "initial_heads",
     "length_depth",
@@ -59,6 +61,7 @@ __all__ = [
     "rank_flow",
     "save_agreement_figures",
     "save_ablation_figures",
+    "save_comparison_figures",
     "save_copy_figures",
     "save_evolution_figures",
     "save_figures",
