@@ -21,6 +21,8 @@ __all__ = [
     "HeadMonitor",
     "HeadScore",
     "HeadScores",
+    "KeyTokens",
+    "Perplexity",
     "__version__",
     "ablate",
     "agree",
@@ -30,10 +32,12 @@ __all__ = [
     "estimator",
     "evaluate",
     "export",
+    "find_key_tokens",
     "kernels",
     "load_model",
     "merge",
     "open",
+    "perplexity",
     "plot",
     "probes",
     "read_scores",
@@ -57,6 +61,7 @@ if TYPE_CHECKING:
     from .interp.evaluating import evaluate
     from .interp.model import load_model
     from .interp.monitor import HeadMonitor
+    from .interp.perplexity import KeyTokens, Perplexity, find_key_tokens, perplexity
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
     from .interp.store import export, merge, open, read_scores
@@ -79,15 +84,19 @@ else:
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
+        "KeyTokens": ".interp.perplexity",
+        "Perplexity": ".interp.perplexity",
         "ablate": ".interp.causal",
         "agree": ".interp.analysis",
         "copy_profile": ".interp.copying.run",
         "estimator": ".interp.estimators",
         "evaluate": ".interp.evaluating",
         "export": ".interp.store",
+        "find_key_tokens": ".interp.perplexity",
         "load_model": ".interp.model",
         "merge": ".interp.store",
         "open": ".interp.store",
+        "perplexity": ".interp.perplexity",
         "read_scores": ".interp.store",
         "score_heads": ".interp.scoring",
         "sweep": ".interp.sweep",

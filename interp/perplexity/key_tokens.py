@@ -100,6 +100,8 @@ class KeyTokens:
                 "of; give the same texts, to the letter, or find key tokens anew (--find-key-tokens)"
             )
         if keys.ids_hash == hash_of(document.ids):
+            if keys.tokens and keys.tokens[-1] >= len(document.ids):
+                raise KeyTokenError(f"a key token of {printable(document.name, NAME)!r} lies beyond its end")
             marked = np.zeros(len(document.ids), bool)
             marked[list(keys.tokens)] = True
             return marked

@@ -126,9 +126,7 @@ def as_texts(
     return tokenise(texts, tokenizer, lengths, stride=stride, buckets=buckets)
 
 
-def _measure(
-    engine: TokenEngine, texts: Texts, document: Document, marked: np.ndarray | None
-) -> dict[str, np.ndarray]:
+def _measure(engine: TokenEngine, texts: Texts, document: Document, marked: np.ndarray | None) -> dict[str, np.ndarray]:
     """Means and counts of one document: nll and tokens [B], tail_nll and tail_tokens [L], key_nll and key_tokens []."""
     n_lengths, n_buckets = len(texts.lengths), len(texts.buckets)
     sums = {"nll": np.zeros(n_buckets), "tail_nll": np.zeros(n_lengths), "key_nll": np.zeros(1)}

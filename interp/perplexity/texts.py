@@ -114,9 +114,7 @@ class Texts:
     def sequences(self, document: Document) -> list[Window]:
         """Every window that is run, at any length."""
         found = self.windows(document)
-        return found + [
-            short for window in found for _, short in self.shorter(window) if short.start > window.start
-        ]
+        return found + [short for window in found for _, short in self.shorter(window) if short.start > window.start]
 
     def ids(self, document: Document, window: Window) -> np.ndarray:
         """int64 [m], the sequence that a model is given."""
@@ -158,9 +156,7 @@ def tokenise(
             state = "empty" if not text.strip() else f"too short ({len(ids)} token)"
             raise ArgumentError(f"the text {name!r} of corpus {corpus!r} is {state}: there is nothing to predict")
         found.append(Document(corpus, name, ids, starts, ends, sha256(text.encode()).hexdigest()))
-    made = Texts(
-        tuple(found), tuple(known), stride, _buckets(buckets, known[-1]), tuple(codec.head), codec.fingerprint
-    )
+    made = Texts(tuple(found), tuple(known), stride, _buckets(buckets, known[-1]), tuple(codec.head), codec.fingerprint)
     longest = max(found, key=lambda document: len(document.ids))
     for length in known:
         if made.room(length) > len(longest.ids):

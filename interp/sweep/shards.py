@@ -38,6 +38,7 @@ from ..store import (
     beside,
     find_ablation,
     find_answers,
+    find_perplexity,
     locked,
     read_provenance,
     read_scores,
@@ -167,7 +168,7 @@ class Shards:
         scores = read_scores(path)
         (step,) = read_steps(path)
         told = placed(scores, checkpoint)
-        more = (find_answers(path, step), find_ablation(path, step))
+        more = tuple(find(path, step) for find in (find_answers, find_ablation, find_perplexity))
         write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *more)])
 
     def set_aside(self, path: Path) -> None:
@@ -193,7 +194,7 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            more = (find_answers(self.output, step), find_ablation(self.output, step))
+            more = tuple(find(self.output, step) for find in (find_answers, find_ablation, find_perplexity))
             write(self.path(row.checkpoint), [(step, tokens, scores, *more)])
 
     # Failures

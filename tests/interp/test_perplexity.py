@@ -11,7 +11,6 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from headscope.errors import ArgumentError, ArgumentTypeError, HeadscopeError, ModelError
 from headscope.interp.perplexity import Keys, KeyTokens, Perplexity, Texts, find_key_tokens, perplexity, tokenise
 from tiny_bpe import tiny_bpe
 from tiny_models import build
@@ -135,7 +134,7 @@ def test_windows_may_slide_and_every_token_counts_once(bos: bool, stride: int | 
 
 def test_key_tokens_are_those_of_a_short_context_for_each(tokenizer: Any, tmp_path: Path) -> None:
     """One forward per token's own short context, and LongPPL beside it."""
-    model, short, alpha, beta = model_of("gemma2", tokenizer), 12, 1.0, -4.0
+    model, short, alpha, beta = model_of("gemma2", tokenizer), 12, 0.5, -5.0
     texts = tokenise(TEXTS, tokenizer, [16, 128])
     every = find_key_tokens(model, texts, short=short, alpha=alpha, beta=beta, screen=None, chunk=40)
     expected, total, n = {}, 0.0, 0
