@@ -32,8 +32,8 @@ def text_files(path: Path) -> list[Path]:
 def read_texts(path: str | PathLike[str]) -> list[tuple[str, str]]:
     """(name, text) of every text of a file or of a folder, each whole and in the order of the files' names.
 
-    A name is the file's, within the folder, and "#2" behind it where a file holds several. Raises ProbeError where there
-    is no such file or one cannot be read, NoText where a JSON file holds none.
+    A name is the file's, within the folder, and "#2" behind it where a file holds several. Raises ProbeError where
+    there is no such file or one cannot be read, NoText where a JSON file holds none.
     """
     root = Path(path)
     files = text_files(root)

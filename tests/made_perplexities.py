@@ -1,4 +1,4 @@
-"""Perplexities made by arithmetic, without a model: the same in every process and for ever, as a golden file needs."""
+"""Perplexities made by arithmetic, without a model: the same in every process and for ever, as a golden needs."""
 
 from typing import Any
 

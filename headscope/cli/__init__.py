@@ -19,7 +19,7 @@ except MissingPackageError as error:
 import typer
 
 from .. import __version__
-from . import ablate, copying, evaluate, files, probes, sweep
+from . import ablate, copying, evaluate, files, perplexity, probes, sweep
 from .agree import agree
 from .errors import FrontDoor
 from .report import report
@@ -40,6 +40,7 @@ app.command()(ablate.ablate)
 app.command(cls=sweep.WithRay)(sweep.sweep)
 app.command()(sweep.merge)
 app.command()(copying.copy_profile)
+app.command()(perplexity.perplexity)
 app.add_typer(probes.app, name="probes")
 app.command()(agree)
 app.command()(report)
@@ -62,6 +63,7 @@ def front(
     headscope probes list                                     what can be asked
     headscope probes show grid --tokenizer ./my-model         one probe, its needle highlighted
     headscope copy-profile ./my-model --text book.txt -o p.h5 what heads copy on a text of your own
+    headscope perplexity ./my-model --text books/ --lengths 4k,32k     what texts cost it, near and far
     headscope agree run.h5                                    do ways of finding heads find the same ones
     headscope report run.h5                                   how heads changed over its checkpoints, as a page
     headscope export run.h5 --format csv                      the scores for other tools

@@ -1,7 +1,7 @@
 """What a run of checkpoints says, and how sure one can be. Arrays in, arrays out; nothing here runs a model."""
 
 from .agreement import NULLS, Agreement, ListAgreement, agree
-from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
+from .bootstrap import MIN_NEEDLES, Interval, clustered_interval, ratio_interval
 from .cells import depth_labels, length_by_depth
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
@@ -10,6 +10,7 @@ from .evaluations import DownstreamError
 from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
+from .losses import Losses, losses, read_losses
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
 from .verdicts import Verdict, judge
@@ -35,6 +36,7 @@ __all__ = [
     "Life",
     "ListAgreement",
     "LogFit",
+    "Losses",
     "Panel",
     "Regression",
     "Source",
@@ -56,8 +58,11 @@ __all__ = [
     "length_by_depth",
     "life",
     "log_fit",
+    "losses",
     "panel",
     "read_downstream",
+    "ratio_interval",
     "read_head_list",
+    "read_losses",
     "read_trajectory",
 ]

@@ -96,8 +96,8 @@ class KeyTokens:
         keys = self.texts.get(document.sha256)
         if keys is None:
             raise KeyTokenError(
-                f"the text {printable(document.name, NAME)!r} is not among the {len(self.texts)} that the key tokens are "
-                "of; give the same texts, to the letter, or find key tokens anew (--find-key-tokens)"
+                f"the text {printable(document.name, NAME)!r} is not among the {len(self.texts)} that the key tokens "
+                "are of; give the same texts, to the letter, or find key tokens anew (--find-key-tokens)"
             )
         if keys.ids_hash == hash_of(document.ids):
             if keys.tokens and keys.tokens[-1] >= len(document.ids):

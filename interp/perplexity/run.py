@@ -169,8 +169,8 @@ def check_fit(model: Adapter, texts: Texts) -> None:
     longest = texts.lengths[-1]
     if model.context is not None and longest > model.context:
         raise ArgumentError(
-            f"lengths: {longest} tokens, and {model.name} is made for {model.context} (max_position_embeddings and RoPE "
-            "scaling in its config); give shorter lengths, or raise the model's limit if its RoPE allows more"
+            f"lengths: {longest} tokens, and {model.name} is made for {model.context} (max_position_embeddings and "
+            "RoPE scaling in its config); give shorter lengths, or raise the model's limit if its RoPE allows more"
         )
     largest = max(int(document.ids.max(initial=0)) for document in texts.documents)
     if largest >= model.n_embeddings:

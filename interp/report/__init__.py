@@ -6,6 +6,7 @@ from .answers_terminal import answer_lines, task_table
 from .copy_terminal import copy_table
 from .evolution import Evolution, evolve, run_facts, run_name
 from .facts import facts, model_name
+from .perplexity_terminal import perplexity_tables
 from .terminal import summary
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "evolve",
     "facts",
     "model_name",
+    "perplexity_tables",
     "run_facts",
     "run_name",
     "summary",

@@ -1,6 +1,7 @@
 """What is written into an HDF5 file: put together in memory, and for a file that is there in the gate's helper.
 
-Scores, answers, ablations and perplexities go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
+Scores and what stands beside them go to the helper as text: arrays in numpy's own format without pickle, the rest as
+JSON.
 """
 
 from __future__ import annotations

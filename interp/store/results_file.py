@@ -232,8 +232,8 @@ def _row_for_perplexity(file: h5py.File, path: str | PathLike[str], step: int) -
         return steps.index(step)
     if schema.has_scores(file):
         raise StoreError(
-            f"{path} has no checkpoint {step}, which the perplexity would go with; it has {_list(steps)}: score it first, "
-            "or write to another file"
+            f"{path} has no checkpoint {step}, which the perplexity would go with; it has {_list(steps)}: score it "
+            "first, or write to another file"
         )
     if steps and step < steps[-1]:
         raise StoreError(f"{path} holds checkpoint {steps[-1]}; give a later one than that, or another file")
@@ -248,16 +248,17 @@ def check_takes_perplexity(path: str | PathLike[str], checkpoint: int, texts_has
         return
     with reading(path, "structure", bare=True) as file:
         row = _row_for_perplexity(file, path, step)
-        if not {*perplexities.rows_with_perplexity(file)} <= {row}:
-            if difference := perplexities.difference(file, texts_hash, tokenizer_fp):
-                raise StoreError(f"{path} does not take this perplexity: {difference}; give the same, or another file")
+        others = {*perplexities.rows_with_perplexity(file)} - {row}
+        if others and (difference := perplexities.difference(file, texts_hash, tokenizer_fp)):
+            raise StoreError(f"{path} does not take this perplexity: {difference}; give the same, or another file")
 
 
 def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
-    """A file that holds these checkpoints (step, tokens seen, scores; answers; ablation; perplexity), in place of what was there.
+    """A file that holds these checkpoints, in place of what was there.
 
-    Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
-    two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
+    A row is (step, tokens seen, scores; answers; ablation; perplexity); they are taken one at a time, in order of their
+    steps. Raises StoreError, and leaves what was there as it was, when two rows do not belong into one file (see
+    `append`), when there is none, or when the file cannot be written.
     """
     with _in_one_step(path) as (_, partial):
         empty = True

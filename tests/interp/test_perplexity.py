@@ -1,4 +1,4 @@
-"""Losses on texts equal plain loops over a model's own eager forwards, one a window, however they are cut into chunks."""
+"""Losses on texts equal plain loops over a model's own eager forwards, one a window, however these are cut."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ TEXTS = {
     "zh": ["针在哪里。草堆里有一根针。" * 12, "一根针。"],
 }
 LENGTHS = [16, 64]
-# one that keeps all keys, one with windows and a soft-cap behind the head, one of another architecture, and two that run
-# alone: in chunks that know the total length, and in one forward
+# one that keeps all keys, one with windows and a soft-cap behind the head, one of another architecture, and two that
+# run alone: in chunks that know the total length, and in one forward
 FAMILIES = ("llama", "gemma2", "gpt2", "llama_dynamic", "jamba")
 
 
