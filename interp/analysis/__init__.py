@@ -3,6 +3,7 @@
 from .agreement import NULLS, Agreement, ListAgreement, agree
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval, ratio_interval
 from .cells import depth_labels, length_by_depth
+from .context_gain import ContextGain, context_gain
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
@@ -11,6 +12,7 @@ from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interfer
 from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
 from .losses import Losses, losses, read_losses
+from .perplexity_laws import Law, Laws, fit_laws
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
 from .verdicts import Verdict, judge
@@ -23,6 +25,7 @@ __all__ = [
     "NULLS",
     "RATE",
     "Agreement",
+    "ContextGain",
     "DepthCurve",
     "Dose",
     "Downstream",
@@ -33,6 +36,8 @@ __all__ = [
     "HeadList",
     "HeadListError",
     "Interval",
+    "Law",
+    "Laws",
     "Life",
     "ListAgreement",
     "LogFit",
@@ -47,10 +52,12 @@ __all__ = [
     "by_depth",
     "changes",
     "clustered_interval",
+    "context_gain",
     "correlate_downstream",
     "depth_labels",
     "distance_by_interference",
     "dose_response",
+    "fit_laws",
     "grid",
     "head_effects",
     "heads_mean",
