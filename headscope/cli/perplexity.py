@@ -107,8 +107,7 @@ def perplexity(
         from ..interp.store import check_takes_perplexity
 
         if keys is not None:
-            for document in texts.documents:
-                keys.marks(document)
+            keys.check(texts.documents)
         if output is not None:
             check_takes_perplexity(output, checkpoint, texts.hash, texts.tokenizer_fp)
 
@@ -174,7 +173,7 @@ def one_length(text: str, option: str) -> int:
     return found[0]
 
 
-def read_corpora(given: list[str]) -> dict[str, Path]:
+def read_corpora(given: list[str], option: str = "--text") -> dict[str, Path]:
     """["books/", "zh=chinese/"] -> {"books": ..., "zh": ...}: a corpus without a name is called as its path is."""
     found: dict[str, Path] = {}
     for each in given:
@@ -182,8 +181,8 @@ def read_corpora(given: list[str]) -> dict[str, Path]:
         if not equals or Path(each).exists():
             name, path = Path(each).resolve().name.partition(".")[0], each
         if not name or not path or not Path(path).exists():
-            raise options.bad("--text", f"{path or each} does not exist; give a folder or file of texts, or NAME=PATH")
+            raise options.bad(option, f"{path or each} does not exist; give a folder or file of texts, or NAME=PATH")
         if name in found:
-            raise options.bad("--text", f"two corpora are called {name!r}; name them: {name}2={path}")
+            raise options.bad(option, f"two corpora are called {name!r}; name them: {name}2={path}")
         found[name] = Path(path)
     return found

@@ -11,17 +11,19 @@ from .result import COUNTS, MEASURED, Perplexity, ranges
 if TYPE_CHECKING:
     from .finding import find_key_tokens
     from .key_tokens import Keys, KeyTokenError, KeyTokens
-    from .run import perplexity
-    from .texts import Texts, tokenise
+    from .run import as_texts, perplexity
+    from .texts import Corpora, Texts, tokenise
 
 __all__ = [
     "COUNTS",
     "MEASURED",
+    "Corpora",
     "KeyTokenError",
     "KeyTokens",
     "Keys",
     "Perplexity",
     "Texts",
+    "as_texts",
     "find_key_tokens",
     "perplexity",
     "ranges",
@@ -29,7 +31,8 @@ __all__ = [
 ]
 
 # with torch and transformers, which take seconds that reading a file does not need
-_HOMES = {"find_key_tokens": "finding", "perplexity": "run", "Texts": "texts", "tokenise": "texts"}
+_HOMES = {"find_key_tokens": "finding", "perplexity": "run", "as_texts": "run"}
+_HOMES |= {"Texts": "texts", "tokenise": "texts", "Corpora": "texts"}
 _HOMES |= {"KeyTokenError": "key_tokens", "KeyTokens": "key_tokens", "Keys": "key_tokens"}
 
 

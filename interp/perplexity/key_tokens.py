@@ -7,7 +7,7 @@ last `short` tokens alone (their difference LSD > alpha), and is rather sure of 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from os import PathLike, fspath
@@ -109,6 +109,11 @@ class KeyTokens:
         # Of spans that ascend and do not overlap, the first that ends behind a token's start is the one to look at.
         number = np.searchsorted(spans[:, 1], document.starts, side="right")
         return np.asarray(np.append(spans[:, 0], np.iinfo(np.int64).max)[number] < document.ends)
+
+    def check(self, documents: Iterable[Document]) -> None:
+        """Raise KeyTokenError where one of these texts is none of those that the set is of."""
+        for document in documents:
+            self.marks(document)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write it as JSON, whole or not at all. Raises StoreError."""

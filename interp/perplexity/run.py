@@ -116,7 +116,7 @@ def as_texts(
         if lengths is not None or stride is not None or buckets is not None:
             raise ArgumentError("lengths, stride and buckets are those of the tokenised texts; leave them out")
         codec = tokenizer if tokenizer is None or isinstance(tokenizer, Codec) else Codec(tokenizer)
-        if codec is not None and codec.fingerprint != texts.tokenizer_fp:
+        if codec is not None and not texts.fits(codec):
             raise ArgumentError(f"texts were tokenised with another tokenizer than {codec.name}; tokenise them again")
         return texts
     if tokenizer is None:

@@ -65,6 +65,7 @@ class Texts:
     buckets: np.ndarray
     head: tuple[int, ...]
     tokenizer_fp: str
+    vocabulary_fp: str = ""  # of the ids in use: the same where a tokenizer only gained other tokens
 
     @property
     def tail(self) -> int:
@@ -84,6 +85,13 @@ class Texts:
             digest.update(json.dumps([document.corpus, len(document.ids)]).encode())
             digest.update(document.ids.astype("<i4").tobytes())
         return digest.hexdigest()
+
+    def fits(self, codec: Codec) -> bool:
+        """Whether a tokenizer is theirs, or has the same tokens under the ids in use and begins sequences alike."""
+        if codec.fingerprint == self.tokenizer_fp:
+            return True
+        used = np.concatenate([document.ids for document in self.documents])
+        return codec.vocabulary_fp(used) == self.vocabulary_fp and tuple(codec.head) == self.head
 
     def room(self, length: int) -> int:
         """Tokens of a document in a sequence of `length`."""
@@ -156,7 +164,8 @@ def tokenise(
             state = "empty" if not text.strip() else f"too short ({len(ids)} token)"
             raise ArgumentError(f"the text {name!r} of corpus {corpus!r} is {state}: there is nothing to predict")
         found.append(Document(corpus, name, ids, starts, ends, sha256(text.encode()).hexdigest()))
-    made = Texts(tuple(found), tuple(known), stride, _buckets(buckets, known[-1]), tuple(codec.head), codec.fingerprint)
+    fingerprints = codec.fingerprint, codec.vocabulary_fp(np.concatenate([document.ids for document in found]))
+    made = Texts(tuple(found), tuple(known), stride, _buckets(buckets, known[-1]), tuple(codec.head), *fingerprints)
     longest = max(found, key=lambda document: len(document.ids))
     for length in known:
         if made.room(length) > len(longest.ids):
