@@ -21,6 +21,8 @@ __all__ = [
     "HeadMonitor",
     "HeadScore",
     "HeadScores",
+    "KeyTokens",
+    "Perplexity",
     "__version__",
     "ablate",
     "agree",
@@ -31,10 +33,12 @@ __all__ = [
     "estimator",
     "evaluate",
     "export",
+    "find_key_tokens",
     "kernels",
     "load_model",
     "merge",
     "open",
+    "perplexity",
     "plot",
     "probes",
     "read_scores",
@@ -58,6 +62,7 @@ if TYPE_CHECKING:
     from .interp.evaluating import evaluate
     from .interp.model import load_model
     from .interp.monitor import HeadMonitor
+    from .interp.perplexity import KeyTokens, Perplexity, find_key_tokens, perplexity
     from .interp.results import HeadScore, HeadScores
     from .interp.scoring import score_heads
     from .interp.store import export, merge, open, read_scores
@@ -80,6 +85,8 @@ else:
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
+        "KeyTokens": ".interp.perplexity",
+        "Perplexity": ".interp.perplexity",
         "ablate": ".interp.causal",
         "agree": ".interp.analysis",
         "compare": ".interp.analysis",
@@ -87,9 +94,11 @@ else:
         "estimator": ".interp.estimators",
         "evaluate": ".interp.evaluating",
         "export": ".interp.store",
+        "find_key_tokens": ".interp.perplexity",
         "load_model": ".interp.model",
         "merge": ".interp.store",
         "open": ".interp.store",
+        "perplexity": ".interp.perplexity",
         "read_scores": ".interp.store",
         "score_heads": ".interp.scoring",
         "sweep": ".interp.sweep",

@@ -24,6 +24,7 @@ Unsaved               results could not be written where they belong, and lie el
 CheckpointError       checkpoints cannot be found, or put into the order of training                  (ValueError)
 SweepError            a sweep cannot go on with the shards that are there                             (ValueError)
 DownstreamError       scores of benchmarks cannot be read                                             (ValueError)
+KeyTokenError         a set of key tokens cannot be read, or is of other texts                        (ValueError)
 HeadListError         a published list of heads cannot be read, or is of another model                (ValueError)
 
 ProbeError            something about a probe, a probe set or its ingredients is wrong                (ValueError)
@@ -93,6 +94,7 @@ __all__ = [
     "HeadscopeError",
     "JoinNotCanonical",
     "KernelError",
+    "KeyTokenError",
     "LengthError",
     "LengthTooShort",
     "MissingPackageError",
@@ -120,6 +122,7 @@ if TYPE_CHECKING:
     from .interp.lengths import LengthError
     from .interp.model import CaptureError, ModelError
     from .interp.packages import MissingPackageError
+    from .interp.perplexity import KeyTokenError
     from .interp.results import UnknownEstimatorError
     from .interp.store import StoreError, Unsaved
     from .interp.sweep import CheckpointError, SweepError
@@ -153,6 +156,7 @@ else:
         "DownstreamError": ".interp.analysis",
         "HeadListError": ".interp.analysis",
         "KernelError": ".kernels.errors",
+        "KeyTokenError": ".interp.perplexity",
         "LengthError": ".interp.lengths",
         "MissingPackageError": ".interp.packages",
         "ModelError": ".interp.model",

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,30 @@ ACCEPTED = 'accepted are a text, {"text": ...} or {"content": ...}, a list of th
 def suffix(file: Path) -> str:
     """The file's kind, whether it is gzipped or not."""
     return (file.with_suffix("") if file.suffix.lower() == ".gz" else file).suffix.lower()
+
+
+def text_files(path: Path) -> list[Path]:
+    """The file itself, or the files under a folder that may hold texts, by name."""
+    return [path] if path.is_file() else sorted(file for file in path.rglob("*") if suffix(file) in SUFFIXES)
+
+
+def read_texts(path: str | PathLike[str]) -> list[tuple[str, str]]:
+    """(name, text) of every text of a file or of a folder, each whole and in the order of the files' names.
+
+    A name is the file's, within the folder, and "#2" behind it where a file holds several. Raises ProbeError where
+    there is no such file or one cannot be read, NoText where a JSON file holds none.
+    """
+    root = Path(path)
+    files = text_files(root)
+    if not files:
+        state = f"holds no text file ({', '.join(SUFFIXES)})" if root.is_dir() else "does not exist"
+        raise ProbeError(f"{str(path)!r} {state}; give a folder with such files, or one file.")
+    found = []
+    for file in files:
+        name = file.name if file == root else file.relative_to(root).as_posix()
+        held = list(texts(file))
+        found += [(name if len(held) == 1 else f"{name}#{n}", text) for n, text in enumerate(held)]
+    return found
 
 
 def texts(file: Path) -> Iterator[str]:

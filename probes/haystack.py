@@ -19,7 +19,7 @@ from functools import cache
 from os import PathLike
 from pathlib import Path
 
-from .documents import SUFFIXES, NoText, suffix, texts
+from .documents import SUFFIXES, NoText, text_files, texts
 from .errors import ProbeError
 from .seeds import rng
 
@@ -78,7 +78,7 @@ def folder(path: str | PathLike[str], *, repeat: bool = False) -> Haystack:
     All are UTF-8 and may be gzipped (.gz). In a folder a JSON file without text is left out with a warning.
     """
     root = Path(path)
-    files = [root] if root.is_file() else sorted(file for file in root.rglob("*") if suffix(file) in SUFFIXES)
+    files = text_files(root)
     if not files:
         kinds = ", ".join(SUFFIXES)
         state = f"holds no text file ({kinds})" if root.is_dir() else "does not exist"

@@ -16,7 +16,7 @@ ORDER = (
     *("headscope.printable", "headscope.errors", "kernels", "probes"),
     *(f"interp.{name}" for name in ("packages", "lengths", "checkpoint_names", "environment", "levels")),
     *("interp.evidence", "interp.results", "interp.ablation", "interp.tasks"),
-    *(f"interp.{name}" for name in ("model", "estimators", "engine", "store", "analysis", "scoring")),
+    *(f"interp.{name}" for name in ("model", "estimators", "engine", "perplexity", "store", "analysis", "scoring")),
     *(f"interp.{name}" for name in ("unfinished", "evaluating", "copying", "causal")),
     *("interp.sweep", "interp.monitor", "interp.report", "headscope"),
 )
@@ -29,6 +29,9 @@ FACADES = {
     ("interp.tasks.answers", "interp.store", "save"),
     ("interp.tasks.answers", "interp.store", "load"),
     ("probes.probe", "probes.from_text", "from_text"),
+    ("interp.perplexity.result", "interp.store", "save"),
+    ("interp.perplexity.result", "interp.store", "load"),
+    ("interp.perplexity.key_tokens", "interp.store", "save"),
     ("interp.copying.profile", "interp.copying.file", "save"),
     ("interp.copying.profile", "interp.copying.file", "load"),
 }

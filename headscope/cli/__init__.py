@@ -19,7 +19,7 @@ except MissingPackageError as error:
 import typer
 
 from .. import __version__
-from . import ablate, copying, evaluate, files, probes, sweep
+from . import ablate, copying, evaluate, files, perplexity, probes, sweep
 from .agree import agree
 from .best import best
 from .compare import compare
@@ -42,6 +42,7 @@ app.command()(ablate.ablate)
 app.command(cls=sweep.WithRay)(sweep.sweep)
 app.command()(sweep.merge)
 app.command()(copying.copy_profile)
+app.command()(perplexity.perplexity)
 app.add_typer(probes.app, name="probes")
 app.command()(agree)
 app.command()(compare)
@@ -66,6 +67,7 @@ def front(
     headscope probes list                                     what can be asked
     headscope probes show grid --tokenizer ./my-model         one probe, its needle highlighted
     headscope copy-profile ./my-model --text book.txt -o p.h5 what heads copy on a text of your own
+    headscope perplexity ./my-model --text books/ --lengths 4k,32k     what texts cost it, near and far
     headscope agree run.h5                                    do ways of finding heads find the same ones
     headscope compare a.h5 b.h5                               what sets two runs apart, on identical probes
     headscope best run.h5                                     its best checkpoint, and what that is really worth

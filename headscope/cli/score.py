@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..probes import ProbeSet
 
 RUN = options.RUN
+Asked = TypeVar("Asked")
 
 
 @options.spelled_out
@@ -132,15 +133,19 @@ def score(
 
 def load(
     model: str,
-    source: Callable[[Any], ProbeSet],
-    check: Callable[[ProbeSet], None],
+    source: Callable[[Any], Asked],
+    check: Callable[[Asked], None],
     *,
     tokenizer: str | None,
     revision: str | None,
     trust_remote_code: bool,
+    building: str = "building probes",
     **rest: Any,
-) -> tuple[LoadedModel, ProbeSet]:
-    """The model and its probes; the probes first, so that what is wrong with them is said before big weights load."""
+) -> tuple[LoadedModel, Asked]:
+    """The model and its probes; the probes first, so that what is wrong with them is said before big weights load.
+
+    So it is with texts, or whatever else `source` makes with a tokenizer.
+    """
     from .. import load_model
     from ..errors import ModelError
     from ..interp.model import folder_weights, load_tokenizer
@@ -150,24 +155,24 @@ def load(
         # Everything is in one file; reading its vocabulary a second time would cost more than it saves.
         with working(f"loading {Path(model).name}"):
             loaded = load_model(model, **arguments)
-        with working("building probes"):
-            probe_set = source(loaded.tokenizer)
-        check(probe_set)
-        return loaded, probe_set
+        with working(building):
+            asked = source(loaded.tokenizer)
+        check(asked)
+        return loaded, asked
     if model and Path(model).is_dir():
         folder_weights(Path(model), rest["allow_pickle"])  # a folder of something else is not asked for its tokenizer
     origin = f"{model}@{revision}" if revision and "@" not in model and not Path(model).exists() else model
-    with working("building probes"):
+    with working(building):
         try:
             chosen = load_tokenizer(tokenizer or origin, trust_remote_code=trust_remote_code)
         except ModelError as error:
             if tokenizer is not None:
                 raise
             raise UsageError(re.sub("^tokenizer:", "MODEL:", str(error))) from error
-        probe_set = source(chosen)
-    check(probe_set)
+        asked = source(chosen)
+    check(asked)
     with working(f"loading {Path(model).name}"):
-        return load_model(model, tokenizer=chosen, **arguments), probe_set
+        return load_model(model, tokenizer=chosen, **arguments), asked
 
 
 def check_output(path: Path, checkpoint: int, force: bool) -> None:

@@ -14,12 +14,15 @@ import typer
 from typer.core import TyperCommand
 
 from . import options, terminal
+from .perplexity import read_corpora
 from .score import progress_bar
 from .tasks import recipe_of_tasks, tasks_of
 
 if TYPE_CHECKING:
+    from ..interp.perplexity import KeyTokens, Texts
     from ..interp.sweep import Checkpoint, Outcome, SweepResult
 
+TEXTS = "Texts"
 _ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+")
 
 
@@ -59,6 +62,23 @@ def sweep(
     temperature: Annotated[
         float, typer.Option(metavar="T", help="With --tasks, of what is drawn.", rich_help_panel=options.RUN)
     ] = 1.0,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--perplexity-text",
+            metavar="[NAME=]DIR|FILE",
+            help="A corpus whose loss every checkpoint is measured by as well. Again for others.",
+            rich_help_panel=TEXTS,
+        ),
+    ] = None,
+    text_lengths: Annotated[
+        str | None,
+        typer.Option("--perplexity-lengths", metavar="1k,4k", help="Context lengths of these.", rich_help_panel=TEXTS),
+    ] = None,
+    key_tokens: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="A frozen set of key tokens: also LongPPL.", rich_help_panel=TEXTS),
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(metavar="FILE.csv", help="Columns checkpoint,step,tokens_seen,stage, where names do not tell."),
@@ -101,6 +121,7 @@ def sweep(
     headscope sweep run/checkpoint-* -o run.h5
     headscope sweep run/ --probes grid --lengths 1k,2k,4k --depths 11 -o run.h5
     headscope sweep run/ --tasks ruler,mrcr --lengths 4k,8k -o run.h5     heads and answers of the same contexts
+    headscope sweep run/ --perplexity-text books/ --perplexity-lengths 4k,32k -o run.h5
     headscope sweep run/ --table steps.csv -o run.h5      steps from a CSV
     headscope sweep run-8k/ run-32k/ -o run.h5            runs that follow each other, in this order
     headscope sweep run/ --ray -o run.h5                  one worker a GPU
@@ -130,11 +151,12 @@ def sweep(
     from ..interp.sweep import Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
     from ..interp.tasks import Drawing
 
+    texts, keys = texts_of(text, text_lengths, key_tokens)
     drawing = None if tasks is None else Drawing(samples, temperature, built.seed)
     found = find_checkpoints(checkpoints, table)
     terminal.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
     chosen = Options(
-        sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle, drawing
+        sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle, drawing, texts, keys
     )
     try:
         with reporting() as (progress, told):
@@ -153,6 +175,25 @@ def sweep(
         terminal.echo(f"what is done is kept in {output}; the same command goes on from there", err=True)
         raise typer.Exit(130) from None
     conclude(result, output, share)
+
+
+def texts_of(
+    text: list[str] | None, lengths: str | None, key_tokens: Path | None
+) -> tuple[Callable[[Any], Texts] | None, KeyTokens | None]:
+    """What is to be read, as tokenizer -> texts, and its key tokens."""
+    if text is None:
+        if lengths is not None or key_tokens is not None:
+            option = "--key-tokens" if lengths is None else "--perplexity-lengths"
+            raise options.bad(option, "is for --perplexity-text, which names what is read")
+        return None, None
+    asked = options.read_lengths(lengths, "--perplexity-lengths")
+    if asked is None:
+        raise options.bad("--perplexity-lengths", "is missing; give context lengths, such as 1k,4k")
+    corpora = read_corpora(text, "--perplexity-text")
+    from ..interp.perplexity import KeyTokens, tokenise
+
+    keys = None if key_tokens is None else KeyTokens.load(key_tokens)
+    return lambda tokenizer: tokenise(corpora, tokenizer, asked), keys
 
 
 def merge(

@@ -1,10 +1,11 @@
 """What a run of checkpoints says, and how sure one can be. Arrays in, arrays out; nothing here runs a model."""
 
 from .agreement import NULLS, Agreement, ListAgreement, agree
-from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
+from .bootstrap import MIN_NEEDLES, Interval, clustered_interval, ratio_interval
 from .cells import depth_labels, length_by_depth
 from .choosing import Choice, choose_best, choose_checkpoint
 from .comparison import LEVELS, Comparison, Course, HeadComparison, Side, compare
+from .context_gain import ContextGain, context_gain
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
@@ -14,7 +15,9 @@ from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
 from .item_prediction import Auc, ItemPrediction, predict_from, predict_items
 from .lead_lag import Lead, LeadLag, lead_lag
+from .losses import Losses, losses, read_losses
 from .paired import Difference, paired_difference
+from .perplexity_laws import Law, Laws, fit_laws
 from .statistics import ALPHA
 from .stopping import StoppingAdvice, stopping_advice
 from .tables import PaperTables, answers_as_downstream, paper_tables
@@ -35,6 +38,7 @@ __all__ = [
     "Choice",
     "Comparison",
     "Course",
+    "ContextGain",
     "DepthCurve",
     "Difference",
     "Dose",
@@ -51,9 +55,12 @@ __all__ = [
     "Lead",
     "LeadLag",
     "Levels",
+    "Law",
+    "Laws",
     "Life",
     "ListAgreement",
     "LogFit",
+    "Losses",
     "Panel",
     "PaperTables",
     "Regression",
@@ -73,10 +80,12 @@ __all__ = [
     "choose_checkpoint",
     "clustered_interval",
     "compare",
+    "context_gain",
     "correlate_downstream",
     "depth_labels",
     "distance_by_interference",
     "dose_response",
+    "fit_laws",
     "grid",
     "head_effects",
     "heads_mean",
@@ -87,12 +96,15 @@ __all__ = [
     "life",
     "log_fit",
     "paired_difference",
+    "losses",
     "panel",
     "paper_tables",
     "predict_from",
     "predict_items",
     "read_downstream",
+    "ratio_interval",
     "read_head_list",
+    "read_losses",
     "read_trajectory",
     "stopping_advice",
     "three_levels",

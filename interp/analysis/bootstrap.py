@@ -91,14 +91,31 @@ def clustered_interval(
 
     Raises ValueError when shapes do not fit, level is not between 0 and 1, or a value lies outside the bounds.
     """
-    if not 0 < level < 1:
-        raise ArgumentError(f"level must lie between 0 and 1, got {level}")
     sums, counts = needle_sums(values, clusters)
     if bounds is not None:
         numbers = np.asarray(values, np.float64)
         least, greatest = np.nanmin(numbers, initial=np.inf), np.nanmax(numbers, initial=-np.inf)
         if least < bounds[0] - 1e-6 or greatest > bounds[1] + 1e-6:
             raise ArgumentError(f"values run from {least:g} to {greatest:g}, outside of the bounds {bounds}")
+    return ratio_interval(sums, counts, level=level, bounds=bounds, draws=draws, seed=seed)
+
+
+def ratio_interval(
+    sums: np.ndarray,
+    counts: np.ndarray,
+    *,
+    level: float = 0.95,
+    bounds: tuple[float, float] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Interval:
+    """`clustered_interval` from sums and numbers of values of each cluster [..., G]: needles, or documents of tokens.
+
+    Raises ValueError when level is not between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ArgumentError(f"level must lie between 0 and 1, got {level}")
+    counts = np.broadcast_to(counts, sums.shape)
     shape, g = sums.shape[:-1], sums.shape[-1]
     sums, counts = sums.reshape(-1, g), counts.reshape(-1, g)
     n = counts.sum(axis=1)

@@ -2,6 +2,7 @@
 
 from .check_probes import check_probes
 from .check_sharing import compare_sharing
+from .cuts import unit_of
 from .decoding import Answering, decode, longest_answered, score_and_decode
 from .decoding_alone import OwnCachePass, answer_alone
 from .engine import CHUNK, DoesNotFitError, Engine, Progress, not_finite
@@ -44,4 +45,5 @@ __all__ = [
     "plan",
     "preflight",
     "score_and_decode",
+    "unit_of",
 ]

@@ -18,7 +18,7 @@ from .hub import hub_name
 from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, locate
 from .output_weights import OutputWeights
 from .prefix_cache import PrefixCache
-from .reading import ModelError, first_line
+from .reading import ModelError, first_line, read_json
 from .training_state import preserve_training_state
 from .weights import fingerprint, folder_weights, gguf_weights
 
@@ -50,6 +50,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "locate",
+    "read_json",
     "routed_length",
     "running",
     "preserve_training_state",

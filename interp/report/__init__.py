@@ -7,6 +7,7 @@ from .comparison_terminal import comparison_tables
 from .copy_terminal import copy_table
 from .evolution import Evolution, evolve, run_facts, run_name
 from .facts import facts, model_name
+from .perplexity_terminal import perplexity_tables
 from .terminal import summary
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "evolve",
     "facts",
     "model_name",
+    "perplexity_tables",
     "run_facts",
     "run_name",
     "summary",

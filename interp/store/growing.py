@@ -1,6 +1,7 @@
 """What is written into an HDF5 file: put together in memory, and for a file that is there in the gate's helper.
 
-Scores, answers and ablations go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
+Scores and what stands beside them go to the helper as text: arrays in numpy's own format without pickle, the rest as
+JSON.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import numpy as np
 
 from ...errors import HeadscopeError
 from ..ablation import Ablation, HeadSet
+from ..perplexity import Perplexity
 from ..results import CHANCE_COLUMNS, HeadScores
 from ..tasks import Answers
-from . import ablations, schema
+from . import ablations, perplexities, schema
 from .answers import put
-from .netcdf import LIBVER, create, extend, row, write_row
+from .netcdf import LIBVER, create, create_bare, extend, row, write_row
 from .schema import StoreError
 from .structure import one_line
 
@@ -56,6 +58,7 @@ def add(
     tokens: float,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    perplexity: Perplexity | None = None,
 ) -> None:
     """One more checkpoint, the first of an empty file or one that fits into it."""
     if not len(file):
@@ -66,6 +69,16 @@ def add(
         put(file, len(file["checkpoint"]) - 1, answers)
     if ablation is not None:
         ablations.put(file, len(file["checkpoint"]) - 1, ablation)
+    if perplexity is not None:
+        perplexities.put(file, len(file["checkpoint"]) - 1, perplexity)
+
+
+def add_bare(file: h5py.File, perplexity: Perplexity, step: int, tokens: float) -> None:
+    """One more checkpoint of a file of perplexities alone, the first of an empty one or one that fits into it."""
+    if not len(file):
+        create_bare(file, perplexity.model_id)
+    write_row(file, {"checkpoint": step, "tokens_seen": tokens})
+    perplexities.put(file, len(file["checkpoint"]) - 1, perplexity)
 
 
 def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
@@ -78,12 +91,21 @@ def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
     return replace(scores, probes=others | held)
 
 
-def grow(path: Path, packed: str, step: int, tokens: float, answers: str | None, ablation: str | None) -> None:
-    """One more checkpoint in the file that is there, with its answers and its ablation where it has them."""
+def grow(
+    path: Path,
+    packed: str,
+    step: int,
+    tokens: float,
+    answers: str | None,
+    ablation: str | None,
+    perplexity: str | None,
+) -> None:
+    """One more checkpoint in the file that is there, with its answers, ablation and perplexity where it has them."""
     with in_memory(path, "r+") as file:
         said = None if answers is None else unpack(Answers, answers)
         changed = None if ablation is None else unpack(Ablation, ablation)
-        add(file, unpack(HeadScores, packed), step, tokens, said, changed)
+        loss = None if perplexity is None else unpack(Perplexity, perplexity)
+        add(file, unpack(HeadScores, packed), step, tokens, said, changed, loss)
 
 
 def answer(path: Path, packed: str, number: int) -> None:
@@ -98,6 +120,18 @@ def ablate(path: Path, packed: str, number: int) -> None:
         ablations.put(file, number, unpack(Ablation, packed))
 
 
+def measure(path: Path, packed: str, number: int) -> None:
+    """The perplexity of a checkpoint that is there, the one that has this number in the file."""
+    with in_memory(path, "r+") as file:
+        perplexities.put(file, number, unpack(Perplexity, packed))
+
+
+def grow_bare(path: Path, packed: str, step: int, tokens: float) -> None:
+    """One more checkpoint in the file of perplexities alone that is there."""
+    with in_memory(path, "r+") as file:
+        add_bare(file, unpack(Perplexity, packed), step, tokens)
+
+
 def shrink(path: Path, n: int) -> None:
     """The first n checkpoints only."""
     with in_memory(path, "r+") as file:
@@ -106,17 +140,24 @@ def shrink(path: Path, n: int) -> None:
                 dataset.resize(n, axis=0)
 
 
-CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "answer": answer, "ablate": ablate, "shrink": shrink}
+CHANGES: dict[str, Callable[..., None]] = {
+    "grow": grow,
+    "answer": answer,
+    "ablate": ablate,
+    "measure": measure,
+    "grow_bare": grow_bare,
+    "shrink": shrink,
+}
 """What can be done to a file, by the name that the helper is told."""
 
 
-Packed = TypeVar("Packed", HeadScores, Answers, Ablation)
+Packed = TypeVar("Packed", HeadScores, Answers, Ablation, Perplexity)
 
 
 _TABLES = ("per_probe", "probes", "said", "measured")  # fields that are dictionaries of arrays
 
 
-def pack(found: HeadScores | Answers | Ablation) -> str:
+def pack(found: HeadScores | Answers | Ablation | Perplexity) -> str:
     """`unpack` of it is the same, but for an answer's scores, which are packed by themselves."""
     arrays: dict[str, np.ndarray] = {}
     rest: dict[str, Any] = {}

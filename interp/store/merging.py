@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 from os import PathLike, fspath
@@ -16,13 +16,26 @@ from pathlib import Path
 import h5py
 
 from ..ablation import Ablation
+from ..perplexity import Perplexity
 from ..results import CHANCE_COLUMNS
 from ..tasks import Answers
 from . import schema
 from .ablations import keys_of, rows_with_ablation
 from .answers import rows_with_answers
+from .perplexities import rows_with_perplexity
 from .provenance import read_provenance, swept
-from .results_file import Row, append, find_ablation, find_answers, read_scores, read_steps, reading, target_path, write
+from .results_file import (
+    Row,
+    append,
+    find_ablation,
+    find_answers,
+    find_perplexity,
+    read_scores,
+    read_steps,
+    reading,
+    target_path,
+    write,
+)
 from .schema import StoreError
 
 Shape = tuple[int, int, int]
@@ -36,6 +49,7 @@ class _Row:
     tokens_seen: float | None
     json: str
     answered: str  # the same of its answers; empty where there are none
+    measured: str  # the same of its perplexity
     stage: tuple[str, str]  # of which run and stage a sweep took it to be; empty texts where none did
 
 
@@ -46,6 +60,7 @@ class _Contents:
     columns: str  # hash of the columns that describe the probes
     answers: tuple[str, str, int] | None  # to which probes: name, hash; how many to each
     ablation: tuple[str, ...] | None  # what all ablations of one file have in common: of how, of which probes and sets
+    perplexity: tuple[str, ...] | None  # which texts, tokenizer and key tokens
     rows: tuple[_Row, ...]
 
     @property
@@ -139,13 +154,17 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     wanted = [row for each in kept.values() for row in each.rows]
     there = _contents(output) if output.exists() else None
     rows = list(there.rows) if there is not None and there.kind == kind else []
+    in_shards = {row.step for row in wanted if row.measured}
+    rows = [row if row.step in in_shards else replace(row, measured="") for row in rows]  # it was added to the output
     if rows and rows == wanted[: len(rows)]:
         for row in wanted[len(rows) :]:
             shard = shards[row.step]
-            said, changed = _answers(shard, row.step), _ablation(shard, row.step)
-            append(output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed)
+            said, changed, loss = (find(shard, row.step) for find in (_answers, _ablation, _perplexity))
+            append(
+                output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed, perplexity=loss
+            )
     else:
-        write(output, _rows({step: shards[step] for step in kept}, _kept_ablations(output, there, kept)))
+        write(output, _rows({step: shards[step] for step in kept}, *_kept(output, there, kept)))
     standard = next(iter(kept.values()))
     return {
         step: f"does not fit in with the other checkpoints: {_difference(standard, each)}"
@@ -154,19 +173,33 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     }
 
 
-def _kept_ablations(output: Path, there: _Contents | None, kept: Mapping[int, _Contents]) -> dict[int, Ablation]:
-    """Those that were added to the output, of the same scores that a shard has: shards know nothing of them."""
-    if there is None or there.ablation is None:
-        return {}
-    same = {row.step for row in there.rows} & {step for step, each in kept.items() if each.rows[0] in there.rows}
-    return {step: found for step in same if (found := find_ablation(output, step)) is not None}
+def _kept(
+    output: Path, there: _Contents | None, kept: Mapping[int, _Contents]
+) -> tuple[dict[int, Ablation], dict[int, Perplexity]]:
+    """What was added to the output, beside the same scores that a shard has: shards know nothing of it."""
+    if there is None:
+        return {}, {}
+    # of the scores alone: an answer or a perplexity may have been added to one of the two since
+    held = {(row.step, row.json) for row in there.rows}
+    same = sorted(step for step, each in kept.items() if (step, each.rows[0].json) in held)
+    changed = {step: _ablation(output, step) for step in same}
+    lost = {step: _perplexity(output, step) for step in same}
+    return (
+        {step: found for step, found in changed.items() if found is not None},
+        {step: found for step, found in lost.items() if found is not None},
+    )
 
 
-def _rows(holders: Mapping[int, Path], ablations: Mapping[int, Ablation] | None = None) -> Iterable[Row]:
+def _rows(
+    holders: Mapping[int, Path],
+    ablations: Mapping[int, Ablation] | None = None,
+    perplexities: Mapping[int, Perplexity] | None = None,
+) -> Iterable[Row]:
     tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
     for step, path in sorted(holders.items()):
         ablation = _ablation(path, step) or (ablations or {}).get(step)
-        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), ablation
+        perplexity = _perplexity(path, step) or (perplexities or {}).get(step)
+        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), ablation, perplexity
 
 
 def _answers(path: Path, step: int) -> Answers | None:
@@ -175,6 +208,10 @@ def _answers(path: Path, step: int) -> Answers | None:
 
 def _ablation(path: Path, step: int) -> Ablation | None:
     return find_ablation(path, step) if _contents(path).ablation else None
+
+
+def _perplexity(path: Path, step: int) -> Perplexity | None:
+    return find_perplexity(path, step) if _contents(path).perplexity else None
 
 
 def _files(path: Path) -> list[Path]:
@@ -214,8 +251,9 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             columns.update(f"{name}|{item[:].tolist()}|".encode())
         asked = rows_with_answers(file)
         made = file["answers/json"].asstr()[:] if asked else ()
+        losses = file["perplexity/json"].asstr()[:] if rows_with_perplexity(file) else [""] * len(steps)
         rows = [
-            _Row(step, tokens, told, made[i] if i in asked else "", _stage(told))
+            _Row(step, tokens, told, made[i] if i in asked else "", losses[i], _stage(told))
             for i, ((step, tokens), told) in enumerate(
                 zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
             )
@@ -227,6 +265,7 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             columns=columns.hexdigest(),
             answers=to and (schema.text(to, "task_set_name"), schema.text(to, "task_set_hash"), len(to["sample"]) - 1),
             ablation=_in_common(file) if rows_with_ablation(file) else None,
+            perplexity=_texts_of(file) if rows_with_perplexity(file) else None,
             rows=tuple(rows),
         )
 
@@ -236,6 +275,10 @@ def _in_common(file: h5py.File) -> tuple[str, ...]:
     probes, sets = file["ablation/ablated"].asstr()[:].tolist(), keys_of(file)
     told = hashlib.sha256(json.dumps([probes, sets]).encode()).hexdigest()[:12]
     return (*(schema.text(file["ablation"], name) for name in named), told)
+
+
+def _texts_of(file: h5py.File) -> tuple[str, ...]:
+    return tuple(schema.text(file["perplexity"], name).strip() for name in ("texts_hash", "tokenizer_fp", "keys_hash"))
 
 
 def _stage(told: str) -> tuple[str, str]:
@@ -260,4 +303,7 @@ def _difference(a: _Contents, b: _Contents) -> str:
     if a.ablation and b.ablation and a.ablation != b.ablation:
         there, here = (", ".join([*each[:3], each[4][:12], each[5]]) for each in (a.ablation, b.ablation))
         words.append(f"its ablation (mode, rows, unit, probes, sets) is {here}, not {there}")
+    if a.perplexity and b.perplexity and a.perplexity != b.perplexity:
+        there, here = (", ".join(part[:12] or "none" for part in each) for each in (a.perplexity, b.perplexity))
+        words.append(f"its perplexity (texts, tokenizer, key tokens) is {here}, not {there}")
     return "; ".join(words)

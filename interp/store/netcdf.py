@@ -22,6 +22,7 @@ from .schema import (
     StoreError,
     Variable,
     along_checkpoints,
+    bare_layout,
     column_type,
     columns_of,
     datasets,
@@ -81,6 +82,31 @@ def create(file: h5py.File, scores: HeadScores) -> None:
         at_least_version(file, (1, 4))
 
 
+def create_bare(file: h5py.File, model_id: str) -> None:
+    """A file for what needs no heads and no probes, with no checkpoint in it yet."""
+    from ... import __version__
+
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    set_attrs(
+        file,
+        {
+            "Conventions": "CF-1.11",
+            "title": f"Loss of {model_id} on texts",
+            "history": f"{created} created by headscope {__version__}",
+            "schema_name": NAME,
+            "schema_version": "1.4",
+            "model_id": model_id,
+            "created_at": created,
+            "creation_library": "headscope",
+            "creation_library_version": __version__,
+            "creation_library_language": "Python",
+        },
+    )
+    scales: dict[str, h5py.Dataset] = {}
+    for variable in bare_layout():
+        with_scales(file, variable, {"checkpoint": 0}, scales)
+
+
 def extend(file: h5py.File, estimators: Sequence[str]) -> None:
     """Room for estimators that the file does not have yet: NaN at all checkpoints that are there."""
     if not estimators:
@@ -133,7 +159,7 @@ def create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int
 def _chunks(names: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Probe detail is written and read by checkpoint; maps and vectors are read over checkpoints and hold several."""
     checkpoints = {1: 32, 2: 16, 3: 16, 4: 1}[len(names)]
-    most = {"probe": 64 if len(names) == 4 else 1024, "item": 1024, "ablated": 1024}
+    most = {"probe": 64 if len(names) == 4 else 1024, "item": 1024, "ablated": 1024, "document": 1024}
     return tuple(
         checkpoints if name == "checkpoint" else min(sizes[name], most.get(name, sizes[name])) for name in names
     )

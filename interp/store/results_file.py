@@ -25,11 +25,12 @@ import numpy as np
 from ...errors import ArgumentError, ArgumentTypeError
 from ..ablation import Ablation
 from ..packages import need
+from ..perplexity import Perplexity
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from ..tasks import Answers
-from . import ablations, gate, schema
+from . import ablations, gate, perplexities, schema
 from . import answers as of_answers
-from .growing import add, in_memory, pack
+from .growing import add, add_bare, in_memory, pack
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
 from .partial import partial_file
@@ -44,6 +45,7 @@ Row = (
     tuple[int, float | None, HeadScores]
     | tuple[int, float | None, HeadScores, Answers | None]
     | tuple[int, float | None, HeadScores, Answers | None, Ablation | None]
+    | tuple[int, float | None, HeadScores, Answers | None, Ablation | None, Perplexity | None]
 )
 LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 _fitting = gate.Remembered()  # files that keep the schema: asking each of their variables is most of opening one
@@ -113,6 +115,7 @@ def append(
     *,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    perplexity: Perplexity | None = None,
     timeout: float | None = None,
 ) -> None:
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
@@ -122,7 +125,8 @@ def append(
     probe set are others, and when the file cannot be read or written. An estimator that the file does not have is NaN
     at its older checkpoints, one that the scores do not have at this one. A file of schema 1.0 stays one: what chance
     is, it does not tell. `answers` are those of the same checkpoint; the others of the file must be to the same probes,
-    as many to each; so it is with `ablation`, whose sets of heads and measured probes must be those of the others.
+    as many to each; so it is with `ablation`, whose sets of heads and measured probes must be those of the others, and
+    with `perplexity`, whose texts and windows must be.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
@@ -131,12 +135,12 @@ def append(
             if target.is_file():
                 shutil.copy(target, partial)
             with reading(target, "structure") as file:
-                _refuse_misfit(file, path, scores, step, answers, ablation)
-            packed = (None if each is None else pack(each) for each in (answers, ablation))
+                _refuse_misfit(file, path, scores, step, answers, ablation, perplexity)
+            packed = (None if each is None else pack(each) for each in (answers, ablation, perplexity))
             gate.change(partial, "grow", pack(scores), step, tokens, *packed)
         else:
             with in_memory(partial, "w") as file:
-                add(file, scores, step, tokens, answers, ablation)
+                add(file, scores, step, tokens, answers, ablation, perplexity)
 
 
 def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None) -> None:
@@ -185,20 +189,85 @@ def add_ablation(
         gate.change(partial, "ablate", pack(ablation), steps.index(step))
 
 
-def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
-    """A file that holds these checkpoints (step, tokens seen, scores; answers; ablation), in place of what was there.
+def add_perplexity(
+    path: str | PathLike[str],
+    perplexity: Perplexity,
+    checkpoint: int,
+    tokens_seen: float | None = None,
+    *,
+    timeout: float | None = None,
+) -> None:
+    """Add a perplexity to a checkpoint that has its scores, in place of any that it had; or, where the file holds no
+    head scores or there is none, as one more checkpoint of a file of perplexities alone.
 
-    Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
-    two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
+    Waits like `append`. Raises StoreError, and leaves the file as it was, when it has head scores and no such
+    checkpoint; when the checkpoint comes before the last one of a file of perplexities; when those of its other
+    checkpoints are of other texts, tokenizers or windows; and when it cannot be read or written.
+    """
+    step, tokens = _step(checkpoint), _tokens(tokens_seen)
+    with _in_one_step(path, timeout) as (target, partial):
+        if not target.exists():
+            with in_memory(partial, "w") as file:
+                add_bare(file, perplexity, step, tokens)
+            return
+        gate.start()
+        if target.is_file():
+            shutil.copy(target, partial)
+        with reading(target, "structure", bare=True) as file:
+            row = _row_for_perplexity(file, path, step)
+            if difference := perplexities.misfit(file, perplexity, row):
+                remedy = "Keep it apart: write to another file"
+                raise StoreError(f"this perplexity does not fit into {path}: {difference}. {remedy}")
+        packed = pack(perplexity)
+        if row is None:
+            gate.change(partial, "grow_bare", packed, step, tokens)
+        else:
+            gate.change(partial, "measure", packed, row)
+
+
+def _row_for_perplexity(file: h5py.File, path: str | PathLike[str], step: int) -> int | None:
+    """The number of the checkpoint that it goes with; None where it makes one more. Raises StoreError."""
+    steps = checkpoints_of(file)
+    if step in steps:
+        return steps.index(step)
+    if schema.has_scores(file):
+        raise StoreError(
+            f"{path} has no checkpoint {step}, which the perplexity would go with; it has {_list(steps)}: score it "
+            "first, or write to another file"
+        )
+    if steps and step < steps[-1]:
+        raise StoreError(f"{path} holds checkpoint {steps[-1]}; give a later one than that, or another file")
+    return None
+
+
+def check_takes_perplexity(path: str | PathLike[str], checkpoint: int, texts_hash: str, tokenizer_fp: str) -> None:
+    """Raise StoreError, before any work is done, when a file would not take the loss on these texts afterwards."""
+    step = _step(checkpoint)
+    check_writable(path)
+    if not target_path(path).exists():
+        return
+    with reading(path, "structure", bare=True) as file:
+        row = _row_for_perplexity(file, path, step)
+        others = {*perplexities.rows_with_perplexity(file)} - {row}
+        if others and (difference := perplexities.difference(file, texts_hash, tokenizer_fp)):
+            raise StoreError(f"{path} does not take this perplexity: {difference}; give the same, or another file")
+
+
+def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
+    """A file that holds these checkpoints, in place of what was there.
+
+    A row is (step, tokens seen, scores; answers; ablation; perplexity); they are taken one at a time, in order of their
+    steps. Raises StoreError, and leaves what was there as it was, when two rows do not belong into one file (see
+    `append`), when there is none, or when the file cannot be written.
     """
     with _in_one_step(path) as (_, partial):
         empty = True
         with in_memory(partial, "w") as file:
             for step, tokens_seen, scores, *rest in rows:
-                answers, ablation = (*rest, None, None)[:2]
+                answers, ablation, perplexity = (*rest, None, None, None)[:3]
                 if not empty:
-                    _refuse_misfit(file, path, scores, _step(step), answers, ablation)
-                add(file, scores, _step(step), _tokens(tokens_seen), answers, ablation)
+                    _refuse_misfit(file, path, scores, _step(step), answers, ablation, perplexity)
+                add(file, scores, _step(step), _tokens(tokens_seen), answers, ablation, perplexity)
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -215,7 +284,7 @@ def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | No
     """
     step = _step(checkpoint)
     with _in_one_step(path, timeout) as (target, partial):
-        with reading(target, "structure") as file:
+        with reading(target, "structure", bare=True) as file:
             steps = checkpoints_of(file)
         kept = [held for held in steps if held < step]
         if len(kept) == len(steps):
@@ -436,6 +505,30 @@ def find_ablation(path: str | PathLike[str], checkpoint: int) -> Ablation | None
         return ablations.read(file, there[checkpoint]) if checkpoint in there else None
 
 
+def read_perplexity(path: str | PathLike[str], checkpoint: int | None = None) -> Perplexity:
+    """The perplexity of one checkpoint, by default of the last that has one, as it was written.
+
+    Raises StoreError when the file cannot be read, or has none of that checkpoint.
+    """
+    with reading(path, bare=True) as file:
+        there = _steps_of(file, perplexities.rows_with_perplexity(file))
+        remedy = f"`headscope perplexity MODEL --text DIR -o {path}` measures one"
+        return perplexities.read(file, _row_of(path, there, checkpoint, "perplexity", remedy))
+
+
+def all_perplexities(path: str | PathLike[str]) -> dict[int, Perplexity]:
+    """Number of the checkpoint in the file -> its perplexity, of all that have one. Raises StoreError."""
+    with reading(path, bare=True) as file:
+        return {row: perplexities.read(file, row) for row in perplexities.rows_with_perplexity(file)}
+
+
+def find_perplexity(path: str | PathLike[str], checkpoint: int) -> Perplexity | None:
+    """The perplexity of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
+    with reading(path, bare=True) as file:
+        there = _steps_of(file, perplexities.rows_with_perplexity(file))
+        return perplexities.read(file, there[checkpoint]) if checkpoint in there else None
+
+
 def runs_alone(path: str | PathLike[str]) -> bool | None:
     """Whether the scores of a file are of probes that each ran alone (`score_heads(alone=)`); None: there are none.
 
@@ -458,7 +551,7 @@ def read_steps(path: str | PathLike[str]) -> dict[int, float | None]:
 
     Raises StoreError when the file cannot be read.
     """
-    with reading(path, "structure") as file:
+    with reading(path, "structure", bare=True) as file:
         told = (None if np.isnan(tokens) else float(tokens) for tokens in file["tokens_seen"][:])
         return dict(zip(checkpoints_of(file), told, strict=True))
 
@@ -503,9 +596,14 @@ def checkpoints_of(file: h5py.File) -> list[int]:
 
 
 @contextmanager
-def reading(path: str | PathLike[str], use: Use = "values") -> Iterator[h5py.File]:
-    """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage."""
+def reading(path: str | PathLike[str], use: Use = "values", *, bare: bool = False) -> Iterator[h5py.File]:
+    """Open a file of ours, or say in one line why it is none. What fails while it is read is told as damage.
+
+    bare: also one that holds perplexities alone, without heads and probes.
+    """
     with _opened(path, use) as file:
+        if not bare and not schema.has_scores(file):
+            raise StoreError(f"{path} holds perplexities alone, and no head scores; read it with hs.Perplexity.load")
         same = gate.identity(file)
         if same not in _fitting:
             for misfit in schema.misfits(file):
@@ -618,6 +716,7 @@ def _refuse_misfit(
     step: int,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    perplexity: Perplexity | None = None,
 ) -> None:
     steps = checkpoints_of(file)
     if step in steps:
@@ -649,6 +748,10 @@ def _refuse_misfit(
         _refuse_answers(file, path, answers)
     if ablation is not None:
         _refuse_ablation(file, path, ablation)
+    if perplexity is not None and (difference := perplexities.misfit(file, perplexity)):
+        raise StoreError(
+            f"this perplexity does not fit into {path}: {difference}. Keep it apart: write to another file"
+        )
 
 
 def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:

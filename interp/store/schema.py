@@ -39,6 +39,7 @@ SCALES = {  # dimension -> path
     "checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe",
     "item": "answers/item", "sample": "answers/sample",
     "ablated": "ablation/ablated", "set": "ablation/set", "slot": "ablation/slot",
+    "document": "perplexity/document", "bucket": "perplexity/bucket", "context": "perplexity/context",
 }  # fmt: skip
 STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
 
@@ -50,6 +51,12 @@ ROOT_ATTRIBUTES = (
     "Conventions", "title", "schema_name", "schema_version", "model_id", "n_kv_heads", "estimators",
     "probe_set_name", "probe_set_hash", "created_at", "creation_library", "creation_library_version",
 )  # fmt: skip
+SCORE_ATTRIBUTES = (
+    "n_kv_heads",
+    "estimators",
+    "probe_set_name",
+    "probe_set_hash",
+)  # not of a file of perplexities alone
 
 LONG_NAMES = {
     "retrieval": "copy-paste retrieval score",
@@ -135,15 +142,25 @@ STAGES = [
 ]
 
 
+def bare_layout() -> list[Variable]:
+    """The variables that every file has, also one without heads and probes."""
+    one = {"units": "1"}
+    return [
+        Variable("", "checkpoint", ("checkpoint",), "i4", {"long_name": "optimizer step of the checkpoint"} | one),
+        Variable("", "tokens_seen", ("checkpoint",), "f8", {"long_name": "training tokens seen"} | one),
+    ]
+
+
 def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: bool = False) -> list[Variable]:
     """Every variable of a file with these estimators and these probe columns (name -> type on disk), in file order."""
     one = {"units": "1"}
+    checkpoint, tokens_seen = bare_layout()
     found = [
-        Variable("", "checkpoint", ("checkpoint",), "i4", {"long_name": "optimizer step of the checkpoint"} | one),
+        checkpoint,
         Variable("", "layer", ("layer",), "i4", {"long_name": "layer, counted from 0"} | one),
         Variable("", "head", ("head",), "i4", {"long_name": "query head, counted from 0"} | one),
         Variable("", "kv_head", ("head",), "i4", {"long_name": "key-value head that the query head reads"} | one),
-        Variable("", "tokens_seen", ("checkpoint",), "f8", {"long_name": "training tokens seen"} | one),
+        tokens_seen,
     ]
     found += STAGES if stages else []
     scored = [estimator_variables(name, columns) for name in estimators]
@@ -262,6 +279,43 @@ ABLATION_NAMES = {
 }
 
 
+def perplexity_variables() -> list[Variable]:
+    """What the group of perplexities holds, in file order. Only a file with the loss on texts has it."""
+    one, group = {"units": "1"}, "perplexity"
+    first = {"long_name": "first position of a range of positions", "comment": "a token there sees as many"} | one
+    found = [
+        Variable(group, "document", ("document",), STRING, {"long_name": "name of the text in its corpus"}),
+        Variable(group, "bucket", ("bucket",), "i4", first),
+        Variable(group, "context", ("context",), "i4", {"long_name": "tokens of context"} | one),
+        Variable(group, "corpus", ("document",), STRING, {"long_name": "corpus of the document"}),
+        Variable(group, "n_tokens", ("document",), "i4", {"long_name": "tokens of the whole document"} | one),
+    ]
+    for name, axis, words in (
+        ("tokens", ("bucket",), "tokens predicted at these positions"),
+        ("tail_tokens", ("context",), "tokens at the ends of windows, predicted from so much context"),
+        ("key_tokens", (), "tokens that need a long context"),
+    ):
+        found.append(Variable(group, name, ("document", *axis), "i4", {"long_name": words} | one))
+        mean = {"long_name": f"negative log-likelihood of the {words}, mean nats per token", "comment": "NaN: none"}
+        nll = name.replace("tokens", "nll") if name != "tokens" else "nll"
+        found.append(Variable(group, nll, ("checkpoint", "document", *axis), "f8", mean | one))
+    found.append(Variable(group, "model_id", ("checkpoint",), STRING))
+    whole = {"long_name": "everything known about how the loss was measured, as JSON; empty: it was not"}
+    found.append(Variable(group, "json", ("checkpoint",), STRING, whole))
+    return found
+
+
+def has_perplexity(file: h5py.File) -> bool:
+    """Whether it holds perplexities; a group of that name that another tool has added is none of ours."""
+    group = file.get("perplexity")
+    return isinstance(group, h5py.Group) and {"texts_hash", "tail", "stride"} <= {*group.attrs}
+
+
+def has_scores(file: h5py.File) -> bool:
+    """Whether it holds head scores. One of perplexities alone does not."""
+    return "probes" in file or not has_perplexity(file)
+
+
 def has_ablation(file: h5py.File) -> bool:
     """Whether it holds an ablation; a group of that name that another tool has added is none of ours."""
     group = file.get("ablation")
@@ -277,7 +331,8 @@ def has_answers(file: h5py.File) -> bool:
 def further_variables(file: h5py.File) -> list[Variable]:
     """Those of the groups that only some files have."""
     found = answer_variables() if has_answers(file) else []
-    return found + (ablation_variables() if has_ablation(file) else [])
+    found += ablation_variables() if has_ablation(file) else []
+    return found + (perplexity_variables() if has_perplexity(file) else [])
 
 
 def misfits(file: h5py.File) -> Iterator[str]:

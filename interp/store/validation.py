@@ -10,13 +10,16 @@ import numpy as np
 from ...errors import ArgumentError
 from ..levels import FALSE_DISCOVERY_RATE, above_null, chance_known, counting_level, null_p
 from ..results import CHANCE_COLUMNS, INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
-from . import ablations, answers
+from . import ablations, answers, perplexities
 from .provenance import read_provenance
 from .schema import (
     ABOVE_NULL,
     IN_UNIT_INTERVAL,
     NULL_MOMENTS,
     ROOT_ATTRIBUTES,
+    SCORE_ATTRIBUTES,
+    Variable,
+    bare_layout,
     column_type,
     columns_of,
     datasets,
@@ -26,6 +29,8 @@ from .schema import (
     further_variables,
     has_ablation,
     has_answers,
+    has_perplexity,
+    has_scores,
     knows_chance,
     layout,
 )
@@ -37,7 +42,8 @@ KINDS = dict.fromkeys(TEXT_COLUMNS, "U") | dict.fromkeys(INTEGER_COLUMNS, "i") |
 def problems(file: h5py.File) -> Iterator[str]:
     """Everything that is wrong with an open file, one sentence each; nothing when it keeps the schema."""
     yield from _portability(file)
-    gaps = [f"the root attribute {name!r} is missing" for name in ROOT_ATTRIBUTES if name not in file.attrs]
+    required = [name for name in ROOT_ATTRIBUTES if has_scores(file) or name not in SCORE_ATTRIBUTES]
+    gaps = [f"the root attribute {name!r} is missing" for name in required if name not in file.attrs]
     gaps += _structure(file)
     yield from gaps
     if not gaps:  # numbers are compared only in a complete file
@@ -68,6 +74,9 @@ def _plugin_filters(item: h5py.Dataset) -> list[str]:
 
 
 def _structure(file: h5py.File) -> Iterator[str]:
+    if not has_scores(file):
+        yield from _structure_of(file, bare_layout() + further_variables(file))
+        return
     if "estimators" not in file.attrs or not isinstance(file.get("probes"), h5py.Group):
         yield "the group 'probes' or the root attribute 'estimators' is missing"
         return
@@ -79,6 +88,10 @@ def _structure(file: h5py.File) -> Iterator[str]:
     expected += further_variables(file)
     if "retrieval" not in estimators_of(file):
         yield "the attribute 'estimators' does not name 'retrieval'"
+    yield from _structure_of(file, expected)
+
+
+def _structure_of(file: h5py.File, expected: list[Variable]) -> Iterator[str]:
     for variable in expected:
         item = file.get(variable.path)
         if item is None and variable.path == ABOVE_NULL.path:  # before 1.4 nobody counted them
@@ -112,6 +125,17 @@ def _contents(file: h5py.File) -> Iterator[str]:
         yield "the file holds no checkpoint"
     if (np.diff(steps.astype(np.int64)) <= 0).any():
         yield f"checkpoint is not strictly increasing: {', '.join(map(str, steps))}"
+    if has_scores(file):
+        yield from _score_contents(file, steps)
+    if has_answers(file):
+        yield from answers.problems(file)
+    if has_ablation(file):
+        yield from ablations.problems(file)
+    if has_perplexity(file):
+        yield from perplexities.problems(file)
+
+
+def _score_contents(file: h5py.File, steps: np.ndarray) -> Iterator[str]:
     for name in ("layer", "head"):
         if (file[name][:] != np.arange(len(file[name]))).any():
             yield f"{name} does not count from 0 to {len(file[name]) - 1}"
@@ -126,10 +150,6 @@ def _contents(file: h5py.File) -> Iterator[str]:
             yield f"probes/{name} has values outside 0 to 1"
     for row, step in enumerate(steps):
         yield from (f"checkpoint {step}: {problem}" for problem in _row_contents(file, row, with_chance))
-    if has_answers(file):
-        yield from answers.problems(file)
-    if has_ablation(file):
-        yield from ablations.problems(file)
 
 
 def _row_contents(file: h5py.File, row: int, with_chance: bool) -> Iterator[str]:

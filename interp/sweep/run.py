@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from shlex import quote
@@ -18,6 +19,7 @@ from ...probes import Probe, ProbeSet
 from ..engine import check_probes
 from ..estimators import as_asked, choose, spans_of
 from ..model import ModelError, has_tokenizer, load_tokenizer
+from ..perplexity import KeyTokens, Texts, as_texts
 from ..store import StoreError, check_writable, one_line, refresh, target_path
 from ..tasks import Drawing
 from .checkpoints import Checkpoint, find_checkpoints
@@ -28,12 +30,14 @@ from .worker import MakeWork, Outcome, Setup, Worker
 
 if TYPE_CHECKING:
     from ..engine import Progress
+    from ..perplexity import Corpora
 
 log = logging.getLogger(__name__)
 
 REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the results file up to date on the way
 
 _ASKED = frozenset({"answers"})
+_READ = frozenset({"perplexity"})
 
 Told = Callable[[Outcome, int, int], None]
 
@@ -65,6 +69,9 @@ def sweep(
     samples: int = 0,
     temperature: float = 1.0,
     seed: int = 0,
+    texts: Corpora | Texts | None = None,
+    lengths: Sequence[int] | None = None,
+    key_tokens: KeyTokens | str | PathLike[str] | None = None,
     tokenizer: Any = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -90,6 +97,7 @@ def sweep(
             names tell.
         sharing, generate, estimators: as in `score_heads`.
         answers: also let every checkpoint answer the probes, as `evaluate` does; samples, temperature and seed are its.
+        texts, lengths, key_tokens: also measure every checkpoint's loss on texts, as `perplexity` does.
         tokenizer, dtype, device, trust_remote_code, allow_pickle: as in `load_model`; `tokenizer` is for all
             checkpoints, by default each one's own (the first one's where a checkpoint has none).
         replace_changed: score again what has other weights now than when it was scored, or lacks an estimator or the
@@ -124,6 +132,8 @@ def sweep(
         trust_remote_code,
         allow_pickle,
         drawing if answers else None,
+        _texts(texts, lengths, key_tokens),
+        None if key_tokens is None else KeyTokens.of(key_tokens),
     )
     address = None if ray is None or ray is False else LOCAL if ray is True else ray
     return run_sweep(
@@ -152,6 +162,17 @@ class Options:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     answers: Drawing | None = None
+    texts: Callable[[Any], Texts] | None = None
+    key_tokens: KeyTokens | None = None
+
+
+def _texts(texts: Corpora | Texts | None, lengths: Sequence[int] | None, keys: Any) -> Callable[[Any], Texts] | None:
+    """tokenizer -> texts that are tokenised."""
+    if texts is None:
+        if lengths is not None or keys is not None:
+            raise ArgumentError("lengths and key_tokens are for texts; give texts=...")
+        return None
+    return lambda tokenizer: as_texts(texts, tokenizer, lengths)
 
 
 def run_sweep(
@@ -178,16 +199,21 @@ def run_sweep(
     with shards.claim(only):
         if only is None:
             check_writable(target)
-        asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
+        tokenizer = partial(load_tokenizer, spare, trust_remote_code=options.trust_remote_code)
+        asked = shards.probes(source, tokenizer)
+        texts = None if options.texts is None else options.texts(tokenizer())
+        if texts is not None and options.key_tokens is not None:
+            options.key_tokens.check(texts.documents)
         check_probes(asked, options.sharing, spans_of(chosen))
         shards.adopt(asked)
         placing = place(found, shards, options.allow_pickle)
         shards.freeze(asked, source)
         sources = {checkpoint.source for checkpoint in mine}
         found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
-        measured = {*chosen, *(_ASKED if options.answers else ())}
-        todo, skipped, lost = _sort_out(found, placing, shards, options, measured, replace_changed)
-        setup = Setup(asked, **vars(options), spare=spare, threads=_threads(), alone=_decided(placing))
+        measured = {*chosen, *(_ASKED if options.answers else ()), *(_READ if texts else ())}
+        todo, skipped, lost = _sort_out(found, placing, shards, options, texts, measured, replace_changed)
+        given = vars(options) | {"texts": texts}
+        setup = Setup(asked, **given, spare=spare, threads=_threads(), alone=_decided(placing))
         keeper = _Keeper(shards, only is None, failed=lost)
         keeper.refresh()
         counted = _Counted(progress, len(todo), len(asked))
@@ -256,6 +282,7 @@ def _sort_out(
     placing: Placing,
     shards: Shards,
     options: Options,
+    texts: Texts | None,
     wanted: set[str],
     replace_changed: bool,
 ) -> tuple[list[Checkpoint], list[int], dict[int, str]]:
@@ -271,7 +298,7 @@ def _sort_out(
         if shard is None:
             todo.append(checkpoint)
             continue
-        _refuse_other_options(shards.output, checkpoint, shard, options)
+        _refuse_other_options(shards.output, checkpoint, shard, options, texts)
         try:
             same = same_weights(checkpoint, shard.provenance, options.allow_pickle)
         except ModelError as error:
@@ -331,11 +358,13 @@ def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Chec
 
 
 def _holds(shard: Held) -> frozenset[str]:
-    """Estimators, and "answers" where there are some."""
-    return shard.estimators | (_ASKED if shard.answers else frozenset())
+    """Estimators, and "answers" and "perplexity" where there are some."""
+    return shard.estimators | (_ASKED if shard.answers else frozenset()) | (_READ if shard.texts else frozenset())
 
 
-def _refuse_other_options(output: Path, checkpoint: Checkpoint, shard: Held, options: Options) -> None:
+def _refuse_other_options(
+    output: Path, checkpoint: Checkpoint, shard: Held, options: Options, texts: Texts | None
+) -> None:
     made = shard.provenance
     dtype = (made.get("sweep") or {}).get("dtype", options.dtype)
     pairs = [
@@ -345,6 +374,9 @@ def _refuse_other_options(output: Path, checkpoint: Checkpoint, shard: Held, opt
     ]
     if shard.answers and options.answers:
         pairs += [(name, shard.answers.get(name), now) for name, now in vars(options.answers).items()]
+    if shard.texts and texts:
+        keys = options.key_tokens.hash if options.key_tokens else ""
+        pairs += zip(("texts", "key_tokens"), shard.texts, (texts.hash, keys), strict=True)
     for name, then, now in pairs:
         if then != now:
             raise SweepError(
@@ -389,7 +421,7 @@ class _Keeper:
     def keep(self, outcome: Outcome) -> None:
         step = outcome.checkpoint.step
         if outcome.scores is not None:
-            self.shards.put(outcome.checkpoint, outcome.scores, outcome.answers)
+            self.shards.put(outcome.checkpoint, outcome.scores, outcome.answers, outcome.perplexity)
             self.done.append(step)
         else:
             self.failed[step] = str(outcome.reason)

@@ -52,7 +52,7 @@ def _attributes(a: Any, b: Any) -> list[str]:
 def _values(path: str, a: h5py.Dataset, b: h5py.Dataset, where: set[str]) -> list[str]:
     if (a.shape, a.dtype, a.chunks) != (b.shape, b.dtype, b.chunks):
         return [f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"]
-    if path in ("provenance/json", "answers/json", "ablation/json"):
+    if path in ("provenance/json", "answers/json", "ablation/json", "perplexity/json"):
         rows = ([_without_run(read_provenance(told)) for told in item.asstr()[:]] for item in (a, b))
         pairs = zip(*rows, strict=True)
         return [

@@ -30,6 +30,7 @@ from typing import Any
 from ...errors import HeadscopeError
 from ...probes import ProbeSet
 from ..model import fingerprint, folder_weights, gguf_weights, locate
+from ..perplexity import Perplexity
 from ..results import HeadScores
 from ..store import (
     Busy,
@@ -38,6 +39,7 @@ from ..store import (
     beside,
     find_ablation,
     find_answers,
+    find_perplexity,
     locked,
     read_provenance,
     read_scores,
@@ -145,12 +147,14 @@ class Shards:
             return []
         return sorted(path for path in self.folder.iterdir() if _SHARD.fullmatch(path.name))
 
-    def put(self, checkpoint: Checkpoint, scores: HeadScores, answers: Answers | None) -> None:
+    def put(
+        self, checkpoint: Checkpoint, scores: HeadScores, answers: Answers | None, perplexity: Perplexity | None = None
+    ) -> None:
         """Raises Unsaved where the shard cannot be written; it is elsewhere then."""
         path, step, row = (
             self.path(checkpoint),
             checkpoint.step,
-            (checkpoint.step, checkpoint.tokens_seen, scores, answers),
+            (checkpoint.step, checkpoint.tokens_seen, scores, answers, None, perplexity),
         )
         try:
             write(path, [row])
@@ -167,7 +171,7 @@ class Shards:
         scores = read_scores(path)
         (step,) = read_steps(path)
         told = placed(scores, checkpoint)
-        more = (find_answers(path, step), find_ablation(path, step))
+        more = tuple(find(path, step) for find in (find_answers, find_ablation, find_perplexity))
         write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *more)])
 
     def set_aside(self, path: Path) -> None:
@@ -193,7 +197,7 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            more = (find_answers(self.output, step), find_ablation(self.output, step))
+            more = tuple(find(self.output, step) for find in (find_answers, find_ablation, find_perplexity))
             write(self.path(row.checkpoint), [(step, tokens, scores, *more)])
 
     # Failures
@@ -270,6 +274,7 @@ class Held:
     """What a shard says about itself, without its scores.
 
     estimators: those it was measured with. answers: how they were made (samples, temperature, seed), None for none.
+    texts: hashes of the texts and key tokens whose loss it has, None for none.
     """
 
     path: Path
@@ -278,6 +283,7 @@ class Held:
     estimators: frozenset[str]
     provenance: dict[str, Any]
     answers: dict[str, Any] | None = None
+    texts: tuple[str, str] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Held:
@@ -289,7 +295,9 @@ class Held:
         with reading(path) as file:
             provenance = read_provenance(file["provenance/json"].asstr()[0])
             drawn = read_provenance(file["answers/json"].asstr()[0]) if schema.has_answers(file) else None
-            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn)
+            loss = file["perplexity"] if schema.has_perplexity(file) else None
+            texts = loss and (schema.text(loss, "texts_hash"), schema.text(loss, "keys_hash").strip())
+            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn, texts)
 
     @property
     def made(self) -> dict[str, Any]:

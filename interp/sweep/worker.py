@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ...probes import ProbeSet
 from ..model import LoadedModel, ModelError, first_line, has_tokenizer, load_model
+from ..perplexity import Perplexity
 from ..results import HeadScores
 from ..tasks import Answers, Drawing
 from .checkpoints import Checkpoint
@@ -19,6 +20,7 @@ from .shards import placed, stamp
 
 if TYPE_CHECKING:
     from ..engine import Progress
+    from ..perplexity import KeyTokens, Texts
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +32,8 @@ class Setup:
     tokenizer: for every checkpoint; None: each one's own. spare: for checkpoints without one. threads: torch's, the
     same in every worker, because the order of a sum depends on them. alone: as in `score_heads`, from the checkpoints
     that have their scores; None where there are none, and each worker's first checkpoint decides. answers: how many are
-    drawn and how, as in `evaluate`; None where the model is not asked.
+    drawn and how, as in `evaluate`; None where the model is not asked. texts: whose loss is measured too, and
+    key_tokens of them, for LongPPL; None where it is not.
     """
 
     probes: ProbeSet
@@ -45,6 +48,8 @@ class Setup:
     allow_pickle: bool
     threads: int
     answers: Drawing | None = None
+    texts: Texts | None = None
+    key_tokens: KeyTokens | None = None
     alone: bool | None = None
 
 
@@ -52,7 +57,7 @@ class Setup:
 class Outcome:
     """scores, or the reason (one line) why there are none; seconds in all, and those of them spent on loading.
 
-    answers: what the model said, where it was asked.
+    answers: what the model said, where it was asked. perplexity: its loss on texts, where there are some.
     """
 
     checkpoint: Checkpoint
@@ -61,6 +66,7 @@ class Outcome:
     seconds: float
     loading: float
     answers: Answers | None = None
+    perplexity: Perplexity | None = None
 
 
 class Work(Protocol):
@@ -94,6 +100,7 @@ class Worker:
             loading = time.monotonic() - start
             if stamp(checkpoint) != before:
                 raise ModelError(f"{checkpoint.name} was written to while it was loaded; try again when it is complete")
+            loss = self._loss(loaded, progress)  # first: what is wrong with texts or lengths is known early
             scores, answers = self._measure(loaded, progress)
             self._alone = scores.provenance["sharing"] == "alone"
             made = {"checkpoint": checkpoint.name, "dtype": self.setup.dtype, "stamp": before}
@@ -103,7 +110,7 @@ class Worker:
             if os.environ.get("HEADSCOPE_DEBUG") == "1":
                 log.exception("checkpoint %d failed", checkpoint.step)
             return Outcome(checkpoint, None, _reason(error), time.monotonic() - start, loading)
-        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading, answers)
+        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading, answers, loss)
 
     def _measure(self, loaded: LoadedModel, progress: Progress | None) -> tuple[HeadScores, Answers | None]:
         setup = self.setup
@@ -117,6 +124,13 @@ class Worker:
         answers = evaluate(loaded, setup.probes, **vars(setup.answers), progress=progress, **how)
         assert answers.scores is not None
         return answers.scores, replace(answers, scores=None)
+
+    def _loss(self, loaded: LoadedModel, progress: Progress | None) -> Perplexity | None:
+        if self.setup.texts is None:
+            return None
+        from ..perplexity import perplexity
+
+        return perplexity(loaded, self.setup.texts, key_tokens=self.setup.key_tokens, progress=progress)
 
     def _load(self, checkpoint: Checkpoint) -> LoadedModel:
         setup, used = self.setup, self._loaded

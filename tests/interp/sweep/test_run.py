@@ -293,6 +293,24 @@ def test_every_checkpoint_answers_what_its_heads_are_scored_on(run: Path, plain:
             hs.sweep(run, PROBES, tmp_path / "no.h5", answers=True, **wrong)
 
 
+def test_every_checkpoint_may_also_be_read_texts(run: Path, tmp_path: Path, caplog):
+    output, folders = tmp_path / "run.h5", [run / f"checkpoint-{step}" for step in (10, 20)]
+    read = {"texts": {"words": [" ".join(f"w{n + i}" for n in range(40)) for i in range(3)]}, "lengths": [8, 32]}
+    hs.sweep(folders[0], PROBES, output)
+    assert hs.sweep(folders, PROBES, output, **read).done == (20,)
+    assert "as they are, without perplexity, which will be missing there" in caplog.text
+    alone = hs.perplexity(load_model(folders[1]), **read)
+    np.testing.assert_array_equal(hs.Perplexity.load(output, 20).nll, alone.nll)
+    assert hs.sweep(folders, PROBES, output, replace_changed=True, **read).done == (10,) and validate(output) == []
+    assert hs.Perplexity.load(output, 10).texts_hash == alone.texts_hash
+    with pytest.raises(SweepError, match=r"was scored with texts='.*', and now texts='.*' is asked for"):
+        hs.sweep(folders, PROBES, output, texts=read["texts"], lengths=[8, 16])
+    shutil.rmtree(tmp_path / "run.h5.shards")
+    assert hs.sweep(folders, PROBES, output, **read).skipped == (10, 20)
+    with pytest.raises(ArgumentError, match=r"are for texts; give texts="):
+        hs.sweep(folders, PROBES, output, lengths=[8])
+
+
 def test_a_lost_folder_of_shards_is_made_again_from_the_file(run: Path, plain: Path, tmp_path: Path):
     output = tmp_path / "run.h5"
     hs.sweep(run, PROBES, output)
