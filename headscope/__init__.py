@@ -21,6 +21,7 @@ __all__ = [
     "HeadMonitor",
     "HeadScore",
     "HeadScores",
+    "SftProbe",
     "__version__",
     "ablate",
     "agree",
@@ -38,6 +39,7 @@ __all__ = [
     "probes",
     "read_scores",
     "score_heads",
+    "sft_probe",
     "sweep",
 ]
 
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
     from .interp.copying import CopyProfile, copy_profile
     from .interp.estimators import Estimator, estimator
     from .interp.evaluating import evaluate
+    from .interp.finetune import sft_probe
+    from .interp.finetuned import SftProbe
     from .interp.model import load_model
     from .interp.monitor import HeadMonitor
     from .interp.results import HeadScore, HeadScores
@@ -79,6 +83,7 @@ else:
         "HeadMonitor": ".interp.monitor",
         "HeadScore": ".interp.results",
         "HeadScores": ".interp.results",
+        "SftProbe": ".interp.finetuned",
         "ablate": ".interp.causal",
         "agree": ".interp.analysis",
         "copy_profile": ".interp.copying.run",
@@ -90,6 +95,7 @@ else:
         "open": ".interp.store",
         "read_scores": ".interp.store",
         "score_heads": ".interp.scoring",
+        "sft_probe": ".interp.finetune",
         "sweep": ".interp.sweep",
     }
 

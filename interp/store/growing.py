@@ -1,6 +1,6 @@
 """What is written into an HDF5 file: put together in memory, and for a file that is there in the gate's helper.
 
-Scores, answers and ablations go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
+Scores and what goes with them go to the helper as text: arrays in numpy's own format without pickle, the rest as JSON.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 
 from ...errors import HeadscopeError
 from ..ablation import Ablation, HeadSet
+from ..finetuned import SftProbe
 from ..results import CHANCE_COLUMNS, HeadScores
 from ..tasks import Answers
-from . import ablations, schema
+from . import ablations, schema, sft_probes
 from .answers import put
 from .netcdf import LIBVER, create, extend, row, write_row
 from .schema import StoreError
@@ -56,6 +57,7 @@ def add(
     tokens: float,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    sft: SftProbe | None = None,
 ) -> None:
     """One more checkpoint, the first of an empty file or one that fits into it."""
     if not len(file):
@@ -66,6 +68,8 @@ def add(
         put(file, len(file["checkpoint"]) - 1, answers)
     if ablation is not None:
         ablations.put(file, len(file["checkpoint"]) - 1, ablation)
+    if sft is not None:
+        sft_probes.put(file, len(file["checkpoint"]) - 1, sft)
 
 
 def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
@@ -78,12 +82,15 @@ def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
     return replace(scores, probes=others | held)
 
 
-def grow(path: Path, packed: str, step: int, tokens: float, answers: str | None, ablation: str | None) -> None:
-    """One more checkpoint in the file that is there, with its answers and its ablation where it has them."""
+def grow(
+    path: Path, packed: str, step: int, tokens: float, answers: str | None, ablation: str | None, sft: str | None
+) -> None:
+    """One more checkpoint in the file that is there, with its answers, ablation and SFT probe where it has them."""
     with in_memory(path, "r+") as file:
         said = None if answers is None else unpack(Answers, answers)
         changed = None if ablation is None else unpack(Ablation, ablation)
-        add(file, unpack(HeadScores, packed), step, tokens, said, changed)
+        tuned = None if sft is None else unpack(SftProbe, sft)
+        add(file, unpack(HeadScores, packed), step, tokens, said, changed, tuned)
 
 
 def answer(path: Path, packed: str, number: int) -> None:
@@ -98,6 +105,12 @@ def ablate(path: Path, packed: str, number: int) -> None:
         ablations.put(file, number, unpack(Ablation, packed))
 
 
+def finetune(path: Path, packed: str, number: int) -> None:
+    """The SFT probe of a checkpoint that is there, the one that has this number in the file."""
+    with in_memory(path, "r+") as file:
+        sft_probes.put(file, number, unpack(SftProbe, packed))
+
+
 def shrink(path: Path, n: int) -> None:
     """The first n checkpoints only."""
     with in_memory(path, "r+") as file:
@@ -106,17 +119,19 @@ def shrink(path: Path, n: int) -> None:
                 dataset.resize(n, axis=0)
 
 
-CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "answer": answer, "ablate": ablate, "shrink": shrink}
+CHANGES: dict[str, Callable[..., None]] = {
+    "grow": grow, "answer": answer, "ablate": ablate, "finetune": finetune, "shrink": shrink,
+}  # fmt: skip
 """What can be done to a file, by the name that the helper is told."""
 
 
-Packed = TypeVar("Packed", HeadScores, Answers, Ablation)
+Packed = TypeVar("Packed", HeadScores, Answers, Ablation, SftProbe)
 
 
-_TABLES = ("per_probe", "probes", "said", "measured")  # fields that are dictionaries of arrays
+_TABLES = ("per_probe", "probes", "said", "measured", "before", "after", "cost")  # fields that are dictionaries of arrays
 
 
-def pack(found: HeadScores | Answers | Ablation) -> str:
+def pack(found: HeadScores | Answers | Ablation | SftProbe) -> str:
     """`unpack` of it is the same, but for an answer's scores, which are packed by themselves."""
     arrays: dict[str, np.ndarray] = {}
     rest: dict[str, Any] = {}

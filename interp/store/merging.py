@@ -16,14 +16,27 @@ from pathlib import Path
 import h5py
 
 from ..ablation import Ablation
+from ..finetuned import SftProbe
 from ..results import CHANCE_COLUMNS
 from ..tasks import Answers
 from . import schema
 from .ablations import keys_of, rows_with_ablation
 from .answers import rows_with_answers
 from .provenance import read_provenance, swept
-from .results_file import Row, append, find_ablation, find_answers, read_scores, read_steps, reading, target_path, write
+from .results_file import (
+    Row,
+    append,
+    find_ablation,
+    find_answers,
+    find_sft_probe,
+    read_scores,
+    read_steps,
+    reading,
+    target_path,
+    write,
+)
 from .schema import StoreError
+from .sft_probes import rows_with_sft_probe
 
 Shape = tuple[int, int, int]
 
@@ -36,6 +49,7 @@ class _Row:
     tokens_seen: float | None
     json: str
     answered: str  # the same of its answers; empty where there are none
+    finetuned: str  # the same of its SFT probe
     stage: tuple[str, str]  # of which run and stage a sweep took it to be; empty texts where none did
 
 
@@ -46,6 +60,7 @@ class _Contents:
     columns: str  # hash of the columns that describe the probes
     answers: tuple[str, str, int] | None  # to which probes: name, hash; how many to each
     ablation: tuple[str, ...] | None  # what all ablations of one file have in common: of how, of which probes and sets
+    sft: tuple[str, ...] | None  # of all SFT probes: hash of the recipe, seeds, hash of the probes
     rows: tuple[_Row, ...]
 
     @property
@@ -143,7 +158,8 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
         for row in wanted[len(rows) :]:
             shard = shards[row.step]
             said, changed = _answers(shard, row.step), _ablation(shard, row.step)
-            append(output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed)
+            tuned = _sft_probe(shard, row.step)
+            append(output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed, sft=tuned)
     else:
         write(output, _rows({step: shards[step] for step in kept}, _kept_ablations(output, there, kept)))
     standard = next(iter(kept.values()))
@@ -166,7 +182,7 @@ def _rows(holders: Mapping[int, Path], ablations: Mapping[int, Ablation] | None 
     tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
     for step, path in sorted(holders.items()):
         ablation = _ablation(path, step) or (ablations or {}).get(step)
-        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), ablation
+        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), ablation, _sft_probe(path, step)
 
 
 def _answers(path: Path, step: int) -> Answers | None:
@@ -175,6 +191,10 @@ def _answers(path: Path, step: int) -> Answers | None:
 
 def _ablation(path: Path, step: int) -> Ablation | None:
     return find_ablation(path, step) if _contents(path).ablation else None
+
+
+def _sft_probe(path: Path, step: int) -> SftProbe | None:
+    return find_sft_probe(path, step) if _contents(path).sft else None
 
 
 def _files(path: Path) -> list[Path]:
@@ -214,8 +234,17 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             columns.update(f"{name}|{item[:].tolist()}|".encode())
         asked = rows_with_answers(file)
         made = file["answers/json"].asstr()[:] if asked else ()
+        tuned = rows_with_sft_probe(file)
+        trained = file["sft_probe/json"].asstr()[:] if tuned else ()
         rows = [
-            _Row(step, tokens, told, made[i] if i in asked else "", _stage(told))
+            _Row(
+                step,
+                tokens,
+                told,
+                made[i] if i in asked else "",
+                trained[i] if i in tuned else "",
+                _stage(told),
+            )
             for i, ((step, tokens), told) in enumerate(
                 zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
             )
@@ -227,6 +256,7 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
             columns=columns.hexdigest(),
             answers=to and (schema.text(to, "task_set_name"), schema.text(to, "task_set_hash"), len(to["sample"]) - 1),
             ablation=_in_common(file) if rows_with_ablation(file) else None,
+            sft=_recipe(file) if tuned else None,
             rows=tuple(rows),
         )
 
@@ -236,6 +266,12 @@ def _in_common(file: h5py.File) -> tuple[str, ...]:
     probes, sets = file["ablation/ablated"].asstr()[:].tolist(), keys_of(file)
     told = hashlib.sha256(json.dumps([probes, sets]).encode()).hexdigest()[:12]
     return (*(schema.text(file["ablation"], name) for name in named), told)
+
+
+def _recipe(file: h5py.File) -> tuple[str, ...]:
+    group = file["sft_probe"]
+    seeds = " ".join(map(str, group["sft_seed"][:].tolist()))
+    return schema.text(group, "recipe_hash"), seeds, schema.text(group, "task_set_hash")
 
 
 def _stage(told: str) -> tuple[str, str]:
@@ -260,4 +296,7 @@ def _difference(a: _Contents, b: _Contents) -> str:
     if a.ablation and b.ablation and a.ablation != b.ablation:
         there, here = (", ".join([*each[:3], each[4][:12], each[5]]) for each in (a.ablation, b.ablation))
         words.append(f"its ablation (mode, rows, unit, probes, sets) is {here}, not {there}")
+    if a.sft and b.sft and a.sft != b.sft:
+        there, here = (f"{recipe} with seeds {seeds} on {to[:12]}" for recipe, seeds, to in (a.sft, b.sft))
+        words.append(f"its SFT probe is by the recipe {here}, not {there}")
     return "; ".join(words)

@@ -12,6 +12,7 @@ from os import PathLike
 from pathlib import Path
 
 from ..ablation import Ablation
+from ..finetuned import SftProbe
 from ..results import HeadScores
 from ..tasks import Answers
 from .locks import beside
@@ -42,6 +43,7 @@ def rescue(
     into: Path | None = None,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    sft: SftProbe | None = None,
 ) -> Unsaved:
     """Save scores, and what goes with them, that `error` kept from `path`.
 
@@ -49,11 +51,12 @@ def rescue(
     """
 
     def save(place: Path) -> None:
-        append(place, scores, checkpoint, tokens_seen, answers=answers, ablation=ablation)
+        append(place, scores, checkpoint, tokens_seen, answers=answers, ablation=ablation, sft=sft)
 
     rescued = save_elsewhere(path, save, into)
     then = None if rescued is None else _then(Path(path), rescued)
-    what = "scores are" if ablation is None else "scores and the ablation are"
+    also = "scores and the ablation are" if ablation is not None else "scores and the SFT probe are"
+    what = "scores are" if ablation is None and sft is None else also
     return Unsaved(unsaved_message(path, error, rescued, what, then), rescued)
 
 

@@ -11,7 +11,7 @@ import operator
 import os
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from itertools import chain, count
@@ -24,10 +24,11 @@ import numpy as np
 
 from ...errors import ArgumentError, ArgumentTypeError
 from ..ablation import Ablation
+from ..finetuned import SftProbe
 from ..packages import need
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from ..tasks import Answers
-from . import ablations, gate, schema
+from . import ablations, gate, schema, sft_probes
 from . import answers as of_answers
 from .growing import add, in_memory, pack
 from .locks import Busy, beside, has_flock, locked
@@ -44,6 +45,7 @@ Row = (
     tuple[int, float | None, HeadScores]
     | tuple[int, float | None, HeadScores, Answers | None]
     | tuple[int, float | None, HeadScores, Answers | None, Ablation | None]
+    | tuple[int, float | None, HeadScores, Answers | None, Ablation | None, SftProbe | None]
 )
 LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 _fitting = gate.Remembered()  # files that keep the schema: asking each of their variables is most of opening one
@@ -113,6 +115,7 @@ def append(
     *,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    sft: SftProbe | None = None,
     timeout: float | None = None,
 ) -> None:
     """Add `scores` as one checkpoint (an optimizer step) after those in the file; create the file if there is none.
@@ -122,7 +125,8 @@ def append(
     probe set are others, and when the file cannot be read or written. An estimator that the file does not have is NaN
     at its older checkpoints, one that the scores do not have at this one. A file of schema 1.0 stays one: what chance
     is, it does not tell. `answers` are those of the same checkpoint; the others of the file must be to the same probes,
-    as many to each; so it is with `ablation`, whose sets of heads and measured probes must be those of the others.
+    as many to each; so it is with `ablation`, whose sets of heads and measured probes must be those of the others, and
+    with `sft`, whose recipe, seeds and probes must be.
     """
     step, tokens = _step(checkpoint), _tokens(tokens_seen)
     with _in_one_step(path, timeout) as (target, partial):
@@ -131,12 +135,12 @@ def append(
             if target.is_file():
                 shutil.copy(target, partial)
             with reading(target, "structure") as file:
-                _refuse_misfit(file, path, scores, step, answers, ablation)
-            packed = (None if each is None else pack(each) for each in (answers, ablation))
+                _refuse_misfit(file, path, scores, step, answers, ablation, sft)
+            packed = (None if each is None else pack(each) for each in (answers, ablation, sft))
             gate.change(partial, "grow", pack(scores), step, tokens, *packed)
         else:
             with in_memory(partial, "w") as file:
-                add(file, scores, step, tokens, answers, ablation)
+                add(file, scores, step, tokens, answers, ablation, sft)
 
 
 def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None) -> None:
@@ -185,8 +189,33 @@ def add_ablation(
         gate.change(partial, "ablate", pack(ablation), steps.index(step))
 
 
+def add_sft_probe(
+    path: str | PathLike[str], probe: SftProbe, checkpoint: int, *, timeout: float | None = None
+) -> None:
+    """Add an SFT probe to a checkpoint that has its scores, in place of any that it had.
+
+    Waits like `append`. Raises StoreError, and leaves the file as it was, when it holds no such checkpoint, when its
+    other SFT probes are of another recipe, other seeds or other probes, and when it cannot be read or written.
+    """
+    step = _step(checkpoint)
+    with _in_one_step(path, timeout) as (target, partial):
+        gate.start()
+        if target.is_file():
+            shutil.copy(target, partial)
+        with reading(target, "structure") as file:
+            steps = checkpoints_of(file)
+            if step not in steps:
+                raise StoreError(
+                    f"{path} has no checkpoint {step}, which the SFT probe would go with; it has {_list(steps)}: "
+                    "score it first"
+                )
+            _refuse_sft_probe(file, path, probe, steps.index(step))
+        gate.change(partial, "finetune", pack(probe), steps.index(step))
+
+
 def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
-    """A file that holds these checkpoints (step, tokens seen, scores; answers; ablation), in place of what was there.
+    """A file that holds these checkpoints (step, tokens seen, scores; answers; ablation; SFT probe), in place of what
+    was there.
 
     Rows are taken one at a time, in order of their steps. Raises StoreError, and leaves what was there as it was, when
     two rows do not belong into one file (see `append`), when there is none, or when the file cannot be written.
@@ -195,10 +224,10 @@ def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
         empty = True
         with in_memory(partial, "w") as file:
             for step, tokens_seen, scores, *rest in rows:
-                answers, ablation = (*rest, None, None)[:2]
+                answers, ablation, sft = (*rest, None, None, None)[:3]
                 if not empty:
-                    _refuse_misfit(file, path, scores, _step(step), answers, ablation)
-                add(file, scores, _step(step), _tokens(tokens_seen), answers, ablation)
+                    _refuse_misfit(file, path, scores, _step(step), answers, ablation, sft)
+                add(file, scores, _step(step), _tokens(tokens_seen), answers, ablation, sft)
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -436,6 +465,48 @@ def find_ablation(path: str | PathLike[str], checkpoint: int) -> Ablation | None
         return ablations.read(file, there[checkpoint]) if checkpoint in there else None
 
 
+def read_sft_probe(path: str | PathLike[str], checkpoint: int | None = None) -> SftProbe:
+    """The SFT probe of one checkpoint, by default of the last that has one, as it was written.
+
+    Raises StoreError when the file cannot be read, or has none of that checkpoint.
+    """
+    with reading(path) as file:
+        there = _steps_of(file, sft_probes.rows_with_sft_probe(file))
+        remedy = f"`headscope sft-probe MODEL -o {path}` makes one"
+        return sft_probes.read(file, _row_of(path, there, checkpoint, "SFT probe", remedy))
+
+
+def all_sft_probes(path: str | PathLike[str]) -> dict[int, SftProbe]:
+    """Number of the checkpoint in the file -> its SFT probe, of all that have one. Raises StoreError."""
+    with reading(path) as file:
+        return {row: sft_probes.read(file, row) for row in sft_probes.rows_with_sft_probe(file)}
+
+
+def find_sft_probe(path: str | PathLike[str], checkpoint: int) -> SftProbe | None:
+    """The SFT probe of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
+    with reading(path) as file:
+        there = _steps_of(file, sft_probes.rows_with_sft_probe(file))
+        return sft_probes.read(file, there[checkpoint]) if checkpoint in there else None
+
+
+def check_takes_sft_probe(path: str | PathLike[str], checkpoint: int, recipe_hash: str, seeds: Sequence[int]) -> None:
+    """Raise StoreError, before any work is done, when a file has SFT probes of other checkpoints by another recipe."""
+    check_writable(path)
+    if not target_path(path).exists():
+        return
+    with reading(path, "structure") as file:
+        steps = checkpoints_of(file)
+        own = {steps.index(checkpoint)} if checkpoint in steps else set()
+        if {*sft_probes.rows_with_sft_probe(file)} - own:
+            group = file["sft_probe"]
+            there = (schema.text(group, "recipe_hash"), group["sft_seed"][:].tolist())
+            if there != (recipe_hash, [*seeds]):
+                raise StoreError(
+                    f"{path} holds SFT probes by the recipe {there[0]} with seeds {there[1]}, not {recipe_hash} with "
+                    f"{[*seeds]}; use the same recipe, or another file"
+                )
+
+
 def runs_alone(path: str | PathLike[str]) -> bool | None:
     """Whether the scores of a file are of probes that each ran alone (`score_heads(alone=)`); None: there are none.
 
@@ -611,6 +682,11 @@ def _refuse_ablation(file: h5py.File, path: str | PathLike[str], ablation: Ablat
         raise StoreError(f"this ablation does not fit into {path}: {difference}. Keep it apart: write to another file")
 
 
+def _refuse_sft_probe(file: h5py.File, path: str | PathLike[str], probe: SftProbe, row: int | None = None) -> None:
+    if difference := sft_probes.misfit(file, probe, row):
+        raise StoreError(f"this SFT probe does not fit into {path}: {difference}. Keep it apart: write to another file")
+
+
 def _refuse_misfit(
     file: h5py.File,
     path: str | PathLike[str],
@@ -618,6 +694,7 @@ def _refuse_misfit(
     step: int,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    sft: SftProbe | None = None,
 ) -> None:
     steps = checkpoints_of(file)
     if step in steps:
@@ -649,6 +726,8 @@ def _refuse_misfit(
         _refuse_answers(file, path, answers)
     if ablation is not None:
         _refuse_ablation(file, path, ablation)
+    if sft is not None:
+        _refuse_sft_probe(file, path, sft)
 
 
 def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:

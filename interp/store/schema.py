@@ -13,6 +13,7 @@ from h5py import h5d, h5ds, h5i
 from ...errors import HeadscopeError
 from ..ablation import MEASURES
 from ..ablation import TEXTS as ABLATED_TEXTS
+from ..finetuned import COST as SFT_COST
 from ..levels import FALSE_COUNT
 from ..results import (
     CHANCE_COLUMNS,
@@ -29,16 +30,18 @@ from .provenance import read_provenance
 
 NAME = "headscope"
 COPY_PROFILE = "headscope-copy-profile"  # the schema_name of the other kind of file, interp/copying/file.py
-VERSION = (1, 3)
+VERSION = (1, 4)
 
 MAP = ("checkpoint", "layer", "head")
 DETAIL = ("checkpoint", "probe", "layer", "head")
 ANSWERED = ("checkpoint", "item", "sample")
 ABLATED = ("checkpoint", "set", "ablated")
+FINETUNED = ("checkpoint", "sft_seed", "sft_item")
 SCALES = {  # dimension -> path
     "checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe",
     "item": "answers/item", "sample": "answers/sample",
     "ablated": "ablation/ablated", "set": "ablation/set", "slot": "ablation/slot",
+    "sft_item": "sft_probe/sft_item", "sft_seed": "sft_probe/sft_seed", "sft_step": "sft_probe/sft_step",
 }  # fmt: skip
 STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
 
@@ -246,6 +249,51 @@ ABLATION_NAMES = {
 }
 
 
+def sft_probe_variables() -> list[Variable]:
+    """What the group of SFT probes holds, in file order. Only a file with a model that was fine-tuned has it."""
+    one = {"units": "1"}
+    found = [
+        Variable("sft_probe", "sft_item", ("sft_item",), STRING, {"long_name": "id of the probe that was answered"}),
+        Variable("sft_probe", "sft_seed", ("sft_seed",), "i4", {"long_name": "seed of the fine-tune"} | one),
+        Variable("sft_probe", "sft_step", ("sft_step",), "i4", {"long_name": "step of the fine-tune, from 0"} | one),
+    ]
+    found += [Variable("sft_probe", name, ("sft_item",), STRING) for name in ANSWER_TEXTS if name != "id"]
+    found += [Variable("sft_probe", name, ("sft_item",), "i4", one) for name in ("length", "n_answer")]
+    found.append(Variable("sft_probe", "depth", ("sft_item",), "f8", one))
+    # As in /answers: of the model as it is (before_...), and of each seed's.
+    asked = {variable.name: variable for variable in answer_variables() if "checkpoint" in variable.dims}
+    for name in ("score", "nll", "exact_match"):
+        like = asked[name]
+        found.append(Variable("sft_probe", f"before_{name}", ("checkpoint", "sft_item"), like.dtype, like.attrs))
+    for name, like in asked.items():
+        if name != "json":
+            found.append(Variable("sft_probe", name, FINETUNED, like.dtype, like.attrs))
+    curve = {"long_name": "loss of a step before its update, mean nats a token of the answers"} | one
+    found.append(Variable("sft_probe", "loss", ("checkpoint", "sft_seed", "sft_step"), "f4", curve))
+    for name in SFT_COST:
+        attrs = SFT_COST_ATTRS[name]
+        found.append(Variable("sft_probe", name, FINETUNED[:2], "f8", attrs))
+    found.append(Variable("sft_probe", "model_id", ("checkpoint",), STRING))
+    whole = {"long_name": "everything known about how the SFT probe was made, as JSON; empty: there is none"}
+    found.append(Variable("sft_probe", "json", ("checkpoint",), STRING, whole))
+    return found
+
+
+SFT_COST_ATTRS = {
+    "tokens": {"long_name": "tokens that went through the model in training", "units": "1"},
+    "answer_tokens": {"long_name": "tokens that the loss is of", "units": "1"},
+    "seconds": {"long_name": "time that training took", "units": "s"},
+    "answer_seconds": {"long_name": "time that answering took afterwards", "units": "s"},
+    "peak_memory": {"long_name": "most memory that the device (on the CPU the process) had taken", "units": "byte"},
+}
+
+
+def has_sft_probe(file: h5py.File) -> bool:
+    """Whether it holds SFT probes; a group of that name that another tool has added is none of ours."""
+    group = file.get("sft_probe")
+    return isinstance(group, h5py.Group) and "recipe_hash" in group.attrs
+
+
 def has_ablation(file: h5py.File) -> bool:
     """Whether it holds an ablation; a group of that name that another tool has added is none of ours."""
     group = file.get("ablation")
@@ -261,7 +309,8 @@ def has_answers(file: h5py.File) -> bool:
 def further_variables(file: h5py.File) -> list[Variable]:
     """Those of the groups that only some files have."""
     found = answer_variables() if has_answers(file) else []
-    return found + (ablation_variables() if has_ablation(file) else [])
+    found += ablation_variables() if has_ablation(file) else []
+    return found + (sft_probe_variables() if has_sft_probe(file) else [])
 
 
 def misfits(file: h5py.File) -> Iterator[str]:

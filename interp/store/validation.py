@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import ArgumentError
 from ..levels import chance_known, counting_level
 from ..results import CHANCE_COLUMNS, INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
-from . import ablations, answers
+from . import ablations, answers, sft_probes
 from .provenance import read_provenance
 from .schema import (
     IN_UNIT_INTERVAL,
@@ -24,6 +24,7 @@ from .schema import (
     further_variables,
     has_ablation,
     has_answers,
+    has_sft_probe,
     knows_chance,
     layout,
 )
@@ -126,6 +127,8 @@ def _contents(file: h5py.File) -> Iterator[str]:
         yield from answers.problems(file)
     if has_ablation(file):
         yield from ablations.problems(file)
+    if has_sft_probe(file):
+        yield from sft_probes.problems(file)
 
 
 def _row_contents(file: h5py.File, row: int, with_chance: bool) -> Iterator[str]:
