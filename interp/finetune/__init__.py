@@ -4,6 +4,7 @@ recipe.py   how it is trained, as data       lessons.py   what on, and proof tha
 training.py   the model fine-tuned and put back       probing.py   before, after, seed by seed: the path on one page
 """
 
+from .files import files_hash, files_of
 from .lessons import check_disjoint, lessons
 from .probing import sft_probe
 from .recipe import RECIPES, Recipe, RecipeError, read_recipe
@@ -16,6 +17,8 @@ __all__ = [
     "RecipeError",
     "Trained",
     "check_disjoint",
+    "files_hash",
+    "files_of",
     "finetuned",
     "lessons",
     "read_recipe",

@@ -6,6 +6,7 @@ from .answers_terminal import answer_lines, task_table
 from .copy_terminal import copy_table
 from .evolution import Evolution, evolve, run_facts, run_name
 from .facts import facts, model_name
+from .sft_terminal import sft_notes, sft_table
 from .terminal import summary
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "model_name",
     "run_facts",
     "run_name",
+    "sft_notes",
+    "sft_table",
     "summary",
     "task_table",
 ]

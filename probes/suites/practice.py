@@ -143,7 +143,7 @@ def gauges(draw: Draw) -> Growing:
 def relay(draw: Draw) -> Growing:
     """A chain of copies, followed from its beginning."""
     own = draw.own
-    cells = [word.upper() for word in islice(_words(own, syllables=2), int(own.integers(3, 7)))]
+    cells = [word.upper() for word in islice(_words(own), int(own.integers(3, 7)))]
     value = f"{own.integers(100, 1000)}{_one(own, CONSONANTS)}"
     places = np.sort(own.random(len(cells)))
     steps = [f"Put {value} into {cells[0]}.", *(f"Copy {a} to {b}." for a, b in zip(cells, cells[1:], strict=False))]
@@ -221,11 +221,11 @@ def _one_of_many(
     return Growing(make, least=2)
 
 
-def _words(numbers: np.random.Generator, *, syllables: int = 3, title: bool = False) -> Iterator[str]:
+def _words(numbers: np.random.Generator, *, title: bool = False) -> Iterator[str]:
     """Different words that do not exist, without end for the few that a context takes."""
     seen: set[str] = set()
     while True:
-        at = numbers.integers(len(CONSONANTS) * len(VOWELS), size=syllables)
+        at = numbers.integers(len(CONSONANTS) * len(VOWELS), size=3)
         word = "".join(CONSONANTS[i // len(VOWELS)] + VOWELS[i % len(VOWELS)] for i in at)
         if word not in seen and word not in REAL:
             seen.add(word)
