@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from os import PathLike
@@ -14,9 +14,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError
-from ...probes import Probe, ProbeSet
+from ...probes import Codec, Probe, ProbeSet
 from ..engine import check_probes
 from ..estimators import as_asked, choose, spans_of
+from ..finetune import Recipe, check_disjoint, lessons, read_recipe
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..store import StoreError, check_writable, one_line, refresh, target_path
 from ..tasks import Drawing
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the results file up to date on the way
 
 _ASKED = frozenset({"answers"})
+_TUNED = frozenset({"SFT probe"})
 
 Told = Callable[[Outcome, int, int], None]
 
@@ -65,6 +67,7 @@ def sweep(
     samples: int = 0,
     temperature: float = 1.0,
     seed: int = 0,
+    sft: str | PathLike[str] | Mapping[str, Any] | Recipe | None = None,
     tokenizer: Any = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -90,6 +93,7 @@ def sweep(
             names tell.
         sharing, generate, estimators: as in `score_heads`.
         answers: also let every checkpoint answer the probes, as `evaluate` does; samples, temperature and seed are its.
+        sft: with `answers`, also fine-tune every checkpoint by this recipe and ask it again, as `sft_probe` does.
         tokenizer, dtype, device, trust_remote_code, allow_pickle: as in `load_model`; `tokenizer` is for all
             checkpoints, by default each one's own (the first one's where a checkpoint has none).
         replace_changed: score again what has other weights now than when it was scored, or lacks an estimator or the
@@ -112,6 +116,8 @@ def sweep(
     asked = None if estimators is None else as_asked(choose(estimators))
     if answers and generate:
         raise ArgumentError("answers=True and generate=True: the model answers once; take one of them")
+    if sft is not None and not answers:
+        raise ArgumentError("sft=... is for answers=True: what a model answers before and after it is fine-tuned")
     drawing = Drawing(samples, temperature, seed)
     found = find_checkpoints(checkpoints, table)
     options = Options(
@@ -124,6 +130,7 @@ def sweep(
         trust_remote_code,
         allow_pickle,
         drawing if answers else None,
+        None if sft is None else read_recipe(sft),
     )
     address = None if ray is None or ray is False else LOCAL if ray is True else ray
     return run_sweep(
@@ -141,7 +148,8 @@ def sweep(
 
 @dataclass(frozen=True)
 class Options:
-    """How every checkpoint is loaded, scored and, with `answers`, asked; the fields are arguments of `sweep`."""
+    """How every checkpoint is loaded, scored and, with `answers`, asked, with `sft` also once it is fine-tuned; the
+    fields are arguments of `sweep`."""
 
     sharing: str = "auto"
     generate: bool = False
@@ -152,6 +160,7 @@ class Options:
     trust_remote_code: bool = False
     allow_pickle: bool = False
     answers: Drawing | None = None
+    sft: Recipe | None = None
 
 
 def run_sweep(
@@ -180,12 +189,14 @@ def run_sweep(
             check_writable(target)
         asked = shards.probes(source, lambda: load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
         check_probes(asked, options.sharing, spans_of(chosen))
+        if options.sft is not None:
+            _check_recipe(options.sft, asked, load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
         shards.adopt(asked)
         placing = place(found, shards, options.allow_pickle)
         shards.freeze(asked, source)
         sources = {checkpoint.source for checkpoint in mine}
         found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
-        measured = {*chosen, *(_ASKED if options.answers else ())}
+        measured = {*chosen, *(_ASKED if options.answers else ()), *(_TUNED if options.sft else ())}
         todo, skipped, lost = _sort_out(found, placing, shards, options, measured, replace_changed)
         setup = Setup(asked, **vars(options), spare=spare, threads=_threads(), alone=_decided(placing))
         keeper = _Keeper(shards, only is None, failed=lost)
@@ -207,6 +218,14 @@ def run_sweep(
     done, before = ([step for step in steps if step not in failed] for steps in (keeper.done, skipped))
     names = {checkpoint.step: f"{checkpoint.stage} {checkpoint.name}".strip() for checkpoint in found}
     return SweepResult(target, tuple(sorted(done)), tuple(before), dict(sorted(failed.items())), names)
+
+
+def _check_recipe(recipe: Recipe, asked: ProbeSet, tokenizer: Any) -> None:
+    """Refuse here, once, what `sft_probe` would refuse for every checkpoint."""
+    codec = Codec(tokenizer)
+    chat = all(probe.variant.endswith("-chat") for probe in asked)
+    for seed in recipe.seeds:
+        check_disjoint(lessons(recipe, seed, tokenizer, chat=chat), asked, codec)
 
 
 def part(found: Sequence[Checkpoint], i: int, n: int) -> list[Checkpoint]:
@@ -331,8 +350,8 @@ def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Chec
 
 
 def _holds(shard: Held) -> frozenset[str]:
-    """Estimators, and "answers" where there are some."""
-    return shard.estimators | (_ASKED if shard.answers else frozenset())
+    """Estimators, and "answers" and "SFT probe" where there are some."""
+    return shard.estimators | (_ASKED if shard.answers else set()) | (_TUNED if shard.sft else set())
 
 
 def _refuse_other_options(output: Path, checkpoint: Checkpoint, shard: Held, options: Options) -> None:
@@ -345,6 +364,8 @@ def _refuse_other_options(output: Path, checkpoint: Checkpoint, shard: Held, opt
     ]
     if shard.answers and options.answers:
         pairs += [(name, shard.answers.get(name), now) for name, now in vars(options.answers).items()]
+    if shard.sft and options.sft:
+        pairs.append(("recipe", shard.sft, (options.sft.hash, options.sft.seeds)))
     for name, then, now in pairs:
         if then != now:
             raise SweepError(
@@ -389,7 +410,7 @@ class _Keeper:
     def keep(self, outcome: Outcome) -> None:
         step = outcome.checkpoint.step
         if outcome.scores is not None:
-            self.shards.put(outcome.checkpoint, outcome.scores, outcome.answers)
+            self.shards.put(outcome.checkpoint, outcome.scores, outcome.answers, outcome.sft)
             self.done.append(step)
         else:
             self.failed[step] = str(outcome.reason)

@@ -29,6 +29,7 @@ from typing import Any
 
 from ...errors import HeadscopeError
 from ...probes import ProbeSet
+from ..finetuned import SftProbe
 from ..model import fingerprint, folder_weights, gguf_weights, locate
 from ..results import HeadScores
 from ..store import (
@@ -38,6 +39,7 @@ from ..store import (
     beside,
     find_ablation,
     find_answers,
+    find_sft_probe,
     locked,
     read_provenance,
     read_scores,
@@ -145,12 +147,14 @@ class Shards:
             return []
         return sorted(path for path in self.folder.iterdir() if _SHARD.fullmatch(path.name))
 
-    def put(self, checkpoint: Checkpoint, scores: HeadScores, answers: Answers | None) -> None:
+    def put(
+        self, checkpoint: Checkpoint, scores: HeadScores, answers: Answers | None, sft: SftProbe | None = None
+    ) -> None:
         """Raises Unsaved where the shard cannot be written; it is elsewhere then."""
         path, step, row = (
             self.path(checkpoint),
             checkpoint.step,
-            (checkpoint.step, checkpoint.tokens_seen, scores, answers),
+            (checkpoint.step, checkpoint.tokens_seen, scores, answers, None, sft),
         )
         try:
             write(path, [row])
@@ -167,7 +171,7 @@ class Shards:
         scores = read_scores(path)
         (step,) = read_steps(path)
         told = placed(scores, checkpoint)
-        more = (find_answers(path, step), find_ablation(path, step))
+        more = (find_answers(path, step), find_ablation(path, step), find_sft_probe(path, step))
         write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *more)])
 
     def set_aside(self, path: Path) -> None:
@@ -193,7 +197,8 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            more = (find_answers(self.output, step), find_ablation(self.output, step))
+            of = (self.output, step)
+            more = (find_answers(*of), find_ablation(*of), find_sft_probe(*of))
             write(self.path(row.checkpoint), [(step, tokens, scores, *more)])
 
     # Failures
@@ -270,6 +275,7 @@ class Held:
     """What a shard says about itself, without its scores.
 
     estimators: those it was measured with. answers: how they were made (samples, temperature, seed), None for none.
+    sft: the hash of the recipe and the seeds, None for none.
     """
 
     path: Path
@@ -278,6 +284,7 @@ class Held:
     estimators: frozenset[str]
     provenance: dict[str, Any]
     answers: dict[str, Any] | None = None
+    sft: tuple[str, tuple[int, ...]] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Held:
@@ -289,7 +296,9 @@ class Held:
         with reading(path) as file:
             provenance = read_provenance(file["provenance/json"].asstr()[0])
             drawn = read_provenance(file["answers/json"].asstr()[0]) if schema.has_answers(file) else None
-            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn)
+            tuned = file["sft_probe"] if schema.has_sft_probe(file) else None
+            sft = tuned and (schema.text(tuned, "recipe_hash"), tuple(tuned["sft_seed"][:].tolist()))
+            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn, sft)
 
     @property
     def made(self) -> dict[str, Any]:

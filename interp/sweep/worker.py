@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...probes import ProbeSet
+from ..finetune import Recipe, sft_probe
+from ..finetuned import SftProbe
 from ..model import LoadedModel, ModelError, first_line, has_tokenizer, load_model
 from ..results import HeadScores
 from ..tasks import Answers, Drawing
@@ -30,7 +32,8 @@ class Setup:
     tokenizer: for every checkpoint; None: each one's own. spare: for checkpoints without one. threads: torch's, the
     same in every worker, because the order of a sum depends on them. alone: as in `score_heads`, from the checkpoints
     that have their scores; None where there are none, and each worker's first checkpoint decides. answers: how many are
-    drawn and how, as in `evaluate`; None where the model is not asked.
+    drawn and how, as in `evaluate`; None where the model is not asked. sft: how it is fine-tuned before it is asked again;
+    None where it is not.
     """
 
     probes: ProbeSet
@@ -45,6 +48,7 @@ class Setup:
     allow_pickle: bool
     threads: int
     answers: Drawing | None = None
+    sft: Recipe | None = None
     alone: bool | None = None
 
 
@@ -52,7 +56,7 @@ class Setup:
 class Outcome:
     """scores, or the reason (one line) why there are none; seconds in all, and those of them spent on loading.
 
-    answers: what the model said, where it was asked.
+    answers: what the model said, where it was asked; sft: and what once it was fine-tuned.
     """
 
     checkpoint: Checkpoint
@@ -61,6 +65,7 @@ class Outcome:
     seconds: float
     loading: float
     answers: Answers | None = None
+    sft: SftProbe | None = None
 
 
 class Work(Protocol):
@@ -94,7 +99,7 @@ class Worker:
             loading = time.monotonic() - start
             if stamp(checkpoint) != before:
                 raise ModelError(f"{checkpoint.name} was written to while it was loaded; try again when it is complete")
-            scores, answers = self._measure(loaded, progress)
+            scores, answers, sft = self._measure(loaded, checkpoint, progress)
             self._alone = scores.provenance["sharing"] == "alone"
             made = {"checkpoint": checkpoint.name, "dtype": self.setup.dtype, "stamp": before}
             scores = placed(replace(scores, provenance=scores.provenance | {"sweep": made}), checkpoint)
@@ -103,20 +108,26 @@ class Worker:
             if os.environ.get("HEADSCOPE_DEBUG") == "1":
                 log.exception("checkpoint %d failed", checkpoint.step)
             return Outcome(checkpoint, None, _reason(error), time.monotonic() - start, loading)
-        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading, answers)
+        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading, answers, sft)
 
-    def _measure(self, loaded: LoadedModel, progress: Progress | None) -> tuple[HeadScores, Answers | None]:
+    def _measure(
+        self, loaded: LoadedModel, checkpoint: Checkpoint, progress: Progress | None
+    ) -> tuple[HeadScores, Answers | None, SftProbe | None]:
         setup = self.setup
         how: dict[str, Any] = {"sharing": setup.sharing, "estimators": setup.estimators, "alone": self._alone}
         if setup.answers is None:
             from ..scoring import score_heads
 
-            return score_heads(loaded, setup.probes, generate=setup.generate, progress=progress, **how), None
+            return score_heads(loaded, setup.probes, generate=setup.generate, progress=progress, **how), None, None
         from ..evaluating import evaluate
 
         answers = evaluate(loaded, setup.probes, **vars(setup.answers), progress=progress, **how)
         assert answers.scores is not None
-        return answers.scores, replace(answers, scores=None)
+        if setup.sft is None:
+            return answers.scores, replace(answers, scores=None), None
+        files = checkpoint.source if os.path.exists(checkpoint.source) else None
+        sft = sft_probe(loaded, setup.probes, recipe=setup.sft, before=answers, files=files, progress=progress)
+        return answers.scores, replace(answers, scores=None), sft
 
     def _load(self, checkpoint: Checkpoint) -> LoadedModel:
         setup, used = self.setup, self._loaded

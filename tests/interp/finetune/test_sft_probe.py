@@ -300,3 +300,35 @@ def make() -> Callable[..., hs.SftProbe]:
     from made_sft_probes import make_sft_probe
 
     return make_sft_probe
+
+
+def test_a_sweep_fine_tunes_every_checkpoint_and_goes_on(folder: Path, asked: ProbeSet, tmp_path: Path, caplog: Any) -> None:
+    """Swept at once, one after the other, or through what `sft_probe` gives: the same file."""
+    run = tmp_path / "run"
+    tokenizer = hs.load_model(folder).tokenizer
+    for step in (1, 2):
+        model = build_model("llama", seed=step, num_hidden_layers=2, vocab_size=300, bos_token_id=0, eos_token_id=0)
+        model.save_pretrained(run / f"checkpoint-{step}")
+        tokenizer.save_pretrained(run / f"checkpoint-{step}")
+    how: dict[str, Any] = {"answers": True, "sft": Recipe(**QUICK, method="full", seeds=(0,))}
+    tasks = asked[:2]
+    assert hs.sweep(run, tasks, tmp_path / "once.h5", **how).done == (1, 2)
+    assert validate(tmp_path / "once.h5") == []
+    assert hs.sweep(run / "checkpoint-1", tasks, tmp_path / "twice.h5", **how).done == (1,)
+    result = hs.sweep(run, tasks, tmp_path / "twice.h5", **how)
+    assert (result.done, result.skipped) == ((2,), (1,))
+    assert differences(tmp_path / "once.h5", tmp_path / "twice.h5") == []
+    alone = hs.sft_probe(run / "checkpoint-2", tasks, recipe=how["sft"])
+    there = hs.SftProbe.load(tmp_path / "once.h5", 2)
+    for name in ("score", "nll"):
+        np.testing.assert_array_equal(there.after[name], alone.after[name], "also in a module used before")
+    assert there.provenance["files_sha256"] == alone.provenance["files_sha256"]
+
+    with pytest.raises(hs.errors.SweepError, match="was scored with recipe="):
+        hs.sweep(run, tasks, tmp_path / "once.h5", **{**how, "sft": replace(how["sft"], lr=1e-4)})
+    assert not hs.sweep(run, tasks, tmp_path / "once.h5", answers=True).failed, "what is there stays"
+    assert (tmp_path / "once.h5").is_file() and len(hs.SftProbe.load(tmp_path / "once.h5")) == 2
+    with pytest.raises(RecipeError, match="the recipe trains on what is asked"):
+        hs.sweep(run, tasks, tmp_path / "no.h5", answers=True, sft=Recipe(**{**QUICK, "length": 700, "mix": {"ruler/niah_multikey_2": 1}}))
+    with pytest.raises(ArgumentError, match=r"sft=\.\.\. is for answers=True"):
+        hs.sweep(run, tasks, tmp_path / "no.h5", sft="small")
