@@ -47,7 +47,9 @@ def seed_noise(means: np.ndarray) -> SeedNoise:
     if n < 3 or np.isnan(means).any():
         return SeedNoise(np.nan, np.nan, np.nan)
     sd, free = float(np.std(means, ddof=1)), n - 1
-    return SeedNoise(sd, sd * float(np.sqrt(free / chi2.ppf(0.975, free))), sd * float(np.sqrt(free / chi2.ppf(0.025, free))))
+    return SeedNoise(
+        sd, sd * float(np.sqrt(free / chi2.ppf(0.975, free))), sd * float(np.sqrt(free / chi2.ppf(0.025, free)))
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,4 +170,3 @@ class SftProbe:
         from .store import read_sft_probe
 
         return read_sft_probe(path, checkpoint)
-

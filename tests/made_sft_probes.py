@@ -17,7 +17,10 @@ def make_sft_probe(step: int = 0, *, n_probes: int = 4, seeds: tuple[int, ...] =
     order = np.arange(len(seeds))
     base = make_answers(step, n_probes=n_probes, n_samples=0)
     after = {name: np.stack([each.said[name][:, 0] for each in said]) for name in SAID}
-    after |= {"nll": np.stack([each.nll for each in said]), "exact_match": np.stack([each.exact_match for each in said])}
+    after |= {
+        "nll": np.stack([each.nll for each in said]),
+        "exact_match": np.stack([each.exact_match for each in said]),
+    }
     fields: dict[str, Any] = {
         "model_id": f"toy/model-{step}",
         "seeds": seeds,

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class OneSeed:
-    """What came of one seed: name -> [N], as in `SftProbe.after`; loss float32 [steps]; name -> number, as in `cost`."""
+    """What came of a seed: name -> [N], as in `SftProbe.after`; loss float32 [steps]; name -> number, as in `cost`."""
 
     after: Mapping[str, np.ndarray]
     loss: np.ndarray

@@ -42,8 +42,8 @@ def check_disjoint(trained: Sequence[Probe], asked: Iterable[Probe], codec: Code
     """Raise RecipeError where anything that is trained on helps with what is asked by being the same.
 
     Told apart are: the seed (and with it the stream of random numbers and the text of haystacks); the task; the needle
-    and its value; the wording, by runs of RUN words in needles, question and answer; and the keys: words of questions, and of
-    right answers of SHORT words at most, that are no wording of their task.
+    and its value; the wording, by runs of RUN words in needles, question and answer; and the keys: words of questions,
+    and of right answers of SHORT words at most, that are no wording of their task.
     """
     asked, told = list(asked), Told.of(trained, codec)
     for probe in asked:

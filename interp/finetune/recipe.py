@@ -54,7 +54,9 @@ class Recipe:
         seeds = [*self.seeds] if isinstance(self.seeds, (list, tuple)) else [None]
         for name, choices in (("method", METHODS), ("schedule", SCHEDULES)):
             if getattr(self, name) not in choices:
-                raise RecipeError(f"{name} of a recipe must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+                raise RecipeError(
+                    f"{name} of a recipe must be one of {', '.join(choices)}, got {getattr(self, name)!r}"
+                )
         for name, least in (("steps", 1), ("sequences", 1), ("length", 1), ("warmup", 0), ("rank", 1), ("alpha", 1)):
             value = getattr(self, name)
             if type(value) is not int or value < least:
@@ -141,4 +143,3 @@ def _made(given: str | PathLike[str] | Mapping[str, Any]) -> Recipe:
         what = f"has {odd[0]!r}" if isinstance(given, Mapping) else f"is a {type(given).__name__}"
         raise RecipeError(f"the recipe {what}; give a mapping with some of {', '.join(names)}")
     return Recipe(**given)
-

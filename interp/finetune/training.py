@@ -81,7 +81,7 @@ def finetuned(
                 parameter.grad = None
         if not torch.equal(before, model(input_ids=ids, use_cache=False).logits):
             raise FinetuneError(
-                "the model's logits are not what they were before it was fine-tuned; load it anew, and please report this"
+                "the model's logits are not what they were before it was fine-tuned; load it anew, and report this"
             )
 
 
@@ -130,9 +130,7 @@ def _all_weights(model: Any, recipe: Recipe) -> Callable[[], None]:
     return put_back
 
 
-def _train(
-    model: Any, recipe: Recipe, probes: Sequence[Probe], end: int | None, progress: Progress | None
-) -> Trained:
+def _train(model: Any, recipe: Recipe, probes: Sequence[Probe], end: int | None, progress: Progress | None) -> Trained:
     start, device = time.monotonic(), model.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

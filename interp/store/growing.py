@@ -128,7 +128,15 @@ CHANGES: dict[str, Callable[..., None]] = {
 Packed = TypeVar("Packed", HeadScores, Answers, Ablation, SftProbe)
 
 
-_TABLES = ("per_probe", "probes", "said", "measured", "before", "after", "cost")  # fields that are dictionaries of arrays
+_TABLES = (
+    "per_probe",
+    "probes",
+    "said",
+    "measured",
+    "before",
+    "after",
+    "cost",
+)  # fields that are dictionaries of arrays
 
 
 def pack(found: HeadScores | Answers | Ablation | SftProbe) -> str:

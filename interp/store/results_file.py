@@ -189,9 +189,7 @@ def add_ablation(
         gate.change(partial, "ablate", pack(ablation), steps.index(step))
 
 
-def add_sft_probe(
-    path: str | PathLike[str], probe: SftProbe, checkpoint: int, *, timeout: float | None = None
-) -> None:
+def add_sft_probe(path: str | PathLike[str], probe: SftProbe, checkpoint: int, *, timeout: float | None = None) -> None:
     """Add an SFT probe to a checkpoint that has its scores, in place of any that it had.
 
     Waits like `append`. Raises StoreError, and leaves the file as it was, when it holds no such checkpoint, when its

@@ -23,8 +23,8 @@ def differences(a: str | PathLike[str], b: str | PathLike[str]) -> list[str]:
     """What differs between two results files, one sentence each; an empty list when they say the same.
 
     Compared are all groups, datasets, shapes, types, dimensions, attributes and every value bit for bit (NaN too). Left
-    out is only when, how dear and where: the names in WHEN and COST, and of the provenance JSON the entries of `environment.describe()`
-    (host, versions, commit), which tell of a machine and not of scores.
+    out is only when, where and at what cost: the names in WHEN and COST, and of the provenance JSON the entries of
+    `environment.describe()` (host, versions, commit), which tell of a machine and not of scores.
 
     Raises StoreError when one cannot be read.
     """

@@ -32,8 +32,8 @@ class Setup:
     tokenizer: for every checkpoint; None: each one's own. spare: for checkpoints without one. threads: torch's, the
     same in every worker, because the order of a sum depends on them. alone: as in `score_heads`, from the checkpoints
     that have their scores; None where there are none, and each worker's first checkpoint decides. answers: how many are
-    drawn and how, as in `evaluate`; None where the model is not asked. sft: how it is fine-tuned before it is asked again;
-    None where it is not.
+    drawn and how, as in `evaluate`; None where the model is not asked. sft: how it is fine-tuned before it is asked
+    again; None where it is not.
     """
 
     probes: ProbeSet

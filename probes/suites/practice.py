@@ -26,7 +26,14 @@ WHO = ("A miller", "The old tinker", "Two sisters", "A lame mule", "The night gu
 DID = ("carried", "hid", "mended", "stole", "traded", "buried", "washed", "painted", "counted", "lost")
 WHAT = ("a cracked drum", "six loaves", "the iron gate", "a bag of salt", "the wet ropes", "a torn sail", "nine eggs")
 WHERE = ("behind the dairy", "at low tide", "before the feast", "under the stairs", "in deep snow", "near the mint")
-THEN = ("and nobody asked", "until the rain came", "for a single coin", "and laughed", "without a sound", "twice a week")
+THEN = (
+    "and nobody asked",
+    "until the rain came",
+    "for a single coin",
+    "and laughed",
+    "without a sound",
+    "twice a week",
+)
 
 
 def lockers(draw: Draw) -> Growing:

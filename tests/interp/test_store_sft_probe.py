@@ -83,7 +83,10 @@ def test_others_are_refused_and_one_alone_is_replaced(run: Path) -> None:
 def test_xarray_opens_it(run: Path) -> None:
     found = hs.open(run, group="sft_probe")
     assert found.score.dims == ("checkpoint", "sft_seed", "sft_item") and found.loss.dims[-1] == "sft_step"
-    assert found.text.sel(checkpoint=1000, sft_seed=1, sft_item="item-0").item() == make_sft_probe(1000).after["text"][1, 0]
+    assert (
+        found.text.sel(checkpoint=1000, sft_seed=1, sft_item="item-0").item()
+        == make_sft_probe(1000).after["text"][1, 0]
+    )
     assert np.isnan(found.score.sel(checkpoint=0)).all() and (found.exact_match.sel(checkpoint=0) == -1).all()
     netcdf = pytest.importorskip("netCDF4")
     with netcdf.Dataset(run) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,23 @@ import torch
 
 import headscope as hs
 from headscope.errors import ArgumentError, FinetuneError, RecipeError, StoreError
-from headscope.interp.finetune import RECIPES, Recipe, check_disjoint, finetuned, lessons, probing, read_recipe, training
+from headscope.interp.finetune import (
+    RECIPES,
+    Recipe,
+    check_disjoint,
+    finetuned,
+    lessons,
+    probing,
+    read_recipe,
+    training,
+)
 from headscope.interp.model import LoadedModel
 from headscope.interp.report import sft_notes, sft_table
 from headscope.interp.store import find_answers, read_scores, validate
 from headscope.interp.sweep.same import differences
 from headscope.probes import Codec, ProbeSet, build
-from headscope.probes.words import ADJECTIVES, FIRST, LAST, MORE_WORDS, NOUNS
 from headscope.probes.suites import practice
+from headscope.probes.words import ADJECTIVES, FIRST, LAST, MORE_WORDS, NOUNS
 from tiny_bpe import tiny_bpe
 from tiny_models import build as build_model
 
@@ -206,7 +216,9 @@ def test_a_small_model_learns_to_copy() -> None:
     assert np.mean(np.array(said) == np.arange(4, 32)) > 0.8
 
 
-def test_the_whole_path_and_a_kill_between_seeds(folder: Path, asked: ProbeSet, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_whole_path_and_a_kill_between_seeds(
+    folder: Path, asked: ProbeSet, tmp_path: Path, monkeypatch: Any
+) -> None:
     how: dict[str, Any] = {"recipe": QUICK, "seeds": 2, "checkpoint": 7}
     on_disk = {path.name: path.read_bytes() for path in folder.iterdir()}
     found = hs.sft_probe(folder, asked, output=tmp_path / "whole.h5", **how)
@@ -265,10 +277,16 @@ def test_what_cannot_be_trained_is_one_line(loaded: LoadedModel, asked: ProbeSet
     with pytest.raises(ArgumentError, match="before holds answers to other probes"):
         said = hs.evaluate(loaded, asked[:1], heads=False)
         hs.sft_probe(loaded, asked, recipe=recipe, before=said)
-    with pytest.raises(ArgumentError, match="a Linear cannot be fine-tuned here"), finetuned(torch.nn.Linear(2, 2), recipe, 0, [], 0):
+    with (
+        pytest.raises(ArgumentError, match="a Linear cannot be fine-tuned here"),
+        finetuned(torch.nn.Linear(2, 2), recipe, 0, [], 0),
+    ):
         pass
     loaded.model.peft_config = {}
-    with pytest.raises(ArgumentError, match="has an adapter already; merge it first"), finetuned(loaded.model, recipe, 0, [], 0):
+    with (
+        pytest.raises(ArgumentError, match="has an adapter already; merge it first"),
+        finetuned(loaded.model, recipe, 0, [], 0),
+    ):
         pass
     monkeypatch.setitem(__import__("sys").modules, "peft", None)
     with pytest.raises(hs.errors.MissingPackageError, match=r"pip install 'headscope\[sft\]'"):
@@ -288,7 +306,7 @@ def test_the_table_says_how_far_seeds_are_apart(make: Callable[..., hs.SftProbe]
     else:
         assert rows[0]["seed_sd"] == pytest.approx(np.std(rows[0]["seeds"], ddof=1))
         assert rows[0]["sd_low"] < rows[0]["seed_sd"] < rows[0]["sd_high"]
-    console = Console(width=140, record=True, file=open("/dev/null", "w"))
+    console = Console(width=140, record=True, file=StringIO())
     console.print(sft_table(found))
     text = console.export_text()
     assert "one" in text and ("SD (95 %)" in text) == (seeds > 2)
@@ -302,7 +320,9 @@ def make() -> Callable[..., hs.SftProbe]:
     return make_sft_probe
 
 
-def test_a_sweep_fine_tunes_every_checkpoint_and_goes_on(folder: Path, asked: ProbeSet, tmp_path: Path, caplog: Any) -> None:
+def test_a_sweep_fine_tunes_every_checkpoint_and_goes_on(
+    folder: Path, asked: ProbeSet, tmp_path: Path, caplog: Any
+) -> None:
     """Swept at once, one after the other, or through what `sft_probe` gives: the same file."""
     run = tmp_path / "run"
     tokenizer = hs.load_model(folder).tokenizer
@@ -329,6 +349,12 @@ def test_a_sweep_fine_tunes_every_checkpoint_and_goes_on(folder: Path, asked: Pr
     assert not hs.sweep(run, tasks, tmp_path / "once.h5", answers=True).failed, "what is there stays"
     assert (tmp_path / "once.h5").is_file() and len(hs.SftProbe.load(tmp_path / "once.h5")) == 2
     with pytest.raises(RecipeError, match="the recipe trains on what is asked"):
-        hs.sweep(run, tasks, tmp_path / "no.h5", answers=True, sft=Recipe(**{**QUICK, "length": 700, "mix": {"ruler/niah_multikey_2": 1}}))
+        hs.sweep(
+            run,
+            tasks,
+            tmp_path / "no.h5",
+            answers=True,
+            sft=Recipe(**{**QUICK, "length": 700, "mix": {"ruler/niah_multikey_2": 1}}),
+        )
     with pytest.raises(ArgumentError, match=r"sft=\.\.\. is for answers=True"):
         hs.sweep(run, tasks, tmp_path / "no.h5", sft="small")
