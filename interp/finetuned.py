@@ -87,14 +87,14 @@ class SftProbe:
             given = getattr(self, name)
             if missing := [each for each in known if each not in given]:
                 raise ArgumentError(f"{name} lacks {', '.join(missing)}; it needs {', '.join(known)}")
-            table = {each: np.asarray(given[each], dtype) for each, dtype in known.items()}
+            table: dict[str, np.ndarray] = {each: np.asarray(given[each], dtype) for each, dtype in known.items()}
             if odd := [each for each, values in table.items() if values.shape != shape]:
                 raise ArgumentError(f"{name}[{odd[0]!r}] must have the shape {shape}, got {table[odd[0]].shape}")
             put(self, name, table)
         loss = np.asarray(self.loss, np.float32)
         if loss.ndim != 2 or len(loss) != s:
             raise ArgumentError(f"loss must have the shape ({s}, steps), got {loss.shape}")
-        if odd := [name for name in COLUMNS if np.shape(self.probes.get(name)) != (n,)]:
+        if odd := [name for name in COLUMNS if np.shape(self.probes.get(name, 0)) != (n,)]:
             raise ArgumentError(f"probes: {', '.join(odd)} must have one value for each of {n} probes")
         put(self, "loss", loss)
         put(self, "seeds", tuple(int(seed) for seed in self.seeds))

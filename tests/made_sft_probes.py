@@ -1,14 +1,40 @@
-"""SFT probes made by arithmetic, without a model: the same in every process and for ever, as a golden file needs."""
+"""SFT probes made by arithmetic, the same in every process and for ever; and a tiny model that can be fine-tuned."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from headscope.interp.finetuned import AFTER, BEFORE, COST, SftProbe
 from headscope.interp.tasks import SAID
+from headscope.probes import ProbeSet, build
 from made_answers import make_answers
 
 STEPS = 5
+TEXT = "Locker opens with . What opens locker? One of the special magic numbers for is : 0123456789 - " * 3
+QUICK: dict[str, Any] = {"steps": 2, "sequences": 2, "length": 224, "rank": 2, "mix": {"practice/lockers": 1}}
+"""A recipe of two steps."""
+
+
+def make_writer(folder: Path, *, seed: int = 0) -> Path:
+    """A random model of two layers on disk, with a tokenizer that can write any text."""
+    from tiny_bpe import tiny_bpe
+    from tiny_models import build as build_model
+
+    tokenizer = tiny_bpe(TEXT, 300)
+    tokenizer.eos_token = "<s>"
+    shape = {"num_hidden_layers": 2, "vocab_size": 300, "bos_token_id": 0, "eos_token_id": 0}
+    build_model("llama", seed=seed, **shape).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def ask(tokenizer: Any) -> ProbeSet:
+    """Three of RULER's, answered in four tokens."""
+    built = build("ruler", tokenizer, tasks=["niah_multikey_2"], lengths=[448], items=3)
+    short = (replace(probe, task=replace(probe.task, max_new_tokens=4)) for probe in built if probe.task)
+    return ProbeSet(tuple(short), "asked")
 
 
 def make_sft_probe(step: int = 0, *, n_probes: int = 4, seeds: tuple[int, ...] = (0, 1), **changes: Any) -> SftProbe:

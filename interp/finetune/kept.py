@@ -47,7 +47,7 @@ class Kept:
             told = json.loads(path.read_text(encoding="utf-8"))
             if told["key"] != self.key:
                 return None
-            after = {name: np.array(told["after"][name], dtype) for name, dtype in AFTER.items()}
+            after: dict[str, np.ndarray] = {name: np.array(told["after"][name], dtype) for name, dtype in AFTER.items()}
             found = OneSeed(after, np.array(told["loss"], np.float32), {name: told["cost"][name] for name in COST})
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None

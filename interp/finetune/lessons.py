@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import LengthTooShort
 from ...printable import printable
 from ...probes import Codec, Probe, build
 from .recipe import Recipe, RecipeError
@@ -31,9 +32,11 @@ def lessons(recipe: Recipe, seed: int, tokenizer: Any, *, chat: bool = False) ->
     found: list[Probe] = []
     for task, n in recipe.counts().items():
         suite, _, name = task.partition("/")
-        found += build(
-            suite, tokenizer, tasks=[name], lengths=[recipe.length], items=n, seed=SEEDS_FROM + seed, chat=chat
-        )
+        how: dict[str, Any] = {"lengths": [recipe.length], "items": n, "seed": SEEDS_FROM + seed, "chat": chat}
+        try:
+            found += build(suite, tokenizer, tasks=[name], **how)
+        except LengthTooShort as error:
+            raise RecipeError(f"the recipe has length {recipe.length}, and {task} needs more: {error}") from error
     order = np.random.default_rng([SEEDS_FROM, seed]).permutation(len(found))
     return [found[i] for i in order]
 

@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -105,7 +106,9 @@ def _adapter(model: Any, recipe: Recipe) -> Callable[[], None]:
     settings = peft.LoraConfig(
         r=recipe.rank, lora_alpha=recipe.alpha, target_modules="all-linear", lora_dropout=0.0, task_type="CAUSAL_LM"
     )
-    wrapped = peft.get_peft_model(model, settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of transformers, at what peft calls
+        wrapped = peft.get_peft_model(model, settings)
 
     def take_off() -> None:
         wrapped.unload()
@@ -144,7 +147,7 @@ def _train(model: Any, recipe: Recipe, probes: Sequence[Probe], end: int | None,
         for probe in probes[step * recipe.sequences : (step + 1) * recipe.sequences]:
             ids = [*probe.input_ids.tolist(), *([] if end is None else [end])]
             part = answer_loss(model, torch.tensor([ids], device=device), probe.prompt_len)
-            (part / recipe.sequences).backward()  # type: ignore[no-untyped-call]
+            (part / recipe.sequences).backward()
             parts.append(part.item())
             tokens, answer_tokens = tokens + len(ids) - 1, answer_tokens + len(ids) - probe.prompt_len
         loss[step] = np.mean(parts)

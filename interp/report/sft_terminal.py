@@ -15,23 +15,25 @@ if TYPE_CHECKING:
 
 
 def sft_table(found: SftProbe) -> Table:
-    """A row for every task and length: score before and after, its change with the standard error over items, and how
-    far seeds are apart; exact match and NLL (of the right answer, teacher-forced) before and after beside it."""
+    """A row for every task and length (which is shown where there are several): score before and after, the standard
+    error of its change over items, and how far seeds are apart; exact match and NLL of the right answer before and
+    after beside it."""
     score = found.by_task().to_dict("records")
     exact, nll = (found.by_task(measure).to_dict("records") for measure in ("exact_match", "nll"))
     table = plain_table()
     table.add_column("task", min_width=4)
     three = len(found.seeds) > 2
     spread = "seeds' SD (95 %)" if three else "seeds"
-    for name in ("length", "n", "before", "after", "change", "+-", spread, "exact", "NLL"):
+    several = len({of["length"] for of in score}) > 1
+    for name in (*(["length"] if several else []), "n", "before", "after", "+-", spread, "exact", "NLL"):
         table.add_column(name, justify="right", min_width=len(name))
     for of, matched, cost in zip(score, exact, nll, strict=True):
         apart = f"{of['seed_sd']:.3f} ({of['sd_low']:.3f} to {of['sd_high']:.3f})" if three else _each(of["seeds"])
         table.add_row(
-            *(printable(of["task"], 60), human_length(int(of["length"])), str(of["n"])),
-            *(_number(of[name]) for name in ("before", "after")),
-            *(_number(of["change"], "+"), _number(of["stderr"]), apart),
-            *(f"{_number(row['before'])} > {_number(row['after'])}" for row in (matched, cost)),
+            *(printable(of["task"], 60), *([human_length(int(of["length"]))] if several else []), str(of["n"])),
+            *(_number(of[name]) for name in ("before", "after", "stderr")),
+            apart,
+            *(f"{_number(row['before'])}>{_number(row['after'])}" for row in (matched, cost)),
         )
     return table
 
@@ -59,5 +61,5 @@ def _each(means: tuple[float, ...]) -> str:
     return " ".join(map(_number, means))
 
 
-def _number(value: float, sign: str = "") -> str:
-    return f"{value:{sign}.2f}" if value == value else "-"
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value == value else "-"

@@ -126,8 +126,8 @@ def gauges(draw: Draw) -> Growing:
         hay = draw.text.sentences(n)
         parts = []
         for gap in range(n + 1):
-            for i in np.flatnonzero((places * (n + 1)).astype(int) == gap):
-                parts.append(Piece(needles[i], *(("needle", int(i)) if i < n_asked else ("distractor", 0))))
+            for i in np.flatnonzero((places * (n + 1)).astype(int) == gap).tolist():
+                parts.append(Piece(needles[i], *(("needle", i) if i < n_asked else ("distractor", 0))))
             parts += [Piece(sentence) for sentence in hay[gap : gap + 1]]
         listed = ", ".join(keys[: n_asked - 1]) + f" and {keys[n_asked - 1]}"
         answer: list[Copied | str] = []

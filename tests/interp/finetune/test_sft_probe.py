@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -32,22 +31,13 @@ from headscope.interp.sweep.same import differences
 from headscope.probes import Codec, ProbeSet, build
 from headscope.probes.suites import practice
 from headscope.probes.words import ADJECTIVES, FIRST, LAST, MORE_WORDS, NOUNS
-from tiny_bpe import tiny_bpe
+from made_sft_probes import QUICK, ask, make_sft_probe, make_writer
 from tiny_models import build as build_model
-
-TEXT = "Locker opens with . What opens locker? One of the special magic numbers for is : 0123456789 - " * 3
-QUICK: dict[str, Any] = {"steps": 2, "sequences": 2, "length": 224, "rank": 2, "mix": {"practice/lockers": 1}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of two layers that can write any text, on disk."""
-    path = tmp_path_factory.mktemp("model")
-    tokenizer = tiny_bpe(TEXT, 300)
-    tokenizer.eos_token = "<s>"
-    build_model("llama", num_hidden_layers=2, vocab_size=300, bos_token_id=0, eos_token_id=0).save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+    return make_writer(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
@@ -57,9 +47,7 @@ def loaded(folder: Path) -> LoadedModel:
 
 @pytest.fixture(scope="module")
 def asked(folder: Path) -> ProbeSet:
-    """Three of RULER's, with answers of a few tokens."""
-    built = build("ruler", hs.load_model(folder).tokenizer, tasks=["niah_multikey_2"], lengths=[448], items=3)
-    return ProbeSet(tuple(replace(p, task=replace(p.task, max_new_tokens=4)) for p in built), "asked")  # type: ignore[type-var]
+    return ask(hs.load_model(folder).tokenizer)
 
 
 def test_a_recipe_is_data_and_its_hash_is_what_is_trained() -> None:
@@ -294,10 +282,10 @@ def test_what_cannot_be_trained_is_one_line(loaded: LoadedModel, asked: ProbeSet
 
 
 @pytest.mark.parametrize(("seeds", "told"), [(1, "one seed says"), (2, "two seeds tell a range"), (3, "recipe")])
-def test_the_table_says_how_far_seeds_are_apart(make: Callable[..., hs.SftProbe], seeds: int, told: str) -> None:
+def test_the_table_says_how_far_seeds_are_apart(seeds: int, told: str) -> None:
     from rich.console import Console
 
-    found = make(seeds=tuple(range(seeds)))
+    found = make_sft_probe(seeds=tuple(range(seeds)))
     rows = found.by_task().to_dict("records")
     assert [row["task"] for row in rows] == ["one", "one", "two", "two"], "two lengths each"
     np.testing.assert_allclose(rows[0]["seeds"], found.after["score"][:, 0])
@@ -313,23 +301,11 @@ def test_the_table_says_how_far_seeds_are_apart(make: Callable[..., hs.SftProbe]
     assert told in " ".join(sft_notes(found))
 
 
-@pytest.fixture
-def make() -> Callable[..., hs.SftProbe]:
-    from made_sft_probes import make_sft_probe
-
-    return make_sft_probe
-
-
-def test_a_sweep_fine_tunes_every_checkpoint_and_goes_on(
-    folder: Path, asked: ProbeSet, tmp_path: Path, caplog: Any
-) -> None:
+def test_a_sweep_fine_tunes_every_checkpoint_and_goes_on(asked: ProbeSet, tmp_path: Path) -> None:
     """Swept at once, one after the other, or through what `sft_probe` gives: the same file."""
     run = tmp_path / "run"
-    tokenizer = hs.load_model(folder).tokenizer
     for step in (1, 2):
-        model = build_model("llama", seed=step, num_hidden_layers=2, vocab_size=300, bos_token_id=0, eos_token_id=0)
-        model.save_pretrained(run / f"checkpoint-{step}")
-        tokenizer.save_pretrained(run / f"checkpoint-{step}")
+        make_writer(run / f"checkpoint-{step}", seed=step)
     how: dict[str, Any] = {"answers": True, "sft": Recipe(**QUICK, method="full", seeds=(0,))}
     tasks = asked[:2]
     assert hs.sweep(run, tasks, tmp_path / "once.h5", **how).done == (1, 2)
