@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import LengthTooShort
 from ...printable import printable
-from ...probes import Codec, Probe, build
+from ...probes import Codec, Probe, ProbeError, build
 from .recipe import Recipe, RecipeError
 
 SEEDS_FROM = 1_000_000_000  # seeds of what is trained on begin here, and those of what is asked below
@@ -27,7 +26,7 @@ def lessons(recipe: Recipe, seed: int, tokenizer: Any, *, chat: bool = False) ->
 
     chat: in the tokenizer's chat template.
 
-    Raises RecipeError where a task does not fit into the recipe's length, and ProbeError.
+    Raises RecipeError where a task cannot be written with this tokenizer, or not in so many tokens.
     """
     found: list[Probe] = []
     for task, n in recipe.counts().items():
@@ -35,8 +34,8 @@ def lessons(recipe: Recipe, seed: int, tokenizer: Any, *, chat: bool = False) ->
         how: dict[str, Any] = {"lengths": [recipe.length], "items": n, "seed": SEEDS_FROM + seed, "chat": chat}
         try:
             found += build(suite, tokenizer, tasks=[name], **how)
-        except LengthTooShort as error:
-            raise RecipeError(f"the recipe has length {recipe.length}, and {task} needs more: {error}") from error
+        except ProbeError as error:
+            raise RecipeError(f"the recipe's {task} of length {recipe.length} cannot be written: {error}") from error
     order = np.random.default_rng([SEEDS_FROM, seed]).permutation(len(found))
     return [found[i] for i in order]
 
