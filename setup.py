@@ -39,6 +39,7 @@ def version() -> str:
 extras = {
     "gguf": ["gguf>=0.17", "accelerate>=1.1"],
     "lens": ["transformer-lens>=4"],
+    "sft": ["peft>=0.17", "accelerate>=1.1"],
     "parquet": ["pyarrow>=17"],
     "triton": ['triton>=3.6; sys_platform == "linux"'],
     "netcdf4": ["netCDF4>=1.7"],
@@ -47,8 +48,8 @@ extras = {
 extras["all"] = sorted({requirement for group in extras.values() for requirement in group})
 extras["test"] = [
     *(extras["gguf"] + extras["lens"] + extras["parquet"] + extras["netcdf4"] + extras["triton"] + extras["ray"]),
+    *extras["sft"],
     "hypothesis>=6.130",
-    "peft>=0.17",
     "pytest>=8.4",
     "pytest-timeout>=2.3",
     "pytest-xdist>=3.7",

@@ -23,6 +23,7 @@ __all__ = [
     "HeadScores",
     "KeyTokens",
     "Perplexity",
+    "SftProbe",
     "__version__",
     "ablate",
     "agree",
@@ -43,6 +44,7 @@ __all__ = [
     "probes",
     "read_scores",
     "score_heads",
+    "sft_probe",
     "sweep",
 ]
 
@@ -60,6 +62,8 @@ if TYPE_CHECKING:
     from .interp.copying import CopyProfile, copy_profile
     from .interp.estimators import Estimator, estimator
     from .interp.evaluating import evaluate
+    from .interp.finetune import sft_probe
+    from .interp.finetuned import SftProbe
     from .interp.model import load_model
     from .interp.monitor import HeadMonitor
     from .interp.perplexity import KeyTokens, Perplexity, find_key_tokens, perplexity
@@ -87,6 +91,7 @@ else:
         "HeadScores": ".interp.results",
         "KeyTokens": ".interp.perplexity",
         "Perplexity": ".interp.perplexity",
+        "SftProbe": ".interp.finetuned",
         "ablate": ".interp.causal",
         "agree": ".interp.analysis",
         "compare": ".interp.analysis",
@@ -101,6 +106,7 @@ else:
         "perplexity": ".interp.perplexity",
         "read_scores": ".interp.store",
         "score_heads": ".interp.scoring",
+        "sft_probe": ".interp.finetune",
         "sweep": ".interp.sweep",
     }
 

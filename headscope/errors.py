@@ -17,6 +17,8 @@ ModelError            a model, its weights or its tokenizer cannot be loaded    
 CaptureError          a model's attention cannot be followed exactly                                  (ValueError)
 DoesNotFitError       a probe that has to run alone does not fit into memory                          (ValueError)
 AblationError         a change of heads that did not do what it says                                (RuntimeError)
+FinetuneError         a fine-tune broke off, or left a model that is not what it was                (RuntimeError)
+RecipeError           a recipe cannot be read, or trains on what is asked afterwards                  (ValueError)
 UnknownEstimatorError scores were asked for an estimator that was not computed             (ValueError, KeyError)
 LengthError           a text is no context length, such as 4k                                         (ValueError)
 StoreError            a results file cannot be read, or does not take what should be written          (ValueError)
@@ -88,6 +90,7 @@ __all__ = [
     "DownstreamError",
     "DuplicateId",
     "EmptyAnswer",
+    "FinetuneError",
     "HashMismatch",
     "HaystackTooShort",
     "HeadListError",
@@ -105,6 +108,7 @@ __all__ = [
     "PoolTooSmall",
     "ProbeError",
     "ProbeFileError",
+    "RecipeError",
     "SpanNotFound",
     "StoreError",
     "SweepError",
@@ -119,6 +123,7 @@ if TYPE_CHECKING:
     from .interp.analysis import DownstreamError, HeadListError
     from .interp.causal import AblationError
     from .interp.engine import DoesNotFitError
+    from .interp.finetune import FinetuneError, RecipeError
     from .interp.lengths import LengthError
     from .interp.model import CaptureError, ModelError
     from .interp.packages import MissingPackageError
@@ -154,12 +159,14 @@ else:
         "CheckpointError": ".interp.sweep",
         "DoesNotFitError": ".interp.engine",
         "DownstreamError": ".interp.analysis",
+        "FinetuneError": ".interp.finetune",
         "HeadListError": ".interp.analysis",
         "KernelError": ".kernels.errors",
         "KeyTokenError": ".interp.perplexity",
         "LengthError": ".interp.lengths",
         "MissingPackageError": ".interp.packages",
         "ModelError": ".interp.model",
+        "RecipeError": ".interp.finetune",
         "StoreError": ".interp.store",
         "SweepError": ".interp.sweep",
         "UnknownEstimatorError": ".interp.results",

@@ -24,7 +24,7 @@ from .evidence import ProbeEvidence
 from .model import LoadedModel, load_model
 from .results import HeadScores
 from .scoring import Ready, prepare, tell_not_copyable, tell_not_finite
-from .store import StoreError, check_takes, find_answers, read_scores, rescue, runs_alone
+from .store import Beside, StoreError, check_takes, find_beside, read_scores, rescue, runs_alone
 from .tasks import SAID, Answers, Drawing, judge
 from .unfinished import Unfinished, left_behind
 
@@ -162,7 +162,7 @@ def with_task(probe: Probe, codec: Codec) -> Probe:
 
 def _saved(output: str | PathLike[str], checkpoint: int, kept: Unfinished, how: dict[str, Any]) -> Answers | None:
     """What the same call wrote, which was killed before it cleared away."""
-    found = find_answers(output, checkpoint) if kept.matches else None
+    found = find_beside(output, checkpoint).answers if kept.matches else None
     if found is None or found.probe_set_hash != kept.key["probes"]:
         return None
     made = {name: found.provenance.get(name) for name in ("weights_sha256", *how)}
@@ -265,4 +265,4 @@ def _save(answers: Answers, output: str | PathLike[str], checkpoint: int, tokens
     except (Exception, KeyboardInterrupt) as error:
         if answers.scores is None:
             raise
-        raise rescue(answers.scores, output, checkpoint, tokens_seen, error, answers=answers) from error
+        raise rescue(answers.scores, output, checkpoint, tokens_seen, error, more=Beside(answers=answers)) from error

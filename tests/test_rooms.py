@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parents[1]
 ORDER = (
     *("headscope.printable", "headscope.errors", "kernels", "probes"),
     *(f"interp.{name}" for name in ("packages", "lengths", "checkpoint_names", "environment", "levels")),
-    *("interp.evidence", "interp.results", "interp.ablation", "interp.tasks"),
+    *("interp.evidence", "interp.results", "interp.ablation", "interp.tasks", "interp.finetuned"),
     *(f"interp.{name}" for name in ("model", "estimators", "engine", "perplexity", "store", "analysis", "scoring")),
-    *(f"interp.{name}" for name in ("unfinished", "evaluating", "copying", "causal")),
+    *(f"interp.{name}" for name in ("unfinished", "evaluating", "finetune", "copying", "causal")),
     *("interp.sweep", "interp.monitor", "interp.report", "headscope"),
 )
 # Methods of data that the public contract puts there: imported inside the function, and nowhere else.
@@ -28,6 +28,8 @@ FACADES = {
     ("interp.ablation", "interp.store", "load"),
     ("interp.tasks.answers", "interp.store", "save"),
     ("interp.tasks.answers", "interp.store", "load"),
+    ("interp.finetuned", "interp.store", "save"),
+    ("interp.finetuned", "interp.store", "load"),
     ("probes.probe", "probes.from_text", "from_text"),
     ("interp.perplexity.result", "interp.store", "save"),
     ("interp.perplexity.result", "interp.store", "load"),

@@ -19,7 +19,7 @@ except MissingPackageError as error:
 import typer
 
 from .. import __version__
-from . import ablate, copying, evaluate, files, perplexity, probes, sweep
+from . import ablate, copying, evaluate, files, perplexity, probes, sft, sweep
 from .agree import agree
 from .best import best
 from .compare import compare
@@ -39,6 +39,7 @@ app.command()(score)
 app.command()(evaluate.evaluate)
 app.command()(evaluate.answers)
 app.command()(ablate.ablate)
+app.command()(sft.sft_probe)
 app.command(cls=sweep.WithRay)(sweep.sweep)
 app.command()(sweep.merge)
 app.command()(copying.copy_profile)
@@ -63,6 +64,7 @@ def front(
     headscope score ./my-model -o run.h5 --figures figures    which heads retrieve, in a few minutes
     headscope evaluate ./my-model --tasks ruler -o run.h5     what the model answers, and which heads found it
     headscope ablate run.h5 --model ./my-model                do its heads matter? beside random others
+    headscope sft-probe ./my-model -o run.h5                  what it answers after a light fine-tune
     headscope sweep run/checkpoint-* -o run.h5                every checkpoint of a training run
     headscope probes list                                     what can be asked
     headscope probes show grid --tokenizer ./my-model         one probe, its needle highlighted

@@ -149,12 +149,12 @@ def ablate(
 
 def save(found: Ablation, file: Path, step: int, scores: HeadScores) -> None:
     """Into the file; where that fails or is interrupted, elsewhere with the scores, and the error says where."""
-    from ..interp.store import rescue
+    from ..interp.store import Beside, rescue
 
     try:
         found.save(file, checkpoint=step)
     except (Exception, KeyboardInterrupt) as error:
-        raise rescue(scores, file, step, None, error, ablation=found) from error
+        raise rescue(scores, file, step, None, error, more=Beside(ablation=found)) from error
 
 
 def read_top(text: str | None) -> list[int] | None:

@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 
 TEXTS = "Texts"
 _ADDRESS = re.compile(r"auto|local|ray://\S+|[\w.-]+:\d+")
+_RECIPE = re.compile(r"default|small|\S*\.json")
+_ALONE = {"--ray": (_ADDRESS, "local"), "--sft-probe": (_RECIPE, "default")}
 
 
 class WithRay(TyperCommand):
-    """`--ray` takes an address or none; what follows it is an address only when it looks like one."""
+    """`--ray` takes an address or none, `--sft-probe` a recipe or none; what follows is one only when it looks so."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         following = [*args[1:], ""]
         args = [
-            "--ray=local" if arg == "--ray" and not _ADDRESS.fullmatch(after) else arg
+            f"{arg}={_ALONE[arg][1]}" if arg in _ALONE and not _ALONE[arg][0].fullmatch(after) else arg
             for arg, after in zip(args, following, strict=True)
         ]
         return list(super().parse_args(ctx, args))
@@ -79,6 +81,13 @@ def sweep(
         Path | None,
         typer.Option(metavar="FILE.json", help="A frozen set of key tokens: also LongPPL.", rich_help_panel=TEXTS),
     ] = None,
+    sft_probe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[RECIPE]",
+            help="With --tasks: also fine-tune every checkpoint (default, small or a .json file) and ask again.",
+        ),
+    ] = None,
     table: Annotated[
         Path | None,
         typer.Option(metavar="FILE.csv", help="Columns checkpoint,step,tokens_seen,stage, where names do not tell."),
@@ -122,6 +131,7 @@ def sweep(
     headscope sweep run/ --probes grid --lengths 1k,2k,4k --depths 11 -o run.h5
     headscope sweep run/ --tasks ruler,mrcr --lengths 4k,8k -o run.h5     heads and answers of the same contexts
     headscope sweep run/ --perplexity-text books/ --perplexity-lengths 4k,32k -o run.h5
+    headscope sweep run/ --tasks vt,mrcr_2 --lengths 512 --sft-probe -o run.h5     and again once fine-tuned
     headscope sweep run/ --table steps.csv -o run.h5      steps from a CSV
     headscope sweep run-8k/ run-32k/ -o run.h5            runs that follow each other, in this order
     headscope sweep run/ --ray -o run.h5                  one worker a GPU
@@ -136,6 +146,8 @@ def sweep(
             raise options.bad(
                 "--samples" if samples else "--temperature", "is for --tasks, which names what is answered"
             )
+        if sft_probe is not None:
+            raise options.bad("--sft-probe", "is for --tasks, which names what is asked before and after")
         source, recipe = built.source(probes), None if options.is_saved(probes) else built.recipe(probes)
     else:
         if probes != "heads":
@@ -148,15 +160,28 @@ def sweep(
     share = read_part(only)
     if ray is not None and not _ADDRESS.fullmatch(ray):
         raise options.bad("--ray", f"got {ray!r}; give nothing, auto, host:port or ray://host:port")
+    from ..interp.finetune import read_recipe
     from ..interp.sweep import Options, ProbeSource, find_checkpoints, run_sweep, stage_lines
     from ..interp.tasks import Drawing
 
     texts, keys = texts_of(text, text_lengths, key_tokens)
     drawing = None if tasks is None else Drawing(samples, temperature, built.seed)
+    tuned = None if sft_probe is None else read_recipe(sft_probe)
     found = find_checkpoints(checkpoints, table)
     terminal.echo("\n".join([headline(found), *(f"  {line}" for line in stage_lines(found))]))
     chosen = Options(
-        sharing.value, generate, wanted, tokenizer, dtype, device, trust_remote_code, allow_pickle, drawing, texts, keys
+        sharing.value,
+        generate,
+        wanted,
+        tokenizer,
+        dtype,
+        device,
+        trust_remote_code,
+        allow_pickle,
+        drawing,
+        texts,
+        keys,
+        tuned,
     )
     try:
         with reporting() as (progress, told):

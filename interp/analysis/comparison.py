@@ -159,13 +159,8 @@ def compare(
     runs = [_read(source, estimator) for source in (a, b)]
     _check_probes(a, b, *runs)
     common = [int(step) for step in np.intersect1d(runs[0].steps, runs[1].steps)]
-    same_file = (
-        all(isinstance(each, str | PathLike) for each in (a, b))
-        and Path(fspath(a)).resolve()
-        == Path(  # type: ignore[arg-type]
-            fspath(b)  # type: ignore[arg-type]
-        ).resolve()
-    )
+    files = [Path(fspath(each)).resolve() for each in (a, b) if isinstance(each, str | PathLike)]
+    same_file = len(files) == 2 and files[0] == files[1]
     chosen = (checkpoint, with_checkpoint)
     if chosen == (None, None) and not same_file:
         steps = (common[-1], common[-1]) if common else (int(runs[0].steps[-1]), int(runs[1].steps[-1]))
@@ -315,8 +310,8 @@ def _heads(pair: Trajectory, estimator: str, top: int, level: float) -> HeadComp
 
 def _between(matrix: Interval) -> Interval:
     """Of the two views against each other."""
-    ends = (float(each[0, 1]) for each in (matrix.estimate, matrix.low, matrix.high))
-    return Interval(*ends, matrix.level, matrix.n, matrix.n_clusters)
+    estimate, low, high = (float(each[0, 1]) for each in (matrix.estimate, matrix.low, matrix.high))
+    return Interval(estimate, low, high, matrix.level, matrix.n, matrix.n_clusters)
 
 
 def _levels(runs: list[Trajectory], at: list[int]) -> list[Difference]:

@@ -73,7 +73,10 @@ def perplexity(
     check_fit(adapted, texts)
     with begin(adapted, texts, chunk, progress) as engine, recording() as kernels:
         engine.begin(texts.n_tokens)
-        rows = [_measure(engine, texts, document, marked and marked[i]) for i, document in enumerate(texts.documents)]
+        rows = [
+            _measure(engine, texts, document, None if marked is None else marked[i])
+            for i, document in enumerate(texts.documents)
+        ]
     _tell_not_finite(adapted, texts.documents, rows)
     columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return Perplexity(

@@ -8,6 +8,7 @@ from .copy_terminal import copy_table
 from .evolution import Evolution, evolve, run_facts, run_name
 from .facts import facts, model_name
 from .perplexity_terminal import perplexity_tables
+from .sft_terminal import sft_notes, sft_table
 from .terminal import summary
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "perplexity_tables",
     "run_facts",
     "run_name",
+    "sft_notes",
+    "sft_table",
     "summary",
     "task_table",
 ]

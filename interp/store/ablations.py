@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,7 @@ from ..ablation import COLUMNS, KINDS, MEASURES, MODES, TEXTS, UNITS, Ablation, 
 from . import schema
 from .netcdf import at_least_version, set_attrs, storable, with_scales
 from .provenance import read_provenance
-from .schema import StoreError, ablation_variables, has_ablation
+from .schema import StoreError, ablation_variables, has
 
 Key = tuple[str, int, int]  # kind, k, draw
 
@@ -22,9 +23,9 @@ Key = tuple[str, int, int]  # kind, k, draw
 def misfit(file: h5py.File, ablation: Ablation, row: int | None = None) -> str:
     """Why an ablation cannot be put into a file, in words; "" when it can. row: the checkpoint that it is of; where no
     other has one, what is there gives way."""
-    if not has_ablation(file):
+    if not has(file, "ablation"):
         return "it has a group 'ablation' that is not headscope's" if "ablation" in file else ""
-    if {*rows_with_ablation(file)} <= {row}:
+    if {*rows(file)} <= {row}:
         return ""
     group = file["ablation"]
     for name, here in attributes(ablation).items():
@@ -47,9 +48,9 @@ def attributes(ablation: Ablation) -> dict[str, str]:
 def put(file: h5py.File, row: int, ablation: Ablation) -> None:
     """Fill in the ablation of the checkpoint that is number `row`; the first one makes the group, and where no other
     checkpoint has one, so does every later one."""
-    if has_ablation(file) and {*rows_with_ablation(file)} <= {row}:
+    if has(file, "ablation") and {*rows(file)} <= {row}:
         del file["ablation"]
-    if not has_ablation(file):
+    if not has(file, "ablation"):
         _create(file, ablation)
     group, place = file["ablation"], {key: i for i, key in enumerate(keys_of(file))}
     at = np.array([place[key] for key in _keys(ablation.sets)])
@@ -114,11 +115,19 @@ def _slots(ablation: Ablation) -> int:
     return max(len(one.heads) for one in ablation.sets)
 
 
-def rows_with_ablation(file: h5py.File) -> list[int]:
+def rows(file: h5py.File) -> list[int]:
     """The numbers of the checkpoints that have one."""
-    if not has_ablation(file):
+    if not has(file, "ablation"):
         return []
     return [row for row, told in enumerate(file["ablation/json"].asstr()[:]) if told]
+
+
+def in_common(file: h5py.File) -> tuple[str, ...]:
+    """What the ablations of all checkpoints of a file have in common: how, of which probes and of which sets."""
+    probes, sets = file["ablation/ablated"].asstr()[:].tolist(), keys_of(file)
+    told = hashlib.sha256(json.dumps([probes, sets]).encode()).hexdigest()[:12]
+    how = (schema.text(file["ablation"], name) for name in ("mode", "rows", "unit"))
+    return (*how, schema.text(file["ablation"], "probe_set_hash")[:12], told)
 
 
 def read(file: h5py.File, row: int) -> Ablation:
@@ -165,7 +174,7 @@ def problems(file: h5py.File) -> Iterator[str]:
         if (group[name][:] != np.arange(len(group[name]))).any():
             yield f"ablation/{name} does not count from 0 to {len(group[name]) - 1}"
     steps = file["checkpoint"][:]
-    for row in rows_with_ablation(file):
+    for row in rows(file):
         yield from (f"checkpoint {steps[row]}: {problem}" for problem in _row_problems(group, row, file))
 
 

@@ -14,12 +14,12 @@ from ..tasks import COLUMNS, ENDS, SAID, TEXT_COLUMNS, Answers
 from . import schema
 from .netcdf import at_least_version, set_attrs, storable, with_scales
 from .provenance import read_provenance
-from .schema import StoreError, answer_variables, has_answers
+from .schema import StoreError, answer_variables, has
 
 
-def misfit(file: h5py.File, answers: Answers) -> str:
+def misfit(file: h5py.File, answers: Answers, row: int | None = None) -> str:
     """Why answers cannot be put into a file, in words; "" when they can."""
-    if not has_answers(file):
+    if not has(file, "answers"):
         return "it has a group 'answers' that is not headscope's" if "answers" in file else ""
     there, here = schema.text(file["answers"], "task_set_hash"), answers.probe_set_hash
     if there != here:
@@ -33,7 +33,7 @@ def misfit(file: h5py.File, answers: Answers) -> str:
 
 def put(file: h5py.File, row: int, answers: Answers) -> None:
     """Fill in the answers of the checkpoint that is number `row`; the first ones make the group."""
-    if not has_answers(file):
+    if not has(file, "answers"):
         _create(file, answers)
     group = file["answers"]
     new: dict[str, Any] = dict(answers.said)
@@ -67,11 +67,16 @@ def _storable_text(text: str) -> str:
     return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
-def rows_with_answers(file: h5py.File) -> list[int]:
+def rows(file: h5py.File) -> list[int]:
     """The numbers of the checkpoints that have answers."""
-    if not has_answers(file):
+    if not has(file, "answers"):
         return []
     return [int(row) for row in np.flatnonzero((file["answers/n_tokens"][:] >= 0).any(axis=(1, 2)))]
+
+
+def in_common(file: h5py.File) -> tuple[str, ...]:
+    """What the answers of all checkpoints of a file have in common: the probes, and how many are drawn to each."""
+    return schema.text(file["answers"], "task_set_hash")[:12], str(len(file["answers/sample"]) - 1)
 
 
 def read(file: h5py.File, row: int) -> Answers:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from io import BytesIO
@@ -20,11 +20,12 @@ import numpy as np
 
 from ...errors import HeadscopeError
 from ..ablation import Ablation, HeadSet
+from ..finetuned import SftProbe
 from ..perplexity import Perplexity
 from ..results import CHANCE_COLUMNS, HeadScores
 from ..tasks import Answers
-from . import ablations, perplexities, schema
-from .answers import put
+from . import perplexities, schema
+from .beside import KINDS, Beside
 from .netcdf import LIBVER, create, create_bare, extend, row, write_row
 from .schema import StoreError
 from .structure import one_line
@@ -51,26 +52,14 @@ def in_memory(path: Path, mode: str) -> Iterator[h5py.File]:
     path.write_bytes(image)
 
 
-def add(
-    file: h5py.File,
-    scores: HeadScores,
-    step: int,
-    tokens: float,
-    answers: Answers | None = None,
-    ablation: Ablation | None = None,
-    perplexity: Perplexity | None = None,
-) -> None:
+def add(file: h5py.File, scores: HeadScores, step: int, tokens: float, beside: Beside = Beside()) -> None:  # noqa: B008
     """One more checkpoint, the first of an empty file or one that fits into it."""
     if not len(file):
         create(file, scores)
     extend(file, [name for name in scores.estimators if name not in schema.estimators_of(file)])
     write_row(file, row(_with_chance_of(file, scores), step, tokens))
-    if answers is not None:
-        put(file, len(file["checkpoint"]) - 1, answers)
-    if ablation is not None:
-        ablations.put(file, len(file["checkpoint"]) - 1, ablation)
-    if perplexity is not None:
-        perplexities.put(file, len(file["checkpoint"]) - 1, perplexity)
+    for name, found in beside.there().items():
+        KINDS[name].keeper.put(file, len(file["checkpoint"]) - 1, found)
 
 
 def add_bare(file: h5py.File, perplexity: Perplexity, step: int, tokens: float) -> None:
@@ -91,39 +80,17 @@ def _with_chance_of(file: h5py.File, scores: HeadScores) -> HeadScores:
     return replace(scores, probes=others | held)
 
 
-def grow(
-    path: Path,
-    packed: str,
-    step: int,
-    tokens: float,
-    answers: str | None,
-    ablation: str | None,
-    perplexity: str | None,
-) -> None:
-    """One more checkpoint in the file that is there, with its answers, ablation and perplexity where it has them."""
+def grow(path: Path, packed: str, step: int, tokens: float, beside: Mapping[str, str]) -> None:
+    """One more checkpoint in the file that is there, with what it has beside its scores."""
     with in_memory(path, "r+") as file:
-        said = None if answers is None else unpack(Answers, answers)
-        changed = None if ablation is None else unpack(Ablation, ablation)
-        loss = None if perplexity is None else unpack(Perplexity, perplexity)
-        add(file, unpack(HeadScores, packed), step, tokens, said, changed, loss)
+        more = {name: unpack(KINDS[name].of, found) for name, found in beside.items()}
+        add(file, unpack(HeadScores, packed), step, tokens, Beside(**more))
 
 
-def answer(path: Path, packed: str, number: int) -> None:
-    """Answers of a checkpoint that is there, the one that has this number in the file."""
+def add_to(path: Path, name: str, packed: str, number: int) -> None:
+    """What a checkpoint that is there has beside its scores: the one that has this number in the file."""
     with in_memory(path, "r+") as file:
-        put(file, number, unpack(Answers, packed))
-
-
-def ablate(path: Path, packed: str, number: int) -> None:
-    """The ablation of a checkpoint that is there, the one that has this number in the file."""
-    with in_memory(path, "r+") as file:
-        ablations.put(file, number, unpack(Ablation, packed))
-
-
-def measure(path: Path, packed: str, number: int) -> None:
-    """The perplexity of a checkpoint that is there, the one that has this number in the file."""
-    with in_memory(path, "r+") as file:
-        perplexities.put(file, number, unpack(Perplexity, packed))
+        KINDS[name].keeper.put(file, number, unpack(KINDS[name].of, packed))
 
 
 def grow_bare(path: Path, packed: str, step: int, tokens: float) -> None:
@@ -140,24 +107,25 @@ def shrink(path: Path, n: int) -> None:
                 dataset.resize(n, axis=0)
 
 
-CHANGES: dict[str, Callable[..., None]] = {
-    "grow": grow,
-    "answer": answer,
-    "ablate": ablate,
-    "measure": measure,
-    "grow_bare": grow_bare,
-    "shrink": shrink,
-}
+CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "add_to": add_to, "grow_bare": grow_bare, "shrink": shrink}
 """What can be done to a file, by the name that the helper is told."""
 
 
-Packed = TypeVar("Packed", HeadScores, Answers, Ablation, Perplexity)
+Packed = TypeVar("Packed", HeadScores, Answers, Ablation, SftProbe, Perplexity)
 
 
-_TABLES = ("per_probe", "probes", "said", "measured")  # fields that are dictionaries of arrays
+_TABLES = (
+    "per_probe",
+    "probes",
+    "said",
+    "measured",
+    "before",
+    "after",
+    "cost",
+)  # fields that are dictionaries of arrays
 
 
-def pack(found: HeadScores | Answers | Ablation | Perplexity) -> str:
+def pack(found: HeadScores | Answers | Ablation | SftProbe | Perplexity) -> str:
     """`unpack` of it is the same, but for an answer's scores, which are packed by themselves."""
     arrays: dict[str, np.ndarray] = {}
     rest: dict[str, Any] = {}

@@ -13,29 +13,12 @@ from itertools import groupby
 from os import PathLike, fspath
 from pathlib import Path
 
-import h5py
-
-from ..ablation import Ablation
-from ..perplexity import Perplexity
 from ..results import CHANCE_COLUMNS
-from ..tasks import Answers
 from . import schema
-from .ablations import keys_of, rows_with_ablation
-from .answers import rows_with_answers
-from .perplexities import rows_with_perplexity
+from .added import find_beside
+from .beside import KINDS, Beside
 from .provenance import read_provenance, swept
-from .results_file import (
-    Row,
-    append,
-    find_ablation,
-    find_answers,
-    find_perplexity,
-    read_scores,
-    read_steps,
-    reading,
-    target_path,
-    write,
-)
+from .results_file import Row, append, read_scores, read_steps, reading, target_path, write
 from .schema import StoreError
 
 Shape = tuple[int, int, int]
@@ -48,8 +31,7 @@ class _Row:
     step: int
     tokens_seen: float | None
     json: str
-    answered: str  # the same of its answers; empty where there are none
-    measured: str  # the same of its perplexity
+    beside: Mapping[str, str]  # name -> the same of what it has beside its scores
     stage: tuple[str, str]  # of which run and stage a sweep took it to be; empty texts where none did
 
 
@@ -58,9 +40,7 @@ class _Contents:
     shape: Shape  # layers, heads, key-value heads
     probe_set: tuple[str, str]  # name, hash
     columns: str  # hash of the columns that describe the probes
-    answers: tuple[str, str, int] | None  # to which probes: name, hash; how many to each
-    ablation: tuple[str, ...] | None  # what all ablations of one file have in common: of how, of which probes and sets
-    perplexity: tuple[str, ...] | None  # which texts, tokenizer and key tokens
+    beside: Mapping[str, tuple[str, ...]]  # name -> what those of all its checkpoints have in common
     rows: tuple[_Row, ...]
 
     @property
@@ -154,17 +134,13 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     wanted = [row for each in kept.values() for row in each.rows]
     there = _contents(output) if output.exists() else None
     rows = list(there.rows) if there is not None and there.kind == kind else []
-    in_shards = {row.step for row in wanted if row.measured}
-    rows = [row if row.step in in_shards else replace(row, measured="") for row in rows]  # it was added to the output
+    rows = [_as_in_shard(row, wanted[i]) if i < len(wanted) else row for i, row in enumerate(rows)]
     if rows and rows == wanted[: len(rows)]:
         for row in wanted[len(rows) :]:
             shard = shards[row.step]
-            said, changed, loss = (find(shard, row.step) for find in (_answers, _ablation, _perplexity))
-            append(
-                output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed, perplexity=loss
-            )
+            append(output, read_scores(shard), row.step, row.tokens_seen, **find_beside(shard, row.step).there())
     else:
-        write(output, _rows({step: shards[step] for step in kept}, *_kept(output, there, kept)))
+        write(output, _rows({step: shards[step] for step in kept}, _added(output, there, kept)))
     standard = next(iter(kept.values()))
     return {
         step: f"does not fit in with the other checkpoints: {_difference(standard, each)}"
@@ -173,45 +149,29 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     }
 
 
-def _kept(
-    output: Path, there: _Contents | None, kept: Mapping[int, _Contents]
-) -> tuple[dict[int, Ablation], dict[int, Perplexity]]:
-    """What was added to the output, beside the same scores that a shard has: shards know nothing of it."""
+def _as_in_shard(row: _Row, shard: _Row) -> _Row:
+    """A checkpoint of the output without what was added to it there: shards know nothing of it."""
+    return replace(row, beside={name: told for name, told in row.beside.items() if name in shard.beside})
+
+
+def _added(output: Path, there: _Contents | None, kept: Mapping[int, _Contents]) -> dict[int, Beside]:
+    """Step -> what the output has beside the same scores that a shard has, as far as it fits in with the shards'."""
     if there is None:
-        return {}, {}
-    # of the scores alone: an answer or a perplexity may have been added to one of the two since
+        return {}
+    # of the scores alone: something may have been added to one of the two since
     held = {(row.step, row.json) for row in there.rows}
-    same = sorted(step for step, each in kept.items() if (step, each.rows[0].json) in held)
-    changed = {step: _ablation(output, step) for step in same}
-    lost = {step: _perplexity(output, step) for step in same}
-    return (
-        {step: found for step, found in changed.items() if found is not None},
-        {step: found for step, found in lost.items() if found is not None},
-    )
+    same = [step for step, each in kept.items() if (step, each.rows[0].json) in held]
+    others = [each.beside for each in kept.values()]
+    fit = {name for name, told in there.beside.items() if all(each.get(name, told) == told for each in others)}
+    found = {step: find_beside(output, step).there() for step in same}
+    return {step: Beside(**{name: each[name] for name in fit & {*each}}) for step, each in found.items()}
 
 
-def _rows(
-    holders: Mapping[int, Path],
-    ablations: Mapping[int, Ablation] | None = None,
-    perplexities: Mapping[int, Perplexity] | None = None,
-) -> Iterable[Row]:
+def _rows(holders: Mapping[int, Path], added: Mapping[int, Beside] | None = None) -> Iterable[Row]:
     tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
     for step, path in sorted(holders.items()):
-        ablation = _ablation(path, step) or (ablations or {}).get(step)
-        perplexity = _perplexity(path, step) or (perplexities or {}).get(step)
-        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), ablation, perplexity
-
-
-def _answers(path: Path, step: int) -> Answers | None:
-    return find_answers(path, step) if _contents(path).answers else None
-
-
-def _ablation(path: Path, step: int) -> Ablation | None:
-    return find_ablation(path, step) if _contents(path).ablation else None
-
-
-def _perplexity(path: Path, step: int) -> Perplexity | None:
-    return find_perplexity(path, step) if _contents(path).perplexity else None
+        beside = find_beside(path, step).or_of((added or {}).get(step, Beside()))
+        yield step, tokens[path, step], read_scores(path, step), beside
 
 
 def _files(path: Path) -> list[Path]:
@@ -249,36 +209,24 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
         for name in sorted(schema.columns_of(file).keys() - {*CHANCE_COLUMNS}):
             item = file[f"probes/{name}"]
             columns.update(f"{name}|{item[:].tolist()}|".encode())
-        asked = rows_with_answers(file)
-        made = file["answers/json"].asstr()[:] if asked else ()
-        losses = file["perplexity/json"].asstr()[:] if rows_with_perplexity(file) else [""] * len(steps)
-        rows = [
-            _Row(step, tokens, told, made[i] if i in asked else "", losses[i], _stage(told))
-            for i, ((step, tokens), told) in enumerate(
-                zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
-            )
-        ]
-        to = file["answers"] if asked else None
+        told = file["provenance/json"].asstr()[:]
+        made: list[dict[str, str]] = [{} for _ in steps]
+        common = {}
+        for name, kind in KINDS.items():
+            there = kind.keeper.rows(file)
+            for i in there:
+                made[i][name] = file[f"{name}/json"].asstr()[i]
+            if there:
+                common[name] = kind.keeper.in_common(file)
         return _Contents(
             shape=(len(file["layer"]), len(file["head"]), int(file.attrs["n_kv_heads"].ravel()[0])),
             probe_set=(schema.text(file, "probe_set_name"), schema.text(file, "probe_set_hash")),
             columns=columns.hexdigest(),
-            answers=to and (schema.text(to, "task_set_name"), schema.text(to, "task_set_hash"), len(to["sample"]) - 1),
-            ablation=_in_common(file) if rows_with_ablation(file) else None,
-            perplexity=_texts_of(file) if rows_with_perplexity(file) else None,
-            rows=tuple(rows),
+            beside=common,
+            rows=tuple(
+                _Row(step, tokens, told[i], made[i], _stage(told[i])) for i, (step, tokens) in enumerate(steps.items())
+            ),
         )
-
-
-def _in_common(file: h5py.File) -> tuple[str, ...]:
-    named = ("mode", "rows", "unit", "probe_set_name", "probe_set_hash")
-    probes, sets = file["ablation/ablated"].asstr()[:].tolist(), keys_of(file)
-    told = hashlib.sha256(json.dumps([probes, sets]).encode()).hexdigest()[:12]
-    return (*(schema.text(file["ablation"], name) for name in named), told)
-
-
-def _texts_of(file: h5py.File) -> tuple[str, ...]:
-    return tuple(schema.text(file["perplexity"], name).strip() for name in ("texts_hash", "tokenizer_fp", "keys_hash"))
 
 
 def _stage(told: str) -> tuple[str, str]:
@@ -297,13 +245,9 @@ def _difference(a: _Contents, b: _Contents) -> str:
         words.append(f"its probe set is {here}, not {there}")
     elif a.columns != b.columns:
         words.append("its probes were shared in another way, though they are the same (column grafted)")
-    if a.answers and b.answers and a.answers[1:] != b.answers[1:]:
-        there, here = (f"{name!r} ({digest[:12]}), samples={drawn}" for name, digest, drawn in (a.answers, b.answers))
-        words.append(f"its answers are to {here}, not to {there}")
-    if a.ablation and b.ablation and a.ablation != b.ablation:
-        there, here = (", ".join([*each[:3], each[4][:12], each[5]]) for each in (a.ablation, b.ablation))
-        words.append(f"its ablation (mode, rows, unit, probes, sets) is {here}, not {there}")
-    if a.perplexity and b.perplexity and a.perplexity != b.perplexity:
-        there, here = (", ".join(part[:12] or "none" for part in each) for each in (a.perplexity, b.perplexity))
-        words.append(f"its perplexity (texts, tokenizer, key tokens) is {here}, not {there}")
+    for name, kind in KINDS.items():
+        then, now = (each.beside.get(name) for each in (a, b))
+        if then and now and then != now:
+            is_ = "are" if kind.many else "is"
+            words.append(f"its {kind.words} ({kind.asked}) {is_} {', '.join(now)}, not {', '.join(then)}")
     return "; ".join(words)

@@ -159,7 +159,8 @@ def create_variable(file: h5py.File, variable: Variable, sizes: Mapping[str, int
 def _chunks(names: tuple[str, ...], sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Probe detail is written and read by checkpoint; maps and vectors are read over checkpoints and hold several."""
     checkpoints = {1: 32, 2: 16, 3: 16, 4: 1}[len(names)]
-    most = {"probe": 64 if len(names) == 4 else 1024, "item": 1024, "ablated": 1024, "document": 1024}
+    many = ("item", "ablated", "sft_item", "document")
+    most = {"probe": 64 if len(names) == 4 else 1024} | dict.fromkeys(many, 1024)
     return tuple(
         checkpoints if name == "checkpoint" else min(sizes[name], most.get(name, sizes[name])) for name in names
     )

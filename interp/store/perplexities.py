@@ -14,7 +14,7 @@ from ..perplexity import COUNTS, MEASURED, Perplexity
 from . import schema
 from .netcdf import at_least_version, set_attrs, storable, with_scales
 from .provenance import read_provenance
-from .schema import StoreError, has_perplexity, perplexity_variables
+from .schema import StoreError, has, perplexity_variables
 
 _TEXTS = ("texts_hash", "tokenizer_fp", "keys_hash")
 _FIXED = {"document": "documents", "bucket": "buckets", "context": "lengths", "corpus": "corpora"}
@@ -25,9 +25,9 @@ _FIXED |= {name: name for name in ("n_tokens", *COUNTS.values())}
 def misfit(file: h5py.File, found: Perplexity, row: int | None = None) -> str:
     """Why a perplexity cannot be put into a file, in words; "" when it can. row: the checkpoint that it is of; where no
     other has one, what is there gives way."""
-    if not has_perplexity(file):
+    if not has(file, "perplexity"):
         return "it has a group 'perplexity' that is not headscope's" if "perplexity" in file else ""
-    if {*rows_with_perplexity(file)} <= {row}:
+    if {*rows(file)} <= {row}:
         return ""
     keys = [_attribute(file, "keys_hash")[:12] or "none", found.keys_hash[:12] or "none"]
     return difference(file, found.texts_hash, found.tokenizer_fp) or (
@@ -48,9 +48,9 @@ def difference(file: h5py.File, texts_hash: str, tokenizer_fp: str) -> str:
 def put(file: h5py.File, row: int, found: Perplexity) -> None:
     """Fill in that of the checkpoint that is number `row`; the first one makes the group, and where no other checkpoint
     has one, so does every later one."""
-    if has_perplexity(file) and {*rows_with_perplexity(file)} <= {row}:
+    if has(file, "perplexity") and {*rows(file)} <= {row}:
         del file["perplexity"]
-    if not has_perplexity(file):
+    if not has(file, "perplexity"):
         _create(file, found)
     group = file["perplexity"]
     new: dict[str, Any] = {name: getattr(found, name) for name in MEASURED}
@@ -73,11 +73,17 @@ def _create(file: h5py.File, found: Perplexity) -> None:
     at_least_version(file, (1, 4))
 
 
-def rows_with_perplexity(file: h5py.File) -> list[int]:
+def rows(file: h5py.File) -> list[int]:
     """The numbers of the checkpoints that have one."""
-    if not has_perplexity(file):
+    if not has(file, "perplexity"):
         return []
     return [row for row, told in enumerate(file["perplexity/json"].asstr()[:]) if told]
+
+
+def in_common(file: h5py.File) -> tuple[str, ...]:
+    """What the perplexities of all checkpoints of a file have in common: texts, tokenizer and key tokens."""
+    named = ("texts_hash", "tokenizer_fp", "keys_hash")
+    return tuple(schema.text(file["perplexity"], name).strip()[:12] or "none" for name in named)
 
 
 def read(file: h5py.File, row: int) -> Perplexity:
@@ -121,7 +127,7 @@ def problems(file: h5py.File) -> Iterator[str]:
         if (group[name][:] < 0).any():
             yield f"perplexity/{name} has negative values"
     steps = file["checkpoint"][:]
-    for row in rows_with_perplexity(file):
+    for row in rows(file):
         yield from (f"checkpoint {steps[row]}: {problem}" for problem in _row_problems(group, row))
 
 

@@ -11,9 +11,8 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
-from ..ablation import Ablation
 from ..results import HeadScores
-from ..tasks import Answers
+from .beside import KINDS, Beside
 from .locks import beside
 from .merging import could_merge
 from .results_file import StoreError, append
@@ -40,20 +39,21 @@ def rescue(
     tokens_seen: float | None,
     error: BaseException,
     into: Path | None = None,
-    answers: Answers | None = None,
-    ablation: Ablation | None = None,
+    more: Beside | None = None,
 ) -> Unsaved:
     """Save scores, and what goes with them, that `error` kept from `path`.
 
     In a new file, or in `into`, one that an earlier rescue has made.
     """
 
+    there = more.there() if more else {}
+
     def save(place: Path) -> None:
-        append(place, scores, checkpoint, tokens_seen, answers=answers, ablation=ablation)
+        append(place, scores, checkpoint, tokens_seen, **there)
 
     rescued = save_elsewhere(path, save, into)
     then = None if rescued is None else _then(Path(path), rescued)
-    what = "scores are" if ablation is None else "scores and the ablation are"
+    what = " and ".join(["scores", *(f"the {KINDS[name].words}" for name in there)]) + " are"
     return Unsaved(unsaved_message(path, error, rescued, what, then), rescued)
 
 

@@ -24,13 +24,14 @@ import numpy as np
 
 from ...errors import ArgumentError, ArgumentTypeError
 from ..ablation import Ablation
+from ..finetuned import SftProbe
 from ..packages import need
 from ..perplexity import Perplexity
 from ..results import CHANCE_COLUMNS, NLL_CLASSES, HeadScores
 from ..tasks import Answers
-from . import ablations, gate, perplexities, schema
-from . import answers as of_answers
-from .growing import add, add_bare, in_memory, pack
+from . import gate, schema
+from .beside import KINDS, Beside
+from .growing import add, in_memory, pack
 from .locks import Busy, beside, has_flock, locked
 from .netcdf import LIBVER, create, row, write_row
 from .partial import partial_file
@@ -41,12 +42,7 @@ from .structure import Use, one_line
 if TYPE_CHECKING:
     import xarray as xr
 
-Row = (
-    tuple[int, float | None, HeadScores]
-    | tuple[int, float | None, HeadScores, Answers | None]
-    | tuple[int, float | None, HeadScores, Answers | None, Ablation | None]
-    | tuple[int, float | None, HeadScores, Answers | None, Ablation | None, Perplexity | None]
-)
+Row = tuple[int, float | None, HeadScores] | tuple[int, float | None, HeadScores, Beside]
 LOCK_TIMEOUT = 300.0  # seconds to wait for another writer
 _fitting = gate.Remembered()  # files that keep the schema: asking each of their variables is most of opening one
 
@@ -94,7 +90,7 @@ def as_dataset(
     image = BytesIO()
     with h5py.File(image, "w", libver=LIBVER, track_order=True) as file:
         create(file, scores)
-        write_row(file, row(scores, _step(checkpoint), _tokens(tokens_seen)))
+        write_row(file, row(scores, as_step(checkpoint), as_tokens(tokens_seen)))
         _check_group(file, group, "a set of scores")
     with xarray.open_datatree(image, engine="h5netcdf") as tree:
         found: xr.Dataset = tree[group or "/"].to_dataset().load()
@@ -115,6 +111,7 @@ def append(
     *,
     answers: Answers | None = None,
     ablation: Ablation | None = None,
+    sft_probe: SftProbe | None = None,
     perplexity: Perplexity | None = None,
     timeout: float | None = None,
 ) -> None:
@@ -126,148 +123,39 @@ def append(
     at its older checkpoints, one that the scores do not have at this one. A file of schema 1.0 stays one: what chance
     is, it does not tell. `answers` are those of the same checkpoint; the others of the file must be to the same probes,
     as many to each; so it is with `ablation`, whose sets of heads and measured probes must be those of the others, and
-    with `perplexity`, whose texts and windows must be.
+    with `sft_probe` (recipe, seeds, probes) and `perplexity` (texts, windows).
     """
-    step, tokens = _step(checkpoint), _tokens(tokens_seen)
-    with _in_one_step(path, timeout) as (target, partial):
+    step, tokens = as_step(checkpoint), as_tokens(tokens_seen)
+    beside = Beside(answers, ablation, sft_probe, perplexity)
+    with in_one_step(path, timeout) as (target, partial):
         if target.exists():
             gate.start()
             if target.is_file():
                 shutil.copy(target, partial)
             with reading(target, "structure") as file:
-                _refuse_misfit(file, path, scores, step, answers, ablation, perplexity)
-            packed = (None if each is None else pack(each) for each in (answers, ablation, perplexity))
-            gate.change(partial, "grow", pack(scores), step, tokens, *packed)
+                _refuse_misfit(file, path, scores, step, beside)
+            packed = {name: pack(found) for name, found in beside.there().items()}
+            gate.change(partial, "grow", pack(scores), step, tokens, packed)
         else:
             with in_memory(partial, "w") as file:
-                add(file, scores, step, tokens, answers, ablation, perplexity)
-
-
-def add_answers(path: str | PathLike[str], answers: Answers, checkpoint: int, *, timeout: float | None = None) -> None:
-    """Add answers to a checkpoint that has its scores, in place of any that it had.
-
-    Waits like `append`. Raises StoreError, and leaves the file as it was, when it holds no such checkpoint, when its
-    other answers are to other probes or more or fewer to each, and when it cannot be read or written.
-    """
-    step = _step(checkpoint)
-    with _in_one_step(path, timeout) as (target, partial):
-        gate.start()
-        if target.is_file():
-            shutil.copy(target, partial)
-        with reading(target, "structure") as file:
-            steps = checkpoints_of(file)
-            if step not in steps:
-                raise StoreError(
-                    f"{path} has no checkpoint {step}, which the answers would go with; it has {_list(steps)}: "
-                    "score it first, or with the answers (heads=True)"
-                )
-            _refuse_answers(file, path, answers)
-        gate.change(partial, "answer", pack(answers), steps.index(step))
-
-
-def add_ablation(
-    path: str | PathLike[str], ablation: Ablation, checkpoint: int, *, timeout: float | None = None
-) -> None:
-    """Add an ablation to a checkpoint that has its scores, in place of any that it had.
-
-    Waits like `append`. Raises StoreError, and leaves the file as it was, when it holds no such checkpoint, when its
-    other ablations are of another mode, other probes or other sets, and when it cannot be read or written.
-    """
-    step = _step(checkpoint)
-    with _in_one_step(path, timeout) as (target, partial):
-        gate.start()
-        if target.is_file():
-            shutil.copy(target, partial)
-        with reading(target, "structure") as file:
-            steps = checkpoints_of(file)
-            if step not in steps:
-                raise StoreError(
-                    f"{path} has no checkpoint {step}, which the ablation would go with; it has {_list(steps)}: "
-                    "score it first"
-                )
-            _refuse_ablation(file, path, ablation, steps.index(step))
-        gate.change(partial, "ablate", pack(ablation), steps.index(step))
-
-
-def add_perplexity(
-    path: str | PathLike[str],
-    perplexity: Perplexity,
-    checkpoint: int,
-    tokens_seen: float | None = None,
-    *,
-    timeout: float | None = None,
-) -> None:
-    """Add a perplexity to a checkpoint that has its scores, in place of any that it had; or, where the file holds no
-    head scores or there is none, as one more checkpoint of a file of perplexities alone.
-
-    Waits like `append`. Raises StoreError, and leaves the file as it was, when it has head scores and no such
-    checkpoint; when the checkpoint comes before the last one of a file of perplexities; when those of its other
-    checkpoints are of other texts, tokenizers or windows; and when it cannot be read or written.
-    """
-    step, tokens = _step(checkpoint), _tokens(tokens_seen)
-    with _in_one_step(path, timeout) as (target, partial):
-        if not target.exists():
-            with in_memory(partial, "w") as file:
-                add_bare(file, perplexity, step, tokens)
-            return
-        gate.start()
-        if target.is_file():
-            shutil.copy(target, partial)
-        with reading(target, "structure", bare=True) as file:
-            row = _row_for_perplexity(file, path, step)
-            if difference := perplexities.misfit(file, perplexity, row):
-                remedy = "Keep it apart: write to another file"
-                raise StoreError(f"this perplexity does not fit into {path}: {difference}. {remedy}")
-        packed = pack(perplexity)
-        if row is None:
-            gate.change(partial, "grow_bare", packed, step, tokens)
-        else:
-            gate.change(partial, "measure", packed, row)
-
-
-def _row_for_perplexity(file: h5py.File, path: str | PathLike[str], step: int) -> int | None:
-    """The number of the checkpoint that it goes with; None where it makes one more. Raises StoreError."""
-    steps = checkpoints_of(file)
-    if step in steps:
-        return steps.index(step)
-    if schema.has_scores(file):
-        raise StoreError(
-            f"{path} has no checkpoint {step}, which the perplexity would go with; it has {_list(steps)}: score it "
-            "first, or write to another file"
-        )
-    if steps and step < steps[-1]:
-        raise StoreError(f"{path} holds checkpoint {steps[-1]}; give a later one than that, or another file")
-    return None
-
-
-def check_takes_perplexity(path: str | PathLike[str], checkpoint: int, texts_hash: str, tokenizer_fp: str) -> None:
-    """Raise StoreError, before any work is done, when a file would not take the loss on these texts afterwards."""
-    step = _step(checkpoint)
-    check_writable(path)
-    if not target_path(path).exists():
-        return
-    with reading(path, "structure", bare=True) as file:
-        row = _row_for_perplexity(file, path, step)
-        others = {*perplexities.rows_with_perplexity(file)} - {row}
-        if others and (difference := perplexities.difference(file, texts_hash, tokenizer_fp)):
-            raise StoreError(f"{path} does not take this perplexity: {difference}; give the same, or another file")
+                add(file, scores, step, tokens, beside)
 
 
 def write(path: str | PathLike[str], rows: Iterable[Row]) -> None:
     """A file that holds these checkpoints, in place of what was there.
 
-    A row is (step, tokens seen, scores; answers; ablation; perplexity); they are taken one at a time, in order of their
+    A row is (step, tokens seen, scores; what it has beside them); they are taken one at a time, in order of their
     steps. Raises StoreError, and leaves what was there as it was, when two rows do not belong into one file (see
     `append`), when there is none, or when the file cannot be written.
     """
-    with _in_one_step(path) as (_, partial):
+    with in_one_step(path) as (_, partial):
         empty = True
         with in_memory(partial, "w") as file:
             for step, tokens_seen, scores, *rest in rows:
-                answers, ablation, perplexity = (*rest, None, None, None)[:3]
+                beside = next(iter(rest), Beside())
                 if not empty:
-                    _refuse_misfit(file, path, scores, _step(step), answers, ablation, perplexity)
-                add(file, scores, _step(step), _tokens(tokens_seen), answers, ablation, perplexity)
+                    _refuse_misfit(file, path, scores, as_step(step), beside)
+                add(file, scores, as_step(step), as_tokens(tokens_seen), beside)
                 empty = False
             if empty:
                 raise StoreError(f"no checkpoint to write to {path}: give at least one")
@@ -282,13 +170,13 @@ def set_aside(path: str | PathLike[str], checkpoint: int, *, timeout: float | No
     path of the one beside. Waits like `append`. Raises StoreError, and leaves the file as it was, when it cannot be
     read or written, or holds no such checkpoint.
     """
-    step = _step(checkpoint)
-    with _in_one_step(path, timeout) as (target, partial):
+    step = as_step(checkpoint)
+    with in_one_step(path, timeout) as (target, partial):
         with reading(target, "structure", bare=True) as file:
             steps = checkpoints_of(file)
         kept = [held for held in steps if held < step]
         if len(kept) == len(steps):
-            raise StoreError(f"{path} holds no checkpoint from {step} on; it has {_list(steps)}")
+            raise StoreError(f"{path} holds no checkpoint from {step} on; it has {listed(steps)}")
         apart = _apart(target, step)
         shutil.copy(target, partial)
         replace(partial, apart)
@@ -308,7 +196,7 @@ def _apart(target: Path, step: int) -> Path:
 
 
 @contextmanager
-def _in_one_step(path: str | PathLike[str], timeout: float | None = None) -> Iterator[tuple[Path, Path]]:
+def in_one_step(path: str | PathLike[str], timeout: float | None = None) -> Iterator[tuple[Path, Path]]:
     """The file to write and, under its lock, the partial one that takes its place when the block ends well."""
     with _alone(path, timeout) as target:
         partial = beside(target, ".{}.tmp")
@@ -353,62 +241,6 @@ def check_writable(path: str | PathLike[str], *, appends: bool = True) -> None:
             pass
 
 
-def check_takes(path: str | PathLike[str], checkpoint: int, probe_set_hash: str, *, samples: int, scores: bool) -> None:
-    """Raise StoreError, before any work is done, when a file would not take answers to these probes afterwards.
-
-    samples: drawn answers of each probe. scores: whether heads' scores on the same probes come with them, as a new
-    checkpoint; else the checkpoint has to be there.
-    """
-    step = _step(checkpoint)
-    check_writable(path)
-    if not target_path(path).exists():
-        if not scores:
-            raise StoreError(f"{path} does not exist, and answers go with scores: leave heads=True, or score first")
-        return
-    with reading(path, "structure") as file:
-        steps, has = checkpoints_of(file), schema.has_answers(file)
-        if scores and step in steps:
-            raise StoreError(
-                f"{path} holds checkpoint {step} already; give another one, heads=False to add answers to "
-                "it, or another file"
-            )
-        if scores and steps and step < steps[-1]:
-            raise StoreError(f"{path} holds checkpoint {steps[-1]}; give a later one, or another file and `merge` them")
-        if not scores and step not in steps:
-            raise StoreError(f"{path} has no checkpoint {step}, which the answers would go with; it has {_list(steps)}")
-        there = schema.text(file, "probe_set_hash")
-        if scores and there != probe_set_hash:
-            raise StoreError(
-                f"{path} holds scores on other probes ({there[:12]}, these are {probe_set_hash[:12]}); build them with "
-                "the same arguments, give heads=False to add answers to what is there, or another file"
-            )
-        answered = schema.text(file["answers"], "task_set_hash") if has else probe_set_hash
-        if answered != probe_set_hash or (has and len(file["answers/sample"]) != samples + 1):
-            drawn = len(file["answers/sample"]) - 1
-            raise StoreError(
-                f"{path} holds answers to the probes {answered[:12]} with samples={drawn}, and these are to "
-                f"{probe_set_hash[:12]} with samples={samples}; ask the same, or choose another file"
-            )
-
-
-def check_takes_ablation(path: str | PathLike[str], checkpoint: int, **how: str) -> None:
-    """Raise StoreError, before any work is done, when a file would not take an ablation made so afterwards.
-
-    how: mode, rows, unit, as they are in the file.
-    """
-    check_writable(path)
-    with reading(path, "structure") as file:
-        steps = checkpoints_of(file)
-        if checkpoint not in steps:
-            raise StoreError(f"{path} has no checkpoint {checkpoint}; it has {_list(steps)}")
-        others = {*ablations.rows_with_ablation(file)} - {steps.index(checkpoint)}
-        there = {name: schema.text(file["ablation"], name) for name in how} if others else how
-        if there != how:
-            words = (" ".join(f"{name}={value!r}" for name, value in each.items()) for each in (there, how))
-            held, asked = words
-            raise StoreError(f"{path} holds ablations of other checkpoints by {held}, not {asked}; use a copy of it")
-
-
 def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> HeadScores:
     """The scores of one checkpoint (by default the last), exactly as they were appended.
 
@@ -421,7 +253,7 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
             raise StoreError(f"{path} holds no checkpoint")
         step = steps[-1] if checkpoint is None else checkpoint
         if step not in steps:
-            raise StoreError(f"{path} has no checkpoint {step}; it has {_list(steps)}")
+            raise StoreError(f"{path} has no checkpoint {step}; it has {listed(steps)}")
         i, detail = steps.index(step), file["probes"]
         columns = {"id": detail["probe"].asstr()[:].astype(str)}
         for name, dtype in schema.columns_of(file).items():
@@ -439,94 +271,6 @@ def read_scores(path: str | PathLike[str], checkpoint: int | None = None) -> Hea
             probe_set_hash=schema.text(file, "probe_set_hash"),
             provenance=read_provenance(file["provenance/json"].asstr()[i]),
         )
-
-
-def read_answers(path: str | PathLike[str], checkpoint: int | None = None) -> Answers:
-    """The answers of one checkpoint, by default of the last that has some, as they were written.
-
-    Raises StoreError when the file cannot be read, or has no answers of that checkpoint.
-    """
-    with reading(path) as file:
-        there = _steps_of(file, of_answers.rows_with_answers(file))
-        remedy = f"`headscope evaluate MODEL -o {path}` lets a model answer"
-        return of_answers.read(file, _row_of(path, there, checkpoint, "answers", remedy))
-
-
-def all_answers(path: str | PathLike[str]) -> dict[int, Answers]:
-    """Number of the checkpoint in the file -> its answers, of all that have some. Raises StoreError."""
-    with reading(path) as file:
-        return {row: of_answers.read(file, row) for row in of_answers.rows_with_answers(file)}
-
-
-def find_answers(path: str | PathLike[str], checkpoint: int) -> Answers | None:
-    """The answers of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
-    with reading(path) as file:
-        there = _steps_of(file, of_answers.rows_with_answers(file))
-        return of_answers.read(file, there[checkpoint]) if checkpoint in there else None
-
-
-def _steps_of(file: h5py.File, rows: list[int]) -> dict[int, int]:
-    """Checkpoint -> its number in the file, of these numbers."""
-    steps = checkpoints_of(file)
-    return {steps[row]: row for row in rows}
-
-
-def _row_of(path: str | PathLike[str], there: dict[int, int], checkpoint: int | None, what: str, remedy: str) -> int:
-    """The number of a checkpoint among those that have something, by default of the last. Raises StoreError."""
-    if not there:
-        raise StoreError(f"{path} holds no {what}; {remedy}")
-    step = max(there) if checkpoint is None else checkpoint
-    if step not in there:
-        raise StoreError(f"{path} holds no {what} of checkpoint {step}; it has those of {_list([*there])}")
-    return there[step]
-
-
-def read_ablation(path: str | PathLike[str], checkpoint: int | None = None) -> Ablation:
-    """The ablation of one checkpoint, by default of the last that has one, as it was written.
-
-    Raises StoreError when the file cannot be read, or has none of that checkpoint.
-    """
-    with reading(path) as file:
-        there = _steps_of(file, ablations.rows_with_ablation(file))
-        remedy = f"`headscope ablate {path} --model MODEL` makes one"
-        return ablations.read(file, _row_of(path, there, checkpoint, "ablation", remedy))
-
-
-def all_ablations(path: str | PathLike[str]) -> dict[int, Ablation]:
-    """Number of the checkpoint in the file -> its ablation, of all that have one. Raises StoreError."""
-    with reading(path) as file:
-        return {row: ablations.read(file, row) for row in ablations.rows_with_ablation(file)}
-
-
-def find_ablation(path: str | PathLike[str], checkpoint: int) -> Ablation | None:
-    """The ablation of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
-    with reading(path) as file:
-        there = _steps_of(file, ablations.rows_with_ablation(file))
-        return ablations.read(file, there[checkpoint]) if checkpoint in there else None
-
-
-def read_perplexity(path: str | PathLike[str], checkpoint: int | None = None) -> Perplexity:
-    """The perplexity of one checkpoint, by default of the last that has one, as it was written.
-
-    Raises StoreError when the file cannot be read, or has none of that checkpoint.
-    """
-    with reading(path, bare=True) as file:
-        there = _steps_of(file, perplexities.rows_with_perplexity(file))
-        remedy = f"`headscope perplexity MODEL --text DIR -o {path}` measures one"
-        return perplexities.read(file, _row_of(path, there, checkpoint, "perplexity", remedy))
-
-
-def all_perplexities(path: str | PathLike[str]) -> dict[int, Perplexity]:
-    """Number of the checkpoint in the file -> its perplexity, of all that have one. Raises StoreError."""
-    with reading(path, bare=True) as file:
-        return {row: perplexities.read(file, row) for row in perplexities.rows_with_perplexity(file)}
-
-
-def find_perplexity(path: str | PathLike[str], checkpoint: int) -> Perplexity | None:
-    """The perplexity of one checkpoint; None where it has none. Raises StoreError when the file cannot be read."""
-    with reading(path, bare=True) as file:
-        there = _steps_of(file, perplexities.rows_with_perplexity(file))
-        return perplexities.read(file, there[checkpoint]) if checkpoint in there else None
 
 
 def runs_alone(path: str | PathLike[str]) -> bool | None:
@@ -679,7 +423,7 @@ def target_path(path: str | PathLike[str]) -> Path:
     return target
 
 
-def _step(checkpoint: int) -> int:
+def as_step(checkpoint: int) -> int:
     try:
         step = operator.index(checkpoint)
     except TypeError:
@@ -692,36 +436,27 @@ def _step(checkpoint: int) -> int:
     return step
 
 
-def _tokens(tokens_seen: float | None) -> float:
+def as_tokens(tokens_seen: float | None) -> float:
     tokens = np.nan if tokens_seen is None else float(tokens_seen)
     if tokens_seen is not None and not 0 <= tokens < np.inf:
         raise ArgumentError(f"tokens_seen must be a count of at least 0, or None, got {tokens_seen!r}")
     return tokens
 
 
-def _refuse_answers(file: h5py.File, path: str | PathLike[str], answers: Answers) -> None:
-    if difference := of_answers.misfit(file, answers):
-        raise StoreError(f"these answers do not fit into {path}: {difference}. Keep them apart: write to another file")
+def refuse_misfit_of(file: h5py.File, path: str | PathLike[str], beside: Beside, row: int | None = None) -> None:
+    """Raise StoreError where what a checkpoint has beside its scores does not fit; row: whose own it would replace."""
+    for name, found in beside.there().items():
+        kind = KINDS[name]
+        if difference := kind.keeper.misfit(file, found, row):
+            before, behind = kind.no_fit
+            raise StoreError(f"{before} {path}: {difference}. {behind}")
 
 
-def _refuse_ablation(file: h5py.File, path: str | PathLike[str], ablation: Ablation, row: int | None = None) -> None:
-    if difference := ablations.misfit(file, ablation, row):
-        raise StoreError(f"this ablation does not fit into {path}: {difference}. Keep it apart: write to another file")
-
-
-def _refuse_misfit(
-    file: h5py.File,
-    path: str | PathLike[str],
-    scores: HeadScores,
-    step: int,
-    answers: Answers | None = None,
-    ablation: Ablation | None = None,
-    perplexity: Perplexity | None = None,
-) -> None:
+def _refuse_misfit(file: h5py.File, path: str | PathLike[str], scores: HeadScores, step: int, beside: Beside) -> None:
     steps = checkpoints_of(file)
     if step in steps:
         remedy = "give another checkpoint, or write to another file"
-        raise StoreError(f"checkpoint {step} is already in {path} (it has {_list(steps)}); {remedy}")
+        raise StoreError(f"checkpoint {step} is already in {path} (it has {listed(steps)}); {remedy}")
     if steps and step < steps[-1]:
         remedy = "write it to another file, and `headscope merge` puts the two in order; or, if training went back to "
         remedy += "it, headscope.interp.store.set_aside(path, checkpoint) keeps what is later in a file beside"
@@ -744,14 +479,7 @@ def _refuse_misfit(
     if differences:
         remedy = "write them to another file"
         raise StoreError(f"these scores do not fit into {path}: {'; '.join(differences)}. Keep them apart: {remedy}")
-    if answers is not None:
-        _refuse_answers(file, path, answers)
-    if ablation is not None:
-        _refuse_ablation(file, path, ablation)
-    if perplexity is not None and (difference := perplexities.misfit(file, perplexity)):
-        raise StoreError(
-            f"this perplexity does not fit into {path}: {difference}. Keep it apart: write to another file"
-        )
+    refuse_misfit_of(file, path, beside)
 
 
 def _other_probes(file: h5py.File, scores: HeadScores) -> list[str]:
@@ -782,6 +510,6 @@ def _n_kv_heads(file: h5py.File) -> int:
     return int(np.ravel(file.attrs["n_kv_heads"])[0])
 
 
-def _list(steps: list[int]) -> str:
+def listed(steps: list[int]) -> str:
     shown = steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-3:]]
     return ", ".join(map(str, shown))

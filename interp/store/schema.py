@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from h5py import h5d, h5ds, h5i
 from ...errors import HeadscopeError
 from ..ablation import MEASURES
 from ..ablation import TEXTS as ABLATED_TEXTS
+from ..finetuned import COST as SFT_COST
 from ..levels import FALSE_COUNT, FALSE_DISCOVERY_RATE
 from ..results import (
     CHANCE_COLUMNS,
@@ -35,11 +36,13 @@ MAP = ("checkpoint", "layer", "head")
 DETAIL = ("checkpoint", "probe", "layer", "head")
 ANSWERED = ("checkpoint", "item", "sample")
 ABLATED = ("checkpoint", "set", "ablated")
+FINETUNED = ("checkpoint", "sft_seed", "sft_item")
 SCALES = {  # dimension -> path
     "checkpoint": "checkpoint", "layer": "layer", "head": "head", "probe": "probes/probe",
     "item": "answers/item", "sample": "answers/sample",
     "ablated": "ablation/ablated", "set": "ablation/set", "slot": "ablation/slot",
     "document": "perplexity/document", "bucket": "perplexity/bucket", "context": "perplexity/context",
+    "sft_item": "sft_probe/sft_item", "sft_seed": "sft_probe/sft_seed", "sft_step": "sft_probe/sft_step",
 }  # fmt: skip
 STRING = "string"  # variable-length UTF-8, netCDF's NC_STRING
 
@@ -305,34 +308,68 @@ def perplexity_variables() -> list[Variable]:
     return found
 
 
-def has_perplexity(file: h5py.File) -> bool:
-    """Whether it holds perplexities; a group of that name that another tool has added is none of ours."""
-    group = file.get("perplexity")
-    return isinstance(group, h5py.Group) and {"texts_hash", "tail", "stride"} <= {*group.attrs}
-
-
 def has_scores(file: h5py.File) -> bool:
     """Whether it holds head scores. One of perplexities alone does not."""
-    return "probes" in file or not has_perplexity(file)
+    return "probes" in file or not has(file, "perplexity")
 
 
-def has_ablation(file: h5py.File) -> bool:
-    """Whether it holds an ablation; a group of that name that another tool has added is none of ours."""
-    group = file.get("ablation")
-    return isinstance(group, h5py.Group) and {"mode", "unit", "probe_set_hash"} <= {*group.attrs}
+def sft_probe_variables() -> list[Variable]:
+    """What the group of SFT probes holds, in file order. Only a file with a model that was fine-tuned has it."""
+    one = {"units": "1"}
+    found = [
+        Variable("sft_probe", "sft_item", ("sft_item",), STRING, {"long_name": "id of the probe that was answered"}),
+        Variable("sft_probe", "sft_seed", ("sft_seed",), "i4", {"long_name": "seed of the fine-tune"} | one),
+        Variable("sft_probe", "sft_step", ("sft_step",), "i4", {"long_name": "step of the fine-tune, from 0"} | one),
+    ]
+    found += [Variable("sft_probe", name, ("sft_item",), STRING) for name in ANSWER_TEXTS if name != "id"]
+    found += [Variable("sft_probe", name, ("sft_item",), "i4", one) for name in ("length", "n_answer")]
+    found.append(Variable("sft_probe", "depth", ("sft_item",), "f8", one))
+    # As in /answers: of the model as it is (before_...), and of each seed's.
+    asked = {variable.name: variable for variable in answer_variables() if "checkpoint" in variable.dims}
+    for name in ("score", "nll", "exact_match"):
+        like = asked[name]
+        found.append(Variable("sft_probe", f"before_{name}", ("checkpoint", "sft_item"), like.dtype, like.attrs))
+    for name, like in asked.items():
+        if name != "json":
+            found.append(Variable("sft_probe", name, FINETUNED, like.dtype, like.attrs))
+    curve = {"long_name": "loss of a step before its update, mean nats a token of the answers"} | one
+    found.append(Variable("sft_probe", "loss", ("checkpoint", "sft_seed", "sft_step"), "f4", curve))
+    for name in SFT_COST:
+        attrs = SFT_COST_ATTRS[name]
+        found.append(Variable("sft_probe", name, FINETUNED[:2], "f8", attrs))
+    found.append(Variable("sft_probe", "model_id", ("checkpoint",), STRING))
+    whole = {"long_name": "everything known about how the SFT probe was made, as JSON; empty: there is none"}
+    found.append(Variable("sft_probe", "json", ("checkpoint",), STRING, whole))
+    return found
 
 
-def has_answers(file: h5py.File) -> bool:
-    """Whether it holds answers; a group of that name that another tool has added is none of ours."""
-    group = file.get("answers")
-    return isinstance(group, h5py.Group) and "task_set_hash" in group.attrs
+SFT_COST_ATTRS = {
+    "tokens": {"long_name": "tokens that went through the model in training", "units": "1"},
+    "answer_tokens": {"long_name": "tokens that the loss is of", "units": "1"},
+    "seconds": {"long_name": "time that training took", "units": "s"},
+    "answer_seconds": {"long_name": "time that answering took afterwards", "units": "s"},
+    "peak_memory": {"long_name": "most memory that the device (on the CPU the process) had taken", "units": "byte"},
+}
+
+
+# The groups that only some files have, and the attributes that tell ours from one that another tool has added.
+FURTHER: Mapping[str, tuple[Callable[[], list[Variable]], tuple[str, ...]]] = {
+    "answers": (answer_variables, ("task_set_hash",)),
+    "ablation": (ablation_variables, ("mode", "unit", "probe_set_hash")),
+    "sft_probe": (sft_probe_variables, ("recipe_hash",)),
+    "perplexity": (perplexity_variables, ("texts_hash", "tail", "stride")),
+}
+
+
+def has(file: h5py.File, group: str) -> bool:
+    """Whether it holds one of FURTHER, and it is ours."""
+    found = file.get(group)
+    return isinstance(found, h5py.Group) and {*FURTHER[group][1]} <= {*found.attrs}
 
 
 def further_variables(file: h5py.File) -> list[Variable]:
     """Those of the groups that only some files have."""
-    found = answer_variables() if has_answers(file) else []
-    found += ablation_variables() if has_ablation(file) else []
-    return found + (perplexity_variables() if has_perplexity(file) else [])
+    return [variable for group, (made, _) in FURTHER.items() if has(file, group) for variable in made()]
 
 
 def misfits(file: h5py.File) -> Iterator[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import ArgumentError
 from ..levels import FALSE_DISCOVERY_RATE, above_null, chance_known, counting_level, null_p
 from ..results import CHANCE_COLUMNS, INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
-from . import ablations, answers, perplexities
+from .beside import KINDS as BESIDE
 from .provenance import read_provenance
 from .schema import (
     ABOVE_NULL,
@@ -27,9 +27,7 @@ from .schema import (
     disk_type,
     estimators_of,
     further_variables,
-    has_ablation,
-    has_answers,
-    has_perplexity,
+    has,
     has_scores,
     knows_chance,
     layout,
@@ -127,12 +125,9 @@ def _contents(file: h5py.File) -> Iterator[str]:
         yield f"checkpoint is not strictly increasing: {', '.join(map(str, steps))}"
     if has_scores(file):
         yield from _score_contents(file, steps)
-    if has_answers(file):
-        yield from answers.problems(file)
-    if has_ablation(file):
-        yield from ablations.problems(file)
-    if has_perplexity(file):
-        yield from perplexities.problems(file)
+    for name, kind in BESIDE.items():
+        if has(file, name):
+            yield from kind.keeper.problems(file)
 
 
 def _score_contents(file: h5py.File, steps: np.ndarray) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,9 +15,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from ...errors import ArgumentError
-from ...probes import Probe, ProbeSet
+from ...probes import Codec, Probe, ProbeSet
 from ..engine import check_probes
 from ..estimators import as_asked, choose, spans_of
+from ..finetune import Recipe, check_disjoint, lessons, read_recipe
 from ..model import ModelError, has_tokenizer, load_tokenizer
 from ..perplexity import KeyTokens, Texts, as_texts
 from ..store import StoreError, check_writable, one_line, refresh, target_path
@@ -38,6 +39,7 @@ REFRESH_SHARE = 0.02  # of the sweep's time that may go into bringing the result
 
 _ASKED = frozenset({"answers"})
 _READ = frozenset({"perplexity"})
+_TUNED = frozenset({"SFT probe"})
 
 Told = Callable[[Outcome, int, int], None]
 
@@ -72,6 +74,7 @@ def sweep(
     texts: Corpora | Texts | None = None,
     lengths: Sequence[int] | None = None,
     key_tokens: KeyTokens | str | PathLike[str] | None = None,
+    sft: str | PathLike[str] | Mapping[str, Any] | Recipe | None = None,
     tokenizer: Any = None,
     dtype: str = "auto",
     device: str = "auto",
@@ -98,6 +101,7 @@ def sweep(
         sharing, generate, estimators: as in `score_heads`.
         answers: also let every checkpoint answer the probes, as `evaluate` does; samples, temperature and seed are its.
         texts, lengths, key_tokens: also measure every checkpoint's loss on texts, as `perplexity` does.
+        sft: with `answers`, also fine-tune every checkpoint by this recipe and ask it again, as `sft_probe` does.
         tokenizer, dtype, device, trust_remote_code, allow_pickle: as in `load_model`; `tokenizer` is for all
             checkpoints, by default each one's own (the first one's where a checkpoint has none).
         replace_changed: score again what has other weights now than when it was scored, or lacks an estimator or the
@@ -120,6 +124,8 @@ def sweep(
     asked = None if estimators is None else as_asked(choose(estimators))
     if answers and generate:
         raise ArgumentError("answers=True and generate=True: the model answers once; take one of them")
+    if sft is not None and not answers:
+        raise ArgumentError("sft=... is for answers=True: what a model answers before and after it is fine-tuned")
     drawing = Drawing(samples, temperature, seed)
     found = find_checkpoints(checkpoints, table)
     options = Options(
@@ -134,6 +140,7 @@ def sweep(
         drawing if answers else None,
         _texts(texts, lengths, key_tokens),
         None if key_tokens is None else KeyTokens.of(key_tokens),
+        None if sft is None else read_recipe(sft),
     )
     address = None if ray is None or ray is False else LOCAL if ray is True else ray
     return run_sweep(
@@ -151,7 +158,8 @@ def sweep(
 
 @dataclass(frozen=True)
 class Options:
-    """How every checkpoint is loaded, scored and, with `answers`, asked; the fields are arguments of `sweep`."""
+    """How every checkpoint is loaded, scored and, with `answers`, asked, with `sft` also once it is fine-tuned; the
+    fields are arguments of `sweep`."""
 
     sharing: str = "auto"
     generate: bool = False
@@ -164,6 +172,7 @@ class Options:
     answers: Drawing | None = None
     texts: Callable[[Any], Texts] | None = None
     key_tokens: KeyTokens | None = None
+    sft: Recipe | None = None
 
 
 def _texts(texts: Corpora | Texts | None, lengths: Sequence[int] | None, keys: Any) -> Callable[[Any], Texts] | None:
@@ -205,12 +214,15 @@ def run_sweep(
         if texts is not None and options.key_tokens is not None:
             options.key_tokens.check(texts.documents)
         check_probes(asked, options.sharing, spans_of(chosen))
+        if options.sft is not None:
+            _check_recipe(options.sft, asked, load_tokenizer(spare, trust_remote_code=options.trust_remote_code))
         shards.adopt(asked)
         placing = place(found, shards, options.allow_pickle)
         shards.freeze(asked, source)
         sources = {checkpoint.source for checkpoint in mine}
         found = [checkpoint for checkpoint in placing.found if checkpoint.source in sources]
-        measured = {*chosen, *(_ASKED if options.answers else ()), *(_READ if texts else ())}
+        further = ((_ASKED, options.answers), (_READ, texts), (_TUNED, options.sft))
+        measured = frozenset(chosen).union(*(name for name, wanted in further if wanted))
         todo, skipped, lost = _sort_out(found, placing, shards, options, texts, measured, replace_changed)
         given = vars(options) | {"texts": texts}
         setup = Setup(asked, **given, spare=spare, threads=_threads(), alone=_decided(placing))
@@ -233,6 +245,14 @@ def run_sweep(
     done, before = ([step for step in steps if step not in failed] for steps in (keeper.done, skipped))
     names = {checkpoint.step: f"{checkpoint.stage} {checkpoint.name}".strip() for checkpoint in found}
     return SweepResult(target, tuple(sorted(done)), tuple(before), dict(sorted(failed.items())), names)
+
+
+def _check_recipe(recipe: Recipe, asked: ProbeSet, tokenizer: Any) -> None:
+    """Refuse here, once, what `sft_probe` would refuse for every checkpoint."""
+    codec = Codec(tokenizer)
+    chat = all(probe.variant.endswith("-chat") for probe in asked)
+    for seed in recipe.seeds:
+        check_disjoint(lessons(recipe, seed, tokenizer, chat=chat), asked, codec)
 
 
 def part(found: Sequence[Checkpoint], i: int, n: int) -> list[Checkpoint]:
@@ -283,7 +303,7 @@ def _sort_out(
     shards: Shards,
     options: Options,
     texts: Texts | None,
-    wanted: set[str],
+    wanted: frozenset[str],
     replace_changed: bool,
 ) -> tuple[list[Checkpoint], list[int], dict[int, str]]:
     """Checkpoints to score, steps that have their scores, and step -> reason of those that cannot be told any more."""
@@ -358,8 +378,9 @@ def _warn_of_the_branch(changed: Sequence[Checkpoint], left: Sequence[tuple[Chec
 
 
 def _holds(shard: Held) -> frozenset[str]:
-    """Estimators, and "answers" and "perplexity" where there are some."""
-    return shard.estimators | (_ASKED if shard.answers else frozenset()) | (_READ if shard.texts else frozenset())
+    """Estimators, and "answers", "perplexity" and "SFT probe" where there are some."""
+    further = ((_ASKED, shard.answers), (_READ, shard.texts), (_TUNED, shard.sft))
+    return shard.estimators.union(*(name for name, there in further if there))
 
 
 def _refuse_other_options(
@@ -377,6 +398,8 @@ def _refuse_other_options(
     if shard.texts and texts:
         keys = options.key_tokens.hash if options.key_tokens else ""
         pairs += zip(("texts", "key_tokens"), shard.texts, (texts.hash, keys), strict=True)
+    if shard.sft and options.sft:
+        pairs.append(("recipe", shard.sft, (options.sft.hash, options.sft.seeds)))
     for name, then, now in pairs:
         if then != now:
             raise SweepError(
@@ -421,7 +444,7 @@ class _Keeper:
     def keep(self, outcome: Outcome) -> None:
         step = outcome.checkpoint.step
         if outcome.scores is not None:
-            self.shards.put(outcome.checkpoint, outcome.scores, outcome.answers, outcome.perplexity)
+            self.shards.put(outcome.checkpoint, outcome.scores, outcome.beside)
             self.done.append(step)
         else:
             self.failed[step] = str(outcome.reason)

@@ -15,12 +15,16 @@ WHEN = ("created_at", "history")
 """Attributes, provenance columns and entries that tell when the scores were made."""
 
 
+COST = ("seconds", "answer_seconds", "peak_memory")
+"""What a fine-tune took, in `/sft_probe`: never twice the same."""
+
+
 def differences(a: str | PathLike[str], b: str | PathLike[str]) -> list[str]:
     """What differs between two results files, one sentence each; an empty list when they say the same.
 
     Compared are all groups, datasets, shapes, types, dimensions, attributes and every value bit for bit (NaN too). Left
-    out is only when and where: the names in WHEN, and of the provenance JSON the entries of `environment.describe()`
-    (host, versions, commit), which tell of a machine and not of scores.
+    out is only when, where and at what cost: the names in WHEN and COST, and of the provenance JSON the entries of
+    `environment.describe()` (host, versions, commit), which tell of a machine and not of scores.
 
     Raises StoreError when one cannot be read.
     """
@@ -33,7 +37,7 @@ def differences(a: str | PathLike[str], b: str | PathLike[str]) -> list[str]:
             found += [f"{path}: {words}" for words in _attributes(here[path], there[path])]
         here, there = datasets(first), datasets(second)
         for path in sorted(here.keys() & there.keys()):
-            if path.rpartition("/")[2] not in WHEN:
+            if path.rpartition("/")[2] not in (*WHEN, *COST):
                 found += [f"{path}: {words}" for words in _values(path, here[path], there[path], where)]
         return found
 
@@ -52,7 +56,7 @@ def _attributes(a: Any, b: Any) -> list[str]:
 def _values(path: str, a: h5py.Dataset, b: h5py.Dataset, where: set[str]) -> list[str]:
     if (a.shape, a.dtype, a.chunks) != (b.shape, b.dtype, b.chunks):
         return [f"{a.dtype} {a.shape} and {b.dtype} {b.shape}"]
-    if path in ("provenance/json", "answers/json", "ablation/json", "perplexity/json"):
+    if path in ("provenance/json", "answers/json", "ablation/json", "perplexity/json", "sft_probe/json"):
         rows = ([_without_run(read_provenance(told)) for told in item.asstr()[:]] for item in (a, b))
         pairs = zip(*rows, strict=True)
         return [

@@ -30,16 +30,14 @@ from typing import Any
 from ...errors import HeadscopeError
 from ...probes import ProbeSet
 from ..model import fingerprint, folder_weights, gguf_weights, locate
-from ..perplexity import Perplexity
 from ..results import HeadScores
 from ..store import (
+    Beside,
     Busy,
     StoreError,
     Unsaved,
     beside,
-    find_ablation,
-    find_answers,
-    find_perplexity,
+    find_beside,
     locked,
     read_provenance,
     read_scores,
@@ -52,7 +50,6 @@ from ..store import (
     write,
     write_file,
 )
-from ..tasks import Answers
 from .stages import Checkpoint
 
 _SHARD = re.compile(r"step-\d{10}(-[\w.-]+)?\.h5")
@@ -147,15 +144,10 @@ class Shards:
             return []
         return sorted(path for path in self.folder.iterdir() if _SHARD.fullmatch(path.name))
 
-    def put(
-        self, checkpoint: Checkpoint, scores: HeadScores, answers: Answers | None, perplexity: Perplexity | None = None
-    ) -> None:
+    def put(self, checkpoint: Checkpoint, scores: HeadScores, more: Beside) -> None:
         """Raises Unsaved where the shard cannot be written; it is elsewhere then."""
-        path, step, row = (
-            self.path(checkpoint),
-            checkpoint.step,
-            (checkpoint.step, checkpoint.tokens_seen, scores, answers, None, perplexity),
-        )
+        path, step = self.path(checkpoint), checkpoint.step
+        row = (step, checkpoint.tokens_seen, scores, more)
         try:
             write(path, [row])
         except (Exception, KeyboardInterrupt) as error:
@@ -171,8 +163,7 @@ class Shards:
         scores = read_scores(path)
         (step,) = read_steps(path)
         told = placed(scores, checkpoint)
-        more = tuple(find(path, step) for find in (find_answers, find_ablation, find_perplexity))
-        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *more)])
+        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, find_beside(path, step))])
 
     def set_aside(self, path: Path) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -197,8 +188,7 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            more = tuple(find(self.output, step) for find in (find_answers, find_ablation, find_perplexity))
-            write(self.path(row.checkpoint), [(step, tokens, scores, *more)])
+            write(self.path(row.checkpoint), [(step, tokens, scores, find_beside(self.output, step))])
 
     # Failures
 
@@ -275,6 +265,7 @@ class Held:
 
     estimators: those it was measured with. answers: how they were made (samples, temperature, seed), None for none.
     texts: hashes of the texts and key tokens whose loss it has, None for none.
+    sft: the hash of the recipe and the seeds, None for none.
     """
 
     path: Path
@@ -284,6 +275,7 @@ class Held:
     provenance: dict[str, Any]
     answers: dict[str, Any] | None = None
     texts: tuple[str, str] | None = None
+    sft: tuple[str, tuple[int, ...]] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Held:
@@ -294,10 +286,12 @@ class Held:
         ((step, tokens),) = steps.items()
         with reading(path) as file:
             provenance = read_provenance(file["provenance/json"].asstr()[0])
-            drawn = read_provenance(file["answers/json"].asstr()[0]) if schema.has_answers(file) else None
-            loss = file["perplexity"] if schema.has_perplexity(file) else None
+            drawn = read_provenance(file["answers/json"].asstr()[0]) if schema.has(file, "answers") else None
+            loss = file["perplexity"] if schema.has(file, "perplexity") else None
             texts = loss and (schema.text(loss, "texts_hash"), schema.text(loss, "keys_hash").strip())
-            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn, texts)
+            tuned = file["sft_probe"] if schema.has(file, "sft_probe") else None
+            sft = tuned and (schema.text(tuned, "recipe_hash"), tuple(tuned["sft_seed"][:].tolist()))
+            return cls(path, step, tokens, frozenset(schema.measured(file)[0]), provenance, drawn, texts, sft)
 
     @property
     def made(self) -> dict[str, Any]:

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ...probes import ProbeSet
+from ..finetune import Recipe, sft_probe
+from ..finetuned import SftProbe
 from ..model import LoadedModel, ModelError, first_line, has_tokenizer, load_model
 from ..perplexity import Perplexity
 from ..results import HeadScores
+from ..store import Beside
 from ..tasks import Answers, Drawing
 from .checkpoints import Checkpoint
 from .shards import placed, stamp
@@ -33,7 +36,8 @@ class Setup:
     same in every worker, because the order of a sum depends on them. alone: as in `score_heads`, from the checkpoints
     that have their scores; None where there are none, and each worker's first checkpoint decides. answers: how many are
     drawn and how, as in `evaluate`; None where the model is not asked. texts: whose loss is measured too, and
-    key_tokens of them, for LongPPL; None where it is not.
+    key_tokens of them, for LongPPL; None where it is not. sft: how it is fine-tuned before it is asked again; None
+    where it is not.
     """
 
     probes: ProbeSet
@@ -50,6 +54,7 @@ class Setup:
     answers: Drawing | None = None
     texts: Texts | None = None
     key_tokens: KeyTokens | None = None
+    sft: Recipe | None = None
     alone: bool | None = None
 
 
@@ -57,7 +62,7 @@ class Setup:
 class Outcome:
     """scores, or the reason (one line) why there are none; seconds in all, and those of them spent on loading.
 
-    answers: what the model said, where it was asked. perplexity: its loss on texts, where there are some.
+    beside: what else was measured: its answers, also once it was fine-tuned, and its loss on texts.
     """
 
     checkpoint: Checkpoint
@@ -65,8 +70,7 @@ class Outcome:
     reason: str | None
     seconds: float
     loading: float
-    answers: Answers | None = None
-    perplexity: Perplexity | None = None
+    beside: Beside = Beside()
 
 
 class Work(Protocol):
@@ -101,7 +105,7 @@ class Worker:
             if stamp(checkpoint) != before:
                 raise ModelError(f"{checkpoint.name} was written to while it was loaded; try again when it is complete")
             loss = self._loss(loaded, progress)  # first: what is wrong with texts or lengths is known early
-            scores, answers = self._measure(loaded, progress)
+            scores, answers, sft = self._measure(loaded, checkpoint, progress)
             self._alone = scores.provenance["sharing"] == "alone"
             made = {"checkpoint": checkpoint.name, "dtype": self.setup.dtype, "stamp": before}
             scores = placed(replace(scores, provenance=scores.provenance | {"sweep": made}), checkpoint)
@@ -110,20 +114,27 @@ class Worker:
             if os.environ.get("HEADSCOPE_DEBUG") == "1":
                 log.exception("checkpoint %d failed", checkpoint.step)
             return Outcome(checkpoint, None, _reason(error), time.monotonic() - start, loading)
-        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading, answers, loss)
+        beside = Beside(answers=answers, sft_probe=sft, perplexity=loss)
+        return Outcome(checkpoint, scores, None, time.monotonic() - start, loading, beside)
 
-    def _measure(self, loaded: LoadedModel, progress: Progress | None) -> tuple[HeadScores, Answers | None]:
+    def _measure(
+        self, loaded: LoadedModel, checkpoint: Checkpoint, progress: Progress | None
+    ) -> tuple[HeadScores, Answers | None, SftProbe | None]:
         setup = self.setup
         how: dict[str, Any] = {"sharing": setup.sharing, "estimators": setup.estimators, "alone": self._alone}
         if setup.answers is None:
             from ..scoring import score_heads
 
-            return score_heads(loaded, setup.probes, generate=setup.generate, progress=progress, **how), None
+            return score_heads(loaded, setup.probes, generate=setup.generate, progress=progress, **how), None, None
         from ..evaluating import evaluate
 
         answers = evaluate(loaded, setup.probes, **vars(setup.answers), progress=progress, **how)
         assert answers.scores is not None
-        return answers.scores, replace(answers, scores=None)
+        if setup.sft is None:
+            return answers.scores, replace(answers, scores=None), None
+        files = checkpoint.source if os.path.exists(checkpoint.source) else None
+        sft = sft_probe(loaded, setup.probes, recipe=setup.sft, before=answers, files=files, progress=progress)
+        return answers.scores, replace(answers, scores=None), sft
 
     def _loss(self, loaded: LoadedModel, progress: Progress | None) -> Perplexity | None:
         if self.setup.texts is None:

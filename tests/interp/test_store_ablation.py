@@ -12,7 +12,7 @@ import pytest
 
 import headscope as hs
 from headscope.errors import StoreError
-from headscope.interp.store import add_ablation, append, find_ablation, merge, read_ablation, set_aside, validate
+from headscope.interp.store import add_ablation, append, find_beside, merge, read_ablation, set_aside, validate
 from headscope.interp.store.merging import refresh
 from made_ablations import assert_same_ablation, make_ablation
 from made_scores import with_chance
@@ -28,7 +28,7 @@ def run(tmp_path: Path) -> Path:
 def test_an_ablation_comes_back_and_only_where_there_is_one(run: Path) -> None:
     assert validate(run) == []
     assert_same_ablation(hs.Ablation.load(run), make_ablation(1000))
-    assert find_ablation(run, 0) is None
+    assert find_beside(run, 0).ablation is None
     with pytest.raises(StoreError, match=r"no ablation of checkpoint 0; it has those of 1000"):
         read_ablation(run, 0)
     fewer = make_ablation(0)
@@ -91,7 +91,7 @@ def test_it_survives_append_merge_refresh_and_set_aside(run: Path, tmp_path: Pat
     append(run, with_chance(3000, n_probes=4, n_layers=2), 3000, ablation=make_ablation(3000))
     append(tmp_path / "later.h5", with_chance(4000, n_probes=4, n_layers=2), 4000, ablation=make_ablation(4000))
     merge([run, tmp_path / "later.h5"], run)
-    assert find_ablation(run, 0) is None and validate(run) == []
+    assert find_beside(run, 0).ablation is None and validate(run) == []
     for step in (1000, 3000, 4000):
         assert_same_ablation(read_ablation(run, step), make_ablation(step))
     append(tmp_path / "other.h5", with_chance(5000, n_probes=4, n_layers=2), 5000, ablation=make_ablation(mode="mean"))
@@ -118,7 +118,7 @@ def test_a_group_of_that_name_from_elsewhere_is_left_alone(tmp_path: Path) -> No
     with h5py.File(path, "r+") as file:
         file.create_group("ablation")["mine"] = np.arange(3)
         file["ablation/mine"].make_scale("mine")
-    assert validate(path) == [] and find_ablation(path, 0) is None
+    assert validate(path) == [] and find_beside(path, 0).ablation is None
     with pytest.raises(StoreError, match="a group 'ablation' that is not headscope's"):
         add_ablation(path, make_ablation(0), 0)
 

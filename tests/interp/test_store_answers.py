@@ -12,7 +12,7 @@ import pytest
 
 import headscope as hs
 from headscope.errors import StoreError
-from headscope.interp.store import add_answers, append, find_answers, merge, read_answers, set_aside, validate
+from headscope.interp.store import add_answers, append, find_beside, merge, read_answers, set_aside, validate
 from headscope.interp.store.merging import refresh
 from headscope.interp.tasks import Answers
 from made_answers import assert_same_answers, make_answers, write_golden
@@ -30,7 +30,7 @@ def run(tmp_path: Path) -> Path:
 def test_answers_come_back_and_only_where_there_are_some(run: Path) -> None:
     assert validate(run) == []
     assert_same_answers(read_answers(run), make_answers(1000))
-    assert find_answers(run, 0) is None
+    assert find_beside(run, 0).answers is None
     with pytest.raises(StoreError, match=r"no answers of checkpoint 0; it has those of 1000"):
         read_answers(run, 0)
     add_answers(run, make_answers(0), 0)
@@ -79,7 +79,7 @@ def test_they_survive_append_merge_refresh_and_set_aside(run: Path, tmp_path: Pa
     append(run, with_chance(3000, n_probes=4, n_layers=2), 3000, answers=make_answers(3000))
     append(tmp_path / "later.h5", with_chance(4000, n_probes=4, n_layers=2), 4000, answers=make_answers(4000))
     merge([run, tmp_path / "later.h5"], run)
-    assert find_answers(run, 2000) is None and validate(run) == []
+    assert find_beside(run, 2000).answers is None and validate(run) == []
     for step in (1000, 3000, 4000):
         assert_same_answers(read_answers(run, step), make_answers(step))
     assert_same_answers(read_answers(tmp_path / "merged.h5"), make_answers(1000))
@@ -111,7 +111,7 @@ def test_answers_that_do_not_fit_are_refused(run: Path, answers: Callable[[], An
         with pytest.raises(StoreError, match=message):
             put()
     append(run.with_name("other.h5"), scores, 2000, answers=answers())
-    with pytest.raises(StoreError, match="its answers are to"):
+    with pytest.raises(StoreError, match=r"its answers \(probes, samples\) are"):
         merge([run, run.with_name("other.h5")], run)
     assert run.read_bytes() == before
     with pytest.raises(StoreError, match=r"no checkpoint 7, .* it has 0, 1000: score it first"):
@@ -124,7 +124,7 @@ def test_a_group_of_that_name_from_elsewhere_is_left_alone(tmp_path: Path) -> No
     with h5py.File(path, "r+") as file:
         file.create_group("answers")["mine"] = np.arange(3)
         file["answers/mine"].make_scale("mine")
-    assert validate(path) == [] and find_answers(path, 0) is None
+    assert validate(path) == [] and find_beside(path, 0).answers is None
     with pytest.raises(StoreError, match="a group 'answers' that is not headscope's"):
         add_answers(path, make_answers(0), 0)
 

@@ -17,8 +17,7 @@ from headscope.interp.store import (
     append,
     check_takes_perplexity,
     checkpoints,
-    find_ablation,
-    find_perplexity,
+    find_beside,
     merge,
     read_perplexity,
     set_aside,
@@ -44,7 +43,7 @@ def test_it_comes_back_beside_scores_and_only_where_there_is_one(run: Path) -> N
     with h5py.File(run) as file:
         assert file.attrs["schema_version"] == b"1.4"
     assert_same_perplexity(hs.Perplexity.load(run), make_perplexity(1000))
-    assert find_perplexity(run, 0) is None and find_ablation(run, 1000) is not None
+    assert find_beside(run, 0).perplexity is None and find_beside(run, 1000).ablation is not None
     with pytest.raises(StoreError, match=r"no perplexity of checkpoint 0; it has those of 1000"):
         read_perplexity(run, 0)
     make_perplexity(0).save(run)
@@ -106,7 +105,7 @@ def test_it_survives_append_merge_refresh_and_set_aside(run: Path, tmp_path: Pat
     refresh(shards, output)
     for step in (0, 1):
         assert_same_perplexity(read_perplexity(output, step), make_perplexity(step))
-    assert find_perplexity(output, 2) is None and validate(output) == []
+    assert find_beside(output, 2).perplexity is None and validate(output) == []
 
 
 OTHERS = [
@@ -139,7 +138,7 @@ def test_a_group_of_that_name_from_elsewhere_is_left_alone(tmp_path: Path) -> No
     with h5py.File(path, "r+") as file:
         file.create_group("perplexity")["mine"] = np.arange(3)
         file["perplexity/mine"].make_scale("mine")
-    assert validate(path) == [] and find_perplexity(path, 0) is None
+    assert validate(path) == [] and find_beside(path, 0).perplexity is None
     with pytest.raises(StoreError, match="a group 'perplexity' that is not headscope's"):
         add_perplexity(path, make_perplexity(0), 0)
 
