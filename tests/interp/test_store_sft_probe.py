@@ -102,7 +102,7 @@ def test_it_survives_append_merge_refresh_and_set_aside(run: Path, tmp_path: Pat
         assert_same_sft_probe(read_sft_probe(path, step), make_sft_probe(step))
     other = make_sft_probe(5000, recipe_hash="ba9876543210")
     append(tmp_path / "other.h5", with_chance(5000, n_probes=4, n_layers=2), 5000, sft_probe=other)
-    with pytest.raises(StoreError, match=r"its SFT probe is by the recipe ba9876543210 with seeds 0 1"):
+    with pytest.raises(StoreError, match=r"its SFT probe \(recipe, seeds, probes\) is ba9876543210, 0 1"):
         merge([run, tmp_path / "other.h5"], tmp_path / "both.h5")
 
     shards = [tmp_path / f"step-{step}.h5" for step in (1, 2)]
