@@ -51,7 +51,7 @@ def paired(draws: int, seed: int) -> Iterator[Row]:
                     ready = own + rng.normal(size=len(needle)) > -1
                     flips = rng.random((2, len(needle))) < 0.02 + 0 * own
                     a = ready ^ flips[0]
-                    b = (ready ^ flips[1]) | (rng.random(len(needle)) < change * 4)
+                    b = (ready ^ flips[1]) | (rng.random(len(needle)) < change)
                     true = _match_gain(change)
                     found = paired_difference(name, a, b, needle, bounds=(0, 1))
                 held.append(found.change.low <= true <= found.change.high)
@@ -63,12 +63,12 @@ def paired(draws: int, seed: int) -> Iterator[Row]:
 
 
 def _match_gain(change: float) -> float:
-    """Of `ready ^ flip`: not ready in 24 %, flipped in 2 %; what is wrong then becomes right in 4 x change."""
+    """Of `ready ^ flip`: not ready in 24 %, flipped in 2 %; what is wrong then becomes right by `change`."""
     from scipy.special import ndtr
 
     ready = float(ndtr(1 / np.sqrt(2)))
     right = ready * 0.98 + (1 - ready) * 0.02
-    return (1 - right) * change * 4
+    return (1 - right) * change
 
 
 def prediction(draws: int, seed: int) -> Iterator[Row]:
