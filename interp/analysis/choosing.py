@@ -123,7 +123,7 @@ def choose_best(
 
     Needles are cut in half at random, `splits` times; each half chooses and the other reports; the value is the mean of
     all reports. Its interval is that of the best checkpoint's mean over needles (`clustered_interval`), moved there:
-    reports of several checkpoints scatter less than one checkpoint, but which of them report is luck as well. Items with
+    reports of several checkpoints scatter less than one, but which of them report is luck as well. Items with
     a NaN at any checkpoint are left out. Of equal means the earliest checkpoint is best.
 
     Raises ArgumentError when shapes do not fit, or there are fewer than two checkpoints or four needles.

@@ -98,7 +98,7 @@ def lead_lag(
     used = np.all([~np.isnan(values).all(axis=1) for values in levels.values()], axis=0)
     progress, n = progress[used], int(used.sum())
     held = {name: np.asarray(values, np.float64)[used] for name, values in levels.items()}
-    kept = {name: ~np.isnan(values).any(axis=0) for name, values in held.items()}
+    kept = {name: np.asarray(~np.isnan(values).any(axis=0)) for name, values in held.items()}
     names = tuple(levels)
     counted = {name: len(np.unique(np.asarray(needles[name])[kept[name]])) for name in names}
     fewest = min(counted.values())

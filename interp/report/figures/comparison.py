@@ -56,9 +56,9 @@ def head_scatter(comparison: Comparison, ax: Axes | None = None) -> Axes:
                     color=INK,
                 )
         ax.set(xlim=limits, ylim=limits, aspect="equal")
-        for axis, side in ((ax.xaxis, comparison.a), (ax.yaxis, comparison.b)):
-            file = f"{printable(side.file, NAME)}, " if side.file else ""
-            axis.set_label_text(f"{file}step {side.step}")
+        for axis, run in ((ax.xaxis, comparison.a), (ax.yaxis, comparison.b)):
+            file = f"{printable(run.file, NAME)}, " if run.file else ""
+            axis.set_label_text(f"{file}step {run.step}")
         words = (
             f"rank correlation {heads.spearman.estimate:.2f}, {int(changed.sum())} of {heads.changes.tested} changed"
         )
