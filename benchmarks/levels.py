@@ -97,7 +97,7 @@ def prediction(draws: int, seed: int) -> Iterator[Row]:
 
 def lead(draws: int, seed: int) -> Iterator[Row]:
     """A lead of two checkpoints is called, and none where there is none. Shapes are S or onset, each level its own."""
-    sizes = ((8, 24), (12, 24), (12, 48), (20, 24), (20, 48))
+    sizes = ((12, 24), (20, 48))
     for noise, memory in ((0.02, 0.0), (0.02, 0.5), (0.05, 0.0)):
         for checkpoints, needles in sizes:
             for ahead in (0, 2):
@@ -207,12 +207,12 @@ def choosing(draws: int, seed: int) -> Iterator[Row]:
 
 
 PARTS: dict[str, tuple[Callable[[int, int], Iterator[Row]], int]] = {
-    "paired": (paired, 400),
-    "prediction": (prediction, 300),
-    "lead": (lead, 60),
-    "stopping": (stopping, 200),
-    "verdict": (verdict, 300),
-    "choosing": (choosing, 300),
+    "paired": (paired, 200),
+    "prediction": (prediction, 200),
+    "lead": (lead, 40),
+    "stopping": (stopping, 100),
+    "verdict": (verdict, 200),
+    "choosing": (choosing, 200),
 }
 
 

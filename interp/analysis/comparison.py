@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import isfinite
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +159,7 @@ def compare(
     runs = [_read(source, estimator) for source in (a, b)]
     _check_probes(a, b, *runs)
     common = [int(step) for step in np.intersect1d(runs[0].steps, runs[1].steps)]
-    same_file = (
-        all(isinstance(each, str | PathLike) for each in (a, b))
-        and Path(fspath(a)).resolve()
-        == Path(  # type: ignore[arg-type]
-            fspath(b)  # type: ignore[arg-type]
-        ).resolve()
-    )
+    same_file = _path(a) is not None and _path(a) == _path(b)
     chosen = (checkpoint, with_checkpoint)
     if chosen == (None, None) and not same_file:
         steps = (common[-1], common[-1]) if common else (int(runs[0].steps[-1]), int(runs[1].steps[-1]))
@@ -245,8 +239,12 @@ def _place(run: Trajectory, step: int, source: Run) -> int:
     return int(found[0])
 
 
+def _path(source: Run) -> Path | None:
+    return None if isinstance(source, HeadScores) else Path(source).resolve()
+
+
 def _name(source: Run) -> str:
-    return "" if isinstance(source, HeadScores) else Path(fspath(source)).name
+    return "" if isinstance(source, HeadScores) else Path(source).name
 
 
 def _side(source: Run, run: Trajectory, place: int) -> Side:
@@ -315,8 +313,8 @@ def _heads(pair: Trajectory, estimator: str, top: int, level: float) -> HeadComp
 
 def _between(matrix: Interval) -> Interval:
     """Of the two views against each other."""
-    ends = (float(each[0, 1]) for each in (matrix.estimate, matrix.low, matrix.high))
-    return Interval(*ends, matrix.level, matrix.n, matrix.n_clusters)
+    estimate, low, high = (float(each[0, 1]) for each in (matrix.estimate, matrix.low, matrix.high))
+    return Interval(estimate, low, high, matrix.level, matrix.n, matrix.n_clusters)
 
 
 def _levels(runs: list[Trajectory], at: list[int]) -> list[Difference]:
