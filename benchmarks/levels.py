@@ -209,7 +209,7 @@ def choosing(draws: int, seed: int) -> Iterator[Row]:
 PARTS: dict[str, tuple[Callable[[int, int], Iterator[Row]], int]] = {
     "paired": (paired, 200),
     "prediction": (prediction, 200),
-    "lead": (lead, 40),
+    "lead": (lead, 60),
     "stopping": (stopping, 100),
     "verdict": (verdict, 200),
     "choosing": (choosing, 200),
