@@ -51,7 +51,7 @@ def paired(draws: int, seed: int) -> Iterator[Row]:
                     ready = own + rng.normal(size=len(needle)) > -1
                     flips = rng.random((2, len(needle))) < 0.02 + 0 * own
                     a = ready ^ flips[0]
-                    b = (ready ^ flips[1]) | (rng.random(len(needle)) < change * 4)
+                    b = (ready ^ flips[1]) | (rng.random(len(needle)) < change)
                     true = _match_gain(change)
                     found = paired_difference(name, a, b, needle, bounds=(0, 1))
                 held.append(found.change.low <= true <= found.change.high)
@@ -63,12 +63,12 @@ def paired(draws: int, seed: int) -> Iterator[Row]:
 
 
 def _match_gain(change: float) -> float:
-    """Of `ready ^ flip`: not ready in 24 %, flipped in 2 %; what is wrong then becomes right in 4 x change."""
+    """Of `ready ^ flip`: not ready in 24 %, flipped in 2 %; what is wrong then becomes right by `change`."""
     from scipy.special import ndtr
 
     ready = float(ndtr(1 / np.sqrt(2)))
     right = ready * 0.98 + (1 - ready) * 0.02
-    return (1 - right) * change * 4
+    return (1 - right) * change
 
 
 def prediction(draws: int, seed: int) -> Iterator[Row]:
@@ -97,7 +97,7 @@ def prediction(draws: int, seed: int) -> Iterator[Row]:
 
 def lead(draws: int, seed: int) -> Iterator[Row]:
     """A lead of two checkpoints is called, and none where there is none. Shapes are S or onset, each level its own."""
-    sizes = ((8, 24), (12, 24), (12, 48), (20, 24), (20, 48))
+    sizes = ((12, 24), (20, 48))
     for noise, memory in ((0.02, 0.0), (0.02, 0.5), (0.05, 0.0)):
         for checkpoints, needles in sizes:
             for ahead in (0, 2):
@@ -207,12 +207,12 @@ def choosing(draws: int, seed: int) -> Iterator[Row]:
 
 
 PARTS: dict[str, tuple[Callable[[int, int], Iterator[Row]], int]] = {
-    "paired": (paired, 400),
-    "prediction": (prediction, 300),
+    "paired": (paired, 200),
+    "prediction": (prediction, 200),
     "lead": (lead, 60),
-    "stopping": (stopping, 200),
-    "verdict": (verdict, 300),
-    "choosing": (choosing, 300),
+    "stopping": (stopping, 100),
+    "verdict": (verdict, 200),
+    "choosing": (choosing, 200),
 }
 
 

@@ -7,7 +7,7 @@ in the choice it has none.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Choice:
         It is chosen by half the needles each time, so it errs on the low side, by what the other half would have added.
     naive: mean of the best checkpoint on the needles that chose it; optimism: how much better that looks than `value`.
     chosen: float64 [C], how often halves of the needles choose each checkpoint. stability: that of `checkpoint`.
-    over_last: `value` beside the last checkpoint's, on the same needles: is choosing worth it?
+    over_last: `value` beside the last checkpoint's, paired: is choosing worth it?
     """
 
     checkpoint: int
@@ -121,9 +121,10 @@ def choose_best(
 ) -> Choice:
     """The best checkpoint by its mean over items, values [C, P], needles [P], reported on needles that did not choose.
 
-    Needles are cut in half at random, `splits` times; each half chooses and the other reports. A needle's value is its
-    mean over the reports it is in, and the interval is over needles (`clustered_interval`). Items with a NaN at any
-    checkpoint are left out. Of equal means the earliest checkpoint is best.
+    Needles are cut in half at random, `splits` times; each half chooses and the other reports; the value is the mean of
+    all reports. Its interval is that of the best checkpoint's mean over needles (`clustered_interval`), moved there:
+    reports of several checkpoints scatter less than one, but which of them report is luck as well. Items with
+    a NaN at any checkpoint are left out. Of equal means the earliest checkpoint is best.
 
     Raises ArgumentError when shapes do not fit, or there are fewer than two checkpoints or four needles.
     """
@@ -153,11 +154,17 @@ def choose_best(
             others = ~side[cluster]
             reported[others] += values[pick, others]
             times[~side] += 1
-    reported = reported / times[cluster]
-    value = clustered_interval(reported, needles, bounds=bounds)
+    estimate = float((reported / times[cluster]).mean())
     naive = float(values[best].mean())
-    ends = bounds if bounds is not None and np.isfinite(bounds).all() else None
-    last = paired_difference(measure, values[-1], reported, needles, higher_is_better=higher_is_better, bounds=ends)
+    shift = estimate - naive
+    plain = clustered_interval(values[best], needles, bounds=bounds)
+    ends = (-np.inf, np.inf) if bounds is None else bounds
+    low, high = (float(np.clip(side + shift, *ends)) for side in (plain.low, plain.high))
+    value = replace(plain, estimate=estimate, low=low, high=high)
+    finite = ends if np.isfinite(ends).all() else None
+    last = paired_difference(
+        measure, values[-1], values[best] + shift, needles, higher_is_better=higher_is_better, bounds=finite
+    )
     return Choice(
         checkpoint=best,
         step=-1 if steps is None else int(steps[best]),
@@ -165,7 +172,7 @@ def choose_best(
         higher_is_better=higher_is_better,
         value=value,
         naive=naive,
-        optimism=sign * (naive - float(value.estimate)),
+        optimism=-sign * shift,
         chosen=chosen / chosen.sum(),
         over_last=last,
         n=len(cluster),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, is_dataclass, replace
 from math import isfinite
-from os import PathLike, fspath
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,7 @@ def compare(
     runs = [_read(source, estimator) for source in (a, b)]
     _check_probes(a, b, *runs)
     common = [int(step) for step in np.intersect1d(runs[0].steps, runs[1].steps)]
-    files = [Path(fspath(each)).resolve() for each in (a, b) if isinstance(each, str | PathLike)]
-    same_file = len(files) == 2 and files[0] == files[1]
+    same_file = _path(a) is not None and _path(a) == _path(b)
     chosen = (checkpoint, with_checkpoint)
     if chosen == (None, None) and not same_file:
         steps = (common[-1], common[-1]) if common else (int(runs[0].steps[-1]), int(runs[1].steps[-1]))
@@ -240,8 +239,12 @@ def _place(run: Trajectory, step: int, source: Run) -> int:
     return int(found[0])
 
 
+def _path(source: Run) -> Path | None:
+    return None if isinstance(source, HeadScores) else Path(source).resolve()
+
+
 def _name(source: Run) -> str:
-    return "" if isinstance(source, HeadScores) else Path(fspath(source)).name
+    return "" if isinstance(source, HeadScores) else Path(source).name
 
 
 def _side(source: Run, run: Trajectory, place: int) -> Side:

@@ -98,7 +98,7 @@ def lead_lag(
     used = np.all([~np.isnan(values).all(axis=1) for values in levels.values()], axis=0)
     progress, n = progress[used], int(used.sum())
     held = {name: np.asarray(values, np.float64)[used] for name, values in levels.items()}
-    kept = {name: ~np.isnan(values).any(axis=0) for name, values in held.items()}
+    kept = {name: np.asarray(~np.isnan(values).any(axis=0)) for name, values in held.items()}
     names = tuple(levels)
     counted = {name: len(np.unique(np.asarray(needles[name])[kept[name]])) for name in names}
     fewest = min(counted.values())
@@ -159,11 +159,27 @@ def _draw_times(
             weights[key] = needle_weights(len(key), draws, seed + len(weights))
         w = weights[key]
         curves = (w @ sums.T) / (w @ counts.T)  # [draws, C]
-        found.append(_times(curves, progress, rng))
+        found.append(_times(curves, progress, _counted_twice(sums, counts), rng))
     return np.array(found)
 
 
-def _times(curves: np.ndarray, progress: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _counted_twice(sums: np.ndarray, counts: np.ndarray) -> float:
+    """By how much the scatter of a resampled curve exceeds what resampling itself does not show: 1 to 2.
+
+    Items' own noise is in the resamples' spread, and again, twice, in each one's scatter about its curve; what
+    all items of a checkpoint share is only there. So weights are made sharper by the share that is counted again.
+    """
+    n, g = sums.shape
+    curve = sums.sum(axis=1) / counts.sum(axis=1)
+    apart = (sums - curve[:, None] * counts) / counts.sum(axis=1, keepdims=True) * g  # [n, G], mean 0
+    steps = np.diff(apart, n=2, axis=0)  # free of each needle's own level and slope
+    own = float((steps**2).sum() / (6 * (n - 2) * (g - 1) * g))  # variance of a mean by items' noise
+    whole = float((np.diff(curve, n=2) ** 2).sum() / (6 * (n - 2)))  # with what is shared, and the curve's bend
+    shared = max(whole - own, 0.0)
+    return min((shared + 2 * own) / max(shared, 1e-300), 2.0) if own > 0 else 1.0
+
+
+def _times(curves: np.ndarray, progress: np.ndarray, sharper: float, rng: np.random.Generator) -> np.ndarray:
     """A time [draws] for each of the curves [draws, C], drawn by the posterior weights of the family's members."""
     n = curves.shape[1]
     shapes, halves = family(tuple((progress - progress[0]) / (progress[-1] - progress[0])))
@@ -178,7 +194,7 @@ def _times(curves: np.ndarray, progress: np.ndarray, rng: np.random.Generator) -
         f = f / np.sqrt((f**2).sum(axis=1))[:, None]
         left = (y**2).sum(axis=1)[:, None] - (y @ f.T) ** 2
         floor = 1e-6 * n  # of a height of 1: curves without any noise are not more certain than that
-        logs.append(scale - (n - 2) / 2 * np.log(np.maximum(left, 0) + floor))
+        logs.append(sharper * (scale - (n - 2) / 2 * np.log(np.maximum(left, 0) + floor)))
     weight = np.concatenate(logs, axis=1)
     weight = np.exp(weight - weight.max(axis=1, keepdims=True))
     total = np.cumsum(weight, axis=1)

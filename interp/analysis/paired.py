@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ...errors import ArgumentError
-from .bootstrap import Interval, clustered_interval, needle_sums
+from .bootstrap import MIN_NEEDLES, Interval, clustered_interval, needle_sums
 from .heads import flip_signs
+
+FEW = 8  # needles that differ; with fewer the studentised interval holds in less than 93 % (benchmarks/levels.py)
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,9 +53,9 @@ def paired_difference(
 ) -> Difference:
     """The difference b - a of a measure on the same items, a and b [P], needles [P] any labels.
 
-    The interval is the studentised one over needles of the items' differences (`clustered_interval`). Where too few
-    needles differ for a bootstrap, and the measure has finite bounds, gains and losses get an interval each, at half
-    the error, and the difference lies between them: if none of 24 needles changed, at most 17 % do.
+    The interval is the studentised one over needles of the items' differences (`clustered_interval`). Where fewer than
+    8 needles differ, which are too few for a bootstrap, and the measure has finite bounds, gains and losses get an
+    interval each, at half the error, and the difference lies between: if none of 24 needles changed, at most 17 % do.
 
     Raises ArgumentError when shapes do not fit, or no item has a value in both.
     """
@@ -66,14 +68,14 @@ def paired_difference(
     a, b, needles = a[both], b[both], needles[both]
     apart = b - a
     change = clustered_interval(apart, needles, level=level)
-    if np.isnan(change.low) and bounds is not None:
+    sums = needle_sums(apart, needles)[0]
+    moved = np.abs(sums) > 1e-9
+    if bounds is not None and len(sums) >= MIN_NEEDLES and (moved.sum() < FEW or np.isnan(change.low)):
         width, half = bounds[1] - bounds[0], (1 + level) / 2
         gain, loss = (
             clustered_interval(np.maximum(side, 0), needles, level=half, bounds=(0, width)) for side in (apart, -apart)
         )
         change = replace(change, low=gain.low - loss.high, high=gain.high - loss.low)
-    sums = needle_sums(apart, needles)[0]
-    moved = np.abs(sums) > 1e-9
     p = float(flip_signs(sums[:, None])[0]) if moved.any() else 1.0
     return Difference(
         name=name,
