@@ -5,11 +5,13 @@ from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
-from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
+from .drop_alarm import MARGIN, RATE, Regression, Watch
+from .effective_length import EffectiveLength, effective_length, effective_lengths, length_groups
 from .evaluations import DownstreamError
 from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
+from .leading import LEADING
 from .statistics import ALPHA
 from .trajectory import Trajectory, read_trajectory
 from .verdicts import Verdict, judge
@@ -27,6 +29,7 @@ __all__ = [
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
+    "EffectiveLength",
     "HeadChanges",
     "HeadEffects",
     "HeadList",
@@ -49,11 +52,14 @@ __all__ = [
     "depth_labels",
     "distance_by_interference",
     "dose_response",
+    "effective_length",
+    "effective_lengths",
     "grid",
     "head_effects",
     "heads_mean",
     "judge",
     "length_by_depth",
+    "length_groups",
     "life",
     "log_fit",
     "panel",

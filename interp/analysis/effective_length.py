@@ -1,0 +1,237 @@
+"""Effective length: the longest context at which a checkpoint still retrieves as well as, nearly, at the shortest.
+
+One number a checkpoint, in tokens, from the scores by context length of its leading heads:
+
+- *No selection bias.* Heads that were chosen because they score high on some needles score lower on others, and the more
+  so the noisier a length is. One half of the needles chooses the heads, at the shortest length; the other half is read,
+  at all lengths; and the other way round.
+- *One crossing.* The scores by length are replaced by the closest ones that never rise (isotonic regression, weighted by
+  probes; Robertson, Wright and Dykstra 1988, Order Restricted Statistical Inference, section 1.2). "The first length
+  below the share" of a curve as measured ends the context at every unlucky dip, "the last one above it" forgives every
+  hole; the isotonic curve has one crossing, and a length takes support from its neighbours.
+- *Between the probed lengths* the curve goes on smoothly over the logarithm of the length, without rising (PCHIP: Fritsch
+  and Carlson 1980, SIAM J. Numer. Anal. 17(2)). A straight line cuts the corner where the score begins to fall: with a
+  length a doubling it gave lengths up to 8 % too short. What no interpolation knows is not in the interval: probe more lengths.
+- *What was not seen is not said*: a curve that stays above the share gives "at least" the longest length probed; where
+  no head retrieves even at the shortest length, it is "below" that; with few needles or one length "insufficient".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ...errors import ArgumentError
+from ..lengths import group_lengths, human_length
+from ..results import HeadScores
+from .bootstrap import MIN_NEEDLES, Interval, needle_sums, needle_weights, resampled_interval
+from .leading import halves, leading
+from .trajectory import Trajectory
+
+SHARE = 0.8  # of the score at the shortest length
+DRAWS = 999  # resamples of needles; each needs an isotonic regression of its own
+STEPS = 64  # points of the curve between two probed lengths; between these it is a straight line
+
+
+@dataclass(frozen=True, eq=False)
+class EffectiveLength:
+    """The longest context, in tokens, at which the leading heads keep `share` of their score at the shortest length.
+
+    tokens: the estimate. The longest length probed where the share is never lost (`at_least`), the shortest where no
+        head retrieves even there (`below`), NaN where nothing can be said.
+    low, high: 95 % interval over needles, for these heads; high is inf where the longest length is not too long. NaN
+        for `below` and where nothing can be said.
+    lengths: float64 [k], tokens, ascending; close ones are one (`lengths.group_lengths`).
+    score: float64 [k], mean score of the leading heads at each length, as measured; kept: the same that never rises, in
+        shares of its first.
+    n_needles: the fewest at one length.
+    words: "3.4K tokens (95% 2.9K to 4.1K)", "at least 8K tokens: not lost at any length probed", ...
+    """
+
+    tokens: float
+    low: float
+    high: float
+    at_least: bool
+    below: bool
+    share: float
+    lengths: np.ndarray
+    score: np.ndarray
+    kept: np.ndarray
+    n_needles: int
+    words: str
+
+    @property
+    def short(self) -> str:
+        """A cell of a table: "3.4K", ">= 8K", "< 1K", "-"."""
+        sign = ">= " if self.at_least else "< " if self.below else ""
+        return f"{sign}{_about(self.tokens)}" if np.isfinite(self.tokens) else "-"
+
+    @property
+    def target_over_shortest(self) -> float:
+        """Mean score at the longest length over that at the shortest, as measured; NaN where there is none."""
+        return float(self.score[-1] / self.score[0]) if len(self.score) > 1 and self.score[0] > 0 else float("nan")
+
+
+def effective_length(
+    scores: HeadScores | np.ndarray,
+    probes: dict[str, np.ndarray] | None = None,
+    *,
+    share: float = SHARE,
+    draws: int = DRAWS,
+) -> EffectiveLength:
+    """Effective length of one checkpoint.
+
+    Args:
+        scores: HeadScores, or retrieval scores [n_probes, n_layers, n_heads], NaN where a head cannot see the needle.
+        probes: with an array: columns [n_probes] needle_id and length, and where known chance and chance_sd.
+        share: of the score at the shortest length, between 0 and 1.
+        draws: resamples of needles for the interval; 0 leaves it out (NaN).
+
+    Raises ValueError when share is out of range or shapes do not fit.
+    """
+    if not 0 < share < 1:
+        raise ArgumentError(f"share must lie between 0 and 1, got {share!r}")
+    if isinstance(scores, HeadScores):
+        probes, scores = scores.probes, scores.per_probe["retrieval"]
+    values = np.asarray(scores, np.float64)
+    if values.ndim != 3 or probes is None or any(len(probes[name]) != len(values) for name in ("needle_id", "length")):
+        raise ArgumentError(
+            f"scores must be [n_probes, n_layers, n_heads] with the columns needle_id and length of their probes, got "
+            f"the shape {values.shape}"
+        )
+    measured = ~np.isnan(values).all(axis=(1, 2))  # elsewhere the model computed no numbers
+    values, probes = values[measured], {name: np.asarray(column)[measured] for name, column in probes.items()}
+    lengths, group = length_groups(probes["length"])
+    needles = np.unique(probes["needle_id"], return_inverse=True)[1].ravel()
+    fewest = _fewest(needles, group)
+    told: dict[str, Any] = {
+        **dict.fromkeys(("tokens", "low", "high"), np.nan),
+        **dict.fromkeys(("at_least", "below"), False),
+        **dict.fromkeys(("score", "kept"), np.full(len(lengths), np.nan)),
+        "share": share,
+        "lengths": lengths,
+        "n_needles": fewest,
+    }
+    if len(lengths) < 2:
+        one = f"all probes have about {_about(lengths[0])} tokens" if len(lengths) else "no probe has a score"
+        return EffectiveLength(**told, words=f"insufficient: {one}, and two lengths are needed")
+    if fewest < MIN_NEEDLES:
+        few = f"insufficient: {fewest} needles at a length, and {MIN_NEEDLES} are needed"
+        return EffectiveLength(**told, words=few)
+    followed = _read_on_the_other_half(values, probes, needles, group)
+    seen = ~np.isnan(followed)
+    if any(not seen[group == k].any() for k in range(len(lengths))):
+        told |= {"tokens": lengths[0], "below": True}
+        return EffectiveLength(**told, words=f"below {_about(lengths[0])} tokens: no head retrieves there")
+    by_length = np.where(np.equal.outer(np.arange(len(lengths)), group), followed, np.nan)  # [k, P]
+    sums, counts = needle_sums(by_length, needles)
+    score, weight = sums.sum(axis=1) / counts.sum(axis=1), counts.sum(axis=1)
+    kept = never_rising(score, weight)
+    if kept[0] <= 0:
+        told |= {"tokens": lengths[0], "below": True, "score": score}
+        return EffectiveLength(**told, words=f"below {_about(lengths[0])} tokens: its heads score 0 there")
+    found = float(_crossings(lengths, kept[None], share)[0])
+    drawn = needle_weights(sums.shape[1], draws) if draws else np.empty((0, sums.shape[1]))
+    totals, numbers = drawn @ sums.T, drawn @ counts.T  # [draws, k]
+    whole = (numbers > 0).all(axis=1)
+    curves = [never_rising(t / n, n) for t, n in zip(totals[whole], numbers[whole], strict=True)]
+    ends = _crossings(lengths, np.array([curve for curve in curves if curve[0] > 0]).reshape(-1, len(lengths)), share)
+    low = high = np.nan
+    if len(ends):
+        used = _fewest(needles[seen], group[seen])  # only half of them, where one half found no heads
+        interval = resampled_interval(np.array(found), ends, n=int(seen.sum()), n_clusters=used)
+        low, high = min(2.0**interval.low, lengths[-1]), 2.0**interval.high
+    tokens, at_least = float(min(2.0**found, lengths[-1])), bool(np.isinf(found))
+    told |= {"tokens": tokens, "low": low, "high": high, "at_least": at_least}
+    told |= {"score": score, "kept": kept / kept[0]}
+    return EffectiveLength(**told, words=_words(tokens, low, high, at_least))
+
+
+def effective_lengths(
+    trajectory: Trajectory, *, share: float = SHARE, draws: int = DRAWS
+) -> tuple[Interval, list[EffectiveLength]]:
+    """Effective length of every checkpoint, its leading heads chosen anew; arrays [C] for a curve, and all of each.
+
+    In the Interval, `high` stops at the longest length probed.
+    """
+    found = [effective_length(scores, dict(trajectory.probes), share=share, draws=draws) for scores in trajectory.scores]
+    tokens, low, high = (np.array([getattr(each, name) for each in found]) for name in ("tokens", "low", "high"))
+    longest = found[-1].lengths[-1]
+    n = len(trajectory.needles)
+    return Interval(tokens, low, np.fmin(high, longest + 0 * high), 0.95, n, found[-1].n_needles), found
+
+
+def length_groups(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [k] tokens of `lengths.group_lengths`'s groups, and the group of each probe: what was asked for, and the
+    median where a group is a whole doubling."""
+    if not len(lengths):
+        return np.empty(0), np.empty(0, int)
+    names, group = group_lengths(lengths)
+    members = [np.asarray(lengths)[group == k] for k in range(len(names))]
+    return np.array([float(np.median(m) if np.ptp(m) > 8 else m.max()) for m in members]), group
+
+
+def never_rising(score: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The closest curve to score [k] that never rises, in weighted least squares."""
+    from scipy.optimize import isotonic_regression
+
+    return np.asarray(isotonic_regression(score, weights=weight, increasing=False).x)
+
+
+def _read_on_the_other_half(
+    values: np.ndarray, probes: dict[str, np.ndarray], needles: np.ndarray, group: np.ndarray
+) -> np.ndarray:
+    """[P]: mean score of the heads that the other half of the needles chose at the shortest length; NaN without any.
+
+    Heads that some length hides behind their window are left out: where they are missing the mean would be of others.
+    """
+    everywhere = ~np.isnan(values).any(axis=0)
+    values = np.where(everywhere, values, np.nan)
+    found = np.full(len(values), np.nan)
+    for half in halves(needles):
+        choosing = half & (group == 0)
+        if choosing.any():
+            heads = leading(values[choosing], {name: column[choosing] for name, column in probes.items()})
+            if heads.any():
+                found[~half] = values[~half][:, heads].mean(axis=1)
+    return found
+
+
+def _fewest(needles: np.ndarray, group: np.ndarray) -> int:
+    return min((len(np.unique(needles[group == k])) for k in np.unique(group)), default=0)
+
+
+def _crossings(lengths: np.ndarray, kept: np.ndarray, share: float) -> np.ndarray:
+    """Where curves kept [n, k] over lengths [k], which never rise, fall below a share of their first: float64 [n], log2
+    of the length; inf where they do not."""
+    from scipy.interpolate import PchipInterpolator
+
+    log = np.log2(lengths)
+    fine = np.concatenate([np.linspace(a, b, STEPS, endpoint=False) for a, b in pairwise(log)] + [log[-1:]])
+    curve = PchipInterpolator(log, kept / kept[:, :1], axis=1)(fine)
+    below = curve < share
+    after = np.maximum(below.argmax(axis=1), 1)
+    a, b = (np.take_along_axis(curve, at[:, None], axis=1)[:, 0] for at in (after - 1, after))
+    lost = below.any(axis=1)
+    part = (a - share) / np.where(lost, a - b, 1.0)
+    return np.where(lost, fine[after - 1] + (fine[after] - fine[after - 1]) * part, np.inf)
+
+
+def _words(tokens: float, low: float, high: float, at_least: bool) -> str:
+    interval = ""
+    if np.isfinite(low):
+        end = _about(high) if np.isfinite(high) else "beyond"
+        interval = f" (95% {_about(low)} to {end})"
+    if at_least:
+        only = f"; 95% from {_about(low)} on" if low < tokens else ""
+        return f"at least {_about(tokens)} tokens: not lost at any length probed{only}"
+    return f"{_about(tokens)} tokens{interval}"
+
+
+def _about(tokens: float) -> str:
+    """1024 -> "1K", 3481.2 -> "3.4K": probed lengths as they are written, others to two digits."""
+    whole = human_length(round(tokens))
+    return whole if tokens < 1024 or whole.endswith("K") else f"{tokens / 1024:.2g}K" if tokens < 102400 else f"{tokens / 1024:.0f}K"
