@@ -6,7 +6,7 @@ from .cells import depth_labels, length_by_depth
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import MARGIN, RATE, Regression, Watch
-from .effective_length import EffectiveLength, effective_length, effective_lengths, length_groups
+from .effective_length import effective_length, effective_lengths, length_groups
 from .evaluations import DownstreamError
 from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .head_lists import HeadList, HeadListError, read_head_list
@@ -29,7 +29,6 @@ __all__ = [
     "Downstream",
     "DownstreamCorrelation",
     "DownstreamError",
-    "EffectiveLength",
     "HeadChanges",
     "HeadEffects",
     "HeadList",

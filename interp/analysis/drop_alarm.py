@@ -5,9 +5,9 @@ Three things make a naive alarm ("lower than the best so far, p < .05") cry wolf
 - *Probes of one needle move together.* Differences are summed by needle before their spread is taken.
 - *The best earlier measurement and its leading heads were chosen because they were high*, so the next one looks lower.
   The needles are split into halves: one half chooses the reference and its heads, the other half is tested on them.
-- *Asking at every measurement, and of many quantities,* gives chance many tries. The stated rate holds for the whole run:
-  it is divided equally over the planned measurements, a small part kept for later ones, and at each measurement equally
-  over what is watched (Bonferroni both times: whatever the dependence between them).
+- *Asking at every measurement, and of many quantities,* gives chance many tries. The stated rate holds for the whole
+  run: it is divided equally over the planned measurements, a small part kept for later ones, and at each measurement
+  equally over what is watched (Bonferroni both times: whatever the dependence between them).
 
 What counts as a loss is one of more than a `margin`: all numbers wander a little as weights drift, and no number of
 probes makes that an event. What is watched, and what the margin is of, is in watched.py.
@@ -35,7 +35,7 @@ class Regression:
     """Whether one of the watched numbers is worse than at the reference.
 
     fell: p is at most alpha_spent.
-    drop: how much worse: reference minus current, of an NLL current minus reference; NaN where nothing could be compared.
+    drop: how much worse: reference minus current, of an NLL current minus reference; NaN where nothing was compared.
     interval: 95 % for the drop, clustered by needle (t with needles - 1 degrees of freedom), for this one comparison.
     p: one-sided, of "no more is lost than the margin".
     alpha_spent: what this one test may spend.
@@ -74,7 +74,7 @@ class Watch:
     Args:
         needles: [n_probes], which needle each probe holds.
         planned: how many measurements the run will have. More may come; the later they come the less they may spend.
-        lengths: [n_probes], tokens. With them the leading heads are watched at every length, the longest length over the
+        lengths: [n_probes], tokens. With them the leading heads are watched at every length, the longest over the
             shortest, and the NLL; without, the leading heads over all probes alone.
         chance: [n_probes, 2], mean and standard deviation of what a head scores by chance (`estimators.chance`). Heads
             that are not above it are not followed. None: heads above 0.1 are.
@@ -191,8 +191,9 @@ class Watch:
         reference, now_is = (quantity.shown * float(np.nanmean(values)) for values in (before, after))
         at, change = " and ".join(map(str, sorted(steps))), "drop" if quantity.shown > 0 else "rise"
         words = (
-            f"{quantity.words(self.margin, fell)}: {reference:.3f} at step {at}, {now_is:.3f} now ({change} {drop:.3f}, "
-            f"95% {drop - reach:.3f} to {drop + reach:.3f}; {n_needles} needles; p = {p:.2g}, alarm at {alpha:.2g})"
+            f"{quantity.words(self.margin, fell)}: {reference:.3f} at step {at}, {now_is:.3f} now ({change} "
+            f"{drop:.3f}, 95% {drop - reach:.3f} to {drop + reach:.3f}; {n_needles} needles; p = {p:.2g}, alarm at "
+            f"{alpha:.2g})"
         )
         numbers = {"drop": drop, "p": p, "reference": reference, "current": now_is}
         return Regression(fell=fell, interval=(drop - reach, drop + reach), words=words, **told, **numbers)
@@ -203,7 +204,12 @@ class Watch:
         if not seen.any():
             return np.nan, np.nan, 0, 0
         codes = self._needles[seen]
-        return float(values[seen].mean()), float(needle_stderr(values[seen], codes)), int(seen.sum()), len(np.unique(codes))
+        return (
+            float(values[seen].mean()),
+            float(needle_stderr(values[seen], codes)),
+            int(seen.sum()),
+            len(np.unique(codes)),
+        )
 
 
 def _paired_means(then: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,30 +2,29 @@
 
 One number a checkpoint, in tokens, from the scores by context length of its leading heads:
 
-- *No selection bias.* Heads that were chosen because they score high on some needles score lower on others, and the more
-  so the noisier a length is. One half of the needles chooses the heads, at the shortest length; the other half is read,
-  at all lengths; and the other way round.
-- *One crossing.* The scores by length are replaced by the closest ones that never rise (isotonic regression, weighted by
-  probes; Robertson, Wright and Dykstra 1988, Order Restricted Statistical Inference, section 1.2). "The first length
+- *No selection bias.* Heads that were chosen because they score high on some needles score lower on others, and the
+  more so the noisier a length is. One half of the needles chooses the heads, at the shortest length; the other half is
+  read, at all lengths; and the other way round.
+- *One crossing.* The scores by length are replaced by the closest ones that never rise (isotonic regression, weighted
+  by probes; Robertson, Wright and Dykstra 1988, Order Restricted Statistical Inference, section 1.2). "The first length
   below the share" of a curve as measured ends the context at every unlucky dip, "the last one above it" forgives every
   hole; the isotonic curve has one crossing, and a length takes support from its neighbours.
-- *Between the probed lengths* the curve goes on smoothly over the logarithm of the length, without rising (PCHIP: Fritsch
-  and Carlson 1980, SIAM J. Numer. Anal. 17(2)). A straight line cuts the corner where the score begins to fall: with a
-  length a doubling it gave lengths up to 8 % too short. What no interpolation knows is not in the interval: probe more lengths.
+- *Between the probed lengths* the curve goes on smoothly over the logarithm of the length, without rising (PCHIP:
+  Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)). A straight line cuts the corner where the score begins to fall:
+  with a length a doubling it gave lengths up to 8 % too short. What no interpolation knows is not in the interval.
 - *What was not seen is not said*: a curve that stays above the share gives "at least" the longest length probed; where
   no head retrieves even at the shortest length, it is "below" that; with few needles or one length "insufficient".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from ...errors import ArgumentError
-from ..lengths import group_lengths, human_length
+from ..lengths import EffectiveLength, about_length, group_lengths
 from ..results import HeadScores
 from .bootstrap import MIN_NEEDLES, Interval, needle_sums, needle_weights, resampled_interval
 from .leading import halves, leading
@@ -34,45 +33,6 @@ from .trajectory import Trajectory
 SHARE = 0.8  # of the score at the shortest length
 DRAWS = 999  # resamples of needles; each needs an isotonic regression of its own
 STEPS = 64  # points of the curve between two probed lengths; between these it is a straight line
-
-
-@dataclass(frozen=True, eq=False)
-class EffectiveLength:
-    """The longest context, in tokens, at which the leading heads keep `share` of their score at the shortest length.
-
-    tokens: the estimate. The longest length probed where the share is never lost (`at_least`), the shortest where no
-        head retrieves even there (`below`), NaN where nothing can be said.
-    low, high: 95 % interval over needles, for these heads; high is inf where the longest length is not too long. NaN
-        for `below` and where nothing can be said.
-    lengths: float64 [k], tokens, ascending; close ones are one (`lengths.group_lengths`).
-    score: float64 [k], mean score of the leading heads at each length, as measured; kept: the same that never rises, in
-        shares of its first.
-    n_needles: the fewest at one length.
-    words: "3.4K tokens (95% 2.9K to 4.1K)", "at least 8K tokens: not lost at any length probed", ...
-    """
-
-    tokens: float
-    low: float
-    high: float
-    at_least: bool
-    below: bool
-    share: float
-    lengths: np.ndarray
-    score: np.ndarray
-    kept: np.ndarray
-    n_needles: int
-    words: str
-
-    @property
-    def short(self) -> str:
-        """A cell of a table: "3.4K", ">= 8K", "< 1K", "-"."""
-        sign = ">= " if self.at_least else "< " if self.below else ""
-        return f"{sign}{_about(self.tokens)}" if np.isfinite(self.tokens) else "-"
-
-    @property
-    def target_over_shortest(self) -> float:
-        """Mean score at the longest length over that at the shortest, as measured; NaN where there is none."""
-        return float(self.score[-1] / self.score[0]) if len(self.score) > 1 and self.score[0] > 0 else float("nan")
 
 
 def effective_length(
@@ -116,7 +76,7 @@ def effective_length(
         "n_needles": fewest,
     }
     if len(lengths) < 2:
-        one = f"all probes have about {_about(lengths[0])} tokens" if len(lengths) else "no probe has a score"
+        one = f"all probes have about {about_length(lengths[0])} tokens" if len(lengths) else "no probe has a score"
         return EffectiveLength(**told, words=f"insufficient: {one}, and two lengths are needed")
     if fewest < MIN_NEEDLES:
         few = f"insufficient: {fewest} needles at a length, and {MIN_NEEDLES} are needed"
@@ -125,14 +85,14 @@ def effective_length(
     seen = ~np.isnan(followed)
     if any(not seen[group == k].any() for k in range(len(lengths))):
         told |= {"tokens": lengths[0], "below": True}
-        return EffectiveLength(**told, words=f"below {_about(lengths[0])} tokens: no head retrieves there")
+        return EffectiveLength(**told, words=f"below {about_length(lengths[0])} tokens: no head retrieves there")
     by_length = np.where(np.equal.outer(np.arange(len(lengths)), group), followed, np.nan)  # [k, P]
     sums, counts = needle_sums(by_length, needles)
     score, weight = sums.sum(axis=1) / counts.sum(axis=1), counts.sum(axis=1)
     kept = never_rising(score, weight)
     if kept[0] <= 0:
         told |= {"tokens": lengths[0], "below": True, "score": score}
-        return EffectiveLength(**told, words=f"below {_about(lengths[0])} tokens: its heads score 0 there")
+        return EffectiveLength(**told, words=f"below {about_length(lengths[0])} tokens: its heads score 0 there")
     found = float(_crossings(lengths, kept[None], share)[0])
     drawn = needle_weights(sums.shape[1], draws) if draws else np.empty((0, sums.shape[1]))
     totals, numbers = drawn @ sums.T, drawn @ counts.T  # [draws, k]
@@ -157,7 +117,9 @@ def effective_lengths(
 
     In the Interval, `high` stops at the longest length probed.
     """
-    found = [effective_length(scores, dict(trajectory.probes), share=share, draws=draws) for scores in trajectory.scores]
+    found = [
+        effective_length(scores, dict(trajectory.probes), share=share, draws=draws) for scores in trajectory.scores
+    ]
     tokens, low, high = (np.array([getattr(each, name) for each in found]) for name in ("tokens", "low", "high"))
     longest = found[-1].lengths[-1]
     n = len(trajectory.needles)
@@ -223,15 +185,9 @@ def _crossings(lengths: np.ndarray, kept: np.ndarray, share: float) -> np.ndarra
 def _words(tokens: float, low: float, high: float, at_least: bool) -> str:
     interval = ""
     if np.isfinite(low):
-        end = _about(high) if np.isfinite(high) else "beyond"
-        interval = f" (95% {_about(low)} to {end})"
+        end = about_length(high) if np.isfinite(high) else "beyond"
+        interval = f" (95% {about_length(low)} to {end})"
     if at_least:
-        only = f"; 95% from {_about(low)} on" if low < tokens else ""
-        return f"at least {_about(tokens)} tokens: not lost at any length probed{only}"
-    return f"{_about(tokens)} tokens{interval}"
-
-
-def _about(tokens: float) -> str:
-    """1024 -> "1K", 3481.2 -> "3.4K": probed lengths as they are written, others to two digits."""
-    whole = human_length(round(tokens))
-    return whole if tokens < 1024 or whole.endswith("K") else f"{tokens / 1024:.2g}K" if tokens < 102400 else f"{tokens / 1024:.0f}K"
+        only = f"; 95% from {about_length(low)} on" if low < tokens else ""
+        return f"at least {about_length(tokens)} tokens: not lost at any length probed{only}"
+    return f"{about_length(tokens)} tokens{interval}"

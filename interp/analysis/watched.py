@@ -86,7 +86,9 @@ class TargetOverShortest(LeadingHeads):
         heads = self.choose(now, half)
         if not heads.any():
             return -math.inf
-        long, short = (observed_mean(now.scores[half & on][:, heads].ravel())[0] for on in (self._longest, self.deciding))
+        long, short = (
+            observed_mean(now.scores[half & on][:, heads].ravel())[0] for on in (self._longest, self.deciding)
+        )
         return float(long / short) if short > 0 and np.isfinite(long) else -math.inf
 
     def number(self, values: np.ndarray) -> np.ndarray:
@@ -141,8 +143,10 @@ Quantity = LeadingHeads | NovelNLL
 
 
 def quantities(columns: Mapping[str, np.ndarray]) -> list[Quantity]:
-    """All that can be watched on probes with these columns [P]: needle_id, where known chance and chance_sd, and length,
-    without which it is the leading heads alone. Where there is one length, it is they and the NLL."""
+    """All that can be watched on probes with these columns [P]: needle_id, length, and where known chance, chance_sd.
+
+    Without lengths it is the leading heads alone; where all are of one length, it is they and the NLL.
+    """
     everything = np.ones(len(columns["needle_id"]), bool)
     found: list[Quantity] = [LeadingHeads("the leading heads", everything, everything, columns)]
     if "length" not in columns:
