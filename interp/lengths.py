@@ -1,4 +1,4 @@
-"""Context lengths as people write them: read "4k", write "4K", gather them into a few groups; a length that was found."""
+"""Context lengths as people write them: read "4k", write "4K", gather them into groups; a length that was found."""
 
 from __future__ import annotations
 
