@@ -14,9 +14,9 @@ heads, paired t test at 5 % every time) and the watch's parts left out one by on
 Power: runs in which a fall half-way through is noticed, at once and within five measurements.
 
 With --everything: probes of four lengths, 24 needles with two probes a length, and all that the watch looks at then
-(leading heads over all and at each length, longest over shortest, NLL at the shortest and over all). Alarms of any kind,
-and by kind; what is noticed of a fall at one length or of an NLL that rises, beside the leading heads over all probes, in
-the same watch and alone, as when nothing else is watched.
+(leading heads over all and at each length, longest over shortest, NLL at the shortest and over all). Alarms of any
+kind, and by kind; what is noticed of a fall at one length or of an NLL that rises, beside the leading heads over all
+probes, in the same watch and alone, as when nothing else is watched.
 """
 
 from __future__ import annotations

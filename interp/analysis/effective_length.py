@@ -103,7 +103,7 @@ def effective_length(
     if len(ends):
         used = _fewest(needles[seen], group[seen])  # only half of them, where one half found no heads
         interval = resampled_interval(np.array(found), ends, n=int(seen.sum()), n_clusters=used)
-        low, high = min(2.0**interval.low, lengths[-1]), 2.0**interval.high
+        low, high = float(min(2.0**interval.low, lengths[-1])), float(2.0**interval.high)
     tokens, at_least = float(min(2.0**found, lengths[-1])), bool(np.isinf(found))
     told |= {"tokens": tokens, "low": low, "high": high, "at_least": at_least}
     told |= {"score": score, "kept": kept / kept[0]}
@@ -123,7 +123,7 @@ def effective_lengths(
     tokens, low, high = (np.array([getattr(each, name) for each in found]) for name in ("tokens", "low", "high"))
     longest = found[-1].lengths[-1]
     n = len(trajectory.needles)
-    return Interval(tokens, low, np.fmin(high, longest + 0 * high), 0.95, n, found[-1].n_needles), found
+    return Interval(tokens, low, np.minimum(high, longest), 0.95, n, found[-1].n_needles), found
 
 
 def length_groups(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
