@@ -98,13 +98,13 @@ def faded(
     return scores.reshape(-1, 1, heads), columns
 
 
-def faded_truth(share: float, *, fades: float, steep: float) -> float:
+def faded_truth(share: float, *, fades: float, steep: float, batches: int = 40) -> float:
     """Tokens at which the retrieving heads keep `share` of their mean score at 1024, over all possible needles."""
     lengths, rng = 2 ** np.linspace(10, 16, 97), np.random.default_rng(0)
     kept = np.mean(
         [
             faded(rng, lengths, 500, fades=fades, steep=steep)[0].reshape(500, 97, 16)[..., :8].mean((0, 2))
-            for _ in range(40)
+            for _ in range(batches)
         ],
         axis=0,
     )

@@ -230,9 +230,8 @@ def test_the_error_of_a_ratio_is_that_of_resampled_needles() -> None:
     watch = Watch(AT_LENGTHS, planned=5, lengths=LENGTHS)
     watch.add(0, *before), watch.add(1, *after)
     (ratio,) = (r for r in watch.regressions if r.what == RATIO)
-    sums = np.stack(
-        [s.reshape(12, 3, HEADS)[:, place, :8].mean(axis=1) for s, _ in (before, after) for place in (2, 0)]
-    )
+    by_needle = [scores.reshape(12, 3, HEADS)[..., :8].mean(axis=-1) for scores, _ in (before, after)]
+    sums = np.stack([means[:, place] for means in by_needle for place in (2, 0)])
     rng = np.random.default_rng(0)
     drawn = sums[:, rng.integers(0, 12, (4000, 12))].mean(axis=2)
     error = float(np.std(drawn[0] / drawn[1] - drawn[2] / drawn[3])) * np.sqrt(12 / 11)
@@ -248,13 +247,13 @@ def test_one_length_is_the_heads_and_the_nll() -> None:
 
 
 def test_nothing_rings_in_runs_that_only_wander() -> None:
-    """60 runs of 12 measurements with everything watched, without a margin: above 8 has a probability of 1 % at 5 %."""
+    """25 runs of 8 measurements with everything watched, without a margin: above 4 has a probability of .7 % at 5 %."""
     rang = 0
-    for seed in range(60):
-        watch = Watch(AT_LENGTHS, planned=12, lengths=LENGTHS, margin=0.0)
-        for step in range(12):
+    for seed in range(25):
+        watch = Watch(AT_LENGTHS, planned=8, lengths=LENGTHS, margin=0.0)
+        for step in range(8):
             watch.add(step, *at_three_lengths(100 * seed + step, ALL))
             if any(r.fell for r in watch.regressions):
                 rang += 1
                 break
-    assert rang <= 8
+    assert rang <= 4
