@@ -16,6 +16,7 @@ probes makes that an event. What is watched, and what the margin is of, is in wa
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -167,36 +168,36 @@ class Watch:
 
         then, now = np.full((2, len(self._needles)), np.nan)
         steps = set()
-        for choosing, reference in zip(halves(self._needles), best, strict=True):
-            if reference.heads.any():
-                values = quantity.read(current, reference.heads)
-                then[~choosing], now[~choosing] = _paired_means(reference.values[~choosing], values[~choosing])
-                steps.add(reference.step)
-        left = quantity.left(then, now, self.margin)
-        before, after = quantity.number(then), quantity.number(now)
-        drop, drop_se, n, n_needles = self._clustered_mean(before - after)
-        told = {"alpha_spent": alpha, "steps": tuple(sorted(steps)), "what": quantity.name}
+        for choosing, before in zip(halves(self._needles), best, strict=True):
+            if before.heads.any():
+                values = quantity.read(current, before.heads)
+                then[~choosing], now[~choosing] = _paired_means(before.values[~choosing], values[~choosing])
+                steps.add(before.step)
+        numbers = quantity.number(then), quantity.number(now)
+        drop, drop_se, n, n_needles = self._clustered_mean(numbers[0] - numbers[1])
+        told: dict[str, Any] = {"alpha_spent": alpha, "steps": tuple(sorted(steps)), "what": quantity.name}
         told |= {"n_probes": n, "n_needles": n_needles}
-        few = f"{n_needles} needles, and {FEWEST_NEEDLES} are needed"
-        if not n or n_needles < FEWEST_NEEDLES:
-            why = f"insufficient: {few if steps and not np.isnan(then).all() else quantity.nothing}"
-            nan = dict.fromkeys(("drop", "p", "reference", "current"), np.nan)
-            return Regression(fell=False, interval=(np.nan, np.nan), words=why, **told, **nan)
+        if n_needles < FEWEST_NEEDLES:
+            given = n_needles or int(self._needles.max()) + 1
+            few = f"{given} needles, and {FEWEST_NEEDLES} are needed"
+            why = f"insufficient: {few if given < FEWEST_NEEDLES else quantity.nothing}"
+            told |= dict.fromkeys(("drop", "p", "reference", "current"), np.nan)
+            return Regression(fell=False, interval=(np.nan, np.nan), words=why, **told)
         p = 0.0
-        for values in left:  # all of them have to tell a loss
+        for values in quantity.left(then, now, self.margin):  # all of them have to tell a loss
             mean, error, _, counted = self._clustered_mean(values)
             p = max(p, float(special.stdtr(counted - 1, mean / error)) if error else float(mean >= 0))
         reach = float(special.stdtrit(n_needles - 1, 0.975)) * drop_se
         fell = p <= alpha
-        reference, now_is = (quantity.shown * float(np.nanmean(values)) for values in (before, after))
+        reference, now_is = (quantity.shown * float(np.nanmean(values)) for values in numbers)
         at, change = " and ".join(map(str, sorted(steps))), "drop" if quantity.shown > 0 else "rise"
         words = (
             f"{quantity.words(self.margin, fell)}: {reference:.3f} at step {at}, {now_is:.3f} now ({change} "
             f"{drop:.3f}, 95% {drop - reach:.3f} to {drop + reach:.3f}; {n_needles} needles; p = {p:.2g}, alarm at "
             f"{alpha:.2g})"
         )
-        numbers = {"drop": drop, "p": p, "reference": reference, "current": now_is}
-        return Regression(fell=fell, interval=(drop - reach, drop + reach), words=words, **told, **numbers)
+        told |= {"drop": drop, "p": p, "reference": reference, "current": now_is}
+        return Regression(fell=fell, interval=(drop - reach, drop + reach), words=words, **told)
 
     def _clustered_mean(self, values: np.ndarray) -> tuple[float, float, int, int]:
         """Mean and standard error of values [P], NaN left out, and how many probes and needles there are."""
@@ -222,7 +223,7 @@ def _paired_means(then: np.ndarray, now: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _measurement(scores: HeadScores | np.ndarray, nll: np.ndarray | None) -> Measurement:
     if isinstance(scores, HeadScores):
-        scores, nll = scores.per_probe["retrieval"], scores.nll_novel
+        return _measurement(scores.per_probe["retrieval"], scores.nll_novel)
     values = np.asarray(scores, np.float64)
     if values.ndim != 3 or not len(values):
         raise ArgumentError(

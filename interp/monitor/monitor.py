@@ -335,7 +335,7 @@ class HeadMonitor(TrainerCallback):
         )
 
     def _look_at_rope(self, model: nn.Module | None) -> None:
-        config = getattr(unwrapped(model), "config", None)
+        config: Any = getattr(unwrapped(model), "config", None)
         if hasattr(config, "get_text_config"):
             for words in rope_warnings(config.get_text_config(decoder=True), int(self._lengths.max())):
                 self._warn(words)

@@ -8,6 +8,7 @@ import numpy as np
 
 from ....printable import NAME, printable
 from ...analysis import MIN_NEEDLES
+from ...lengths import EffectiveLength, about_length
 from ...results import RETRIEVAL_THRESHOLD
 from ..agreement_terminal import agreement_notes
 from ..evolution import NLL_NAMES, Evolution, head_name
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 CHANGED = 40  # heads in the table of changes
 RINGED = 10  # heads that are ringed in the map and listed beside the slider
+EFFECTIVE = "kept to 80% of the score at the shortest; never beyond the lengths probed"
 BAND = "band: 95% interval over needles, where they differ"
 
 
@@ -78,7 +80,20 @@ def tiles(evolution: Evolution) -> list[Tile]:
         _tile(evolution, f"NLL in nats, {NLL_NAMES[evolution.nll_name]}", evolution.mean(evolution.nll_name), ".2f"),
         _tile(evolution, "Answered exactly", panel.niah_score, ".0%"),
     ]
+    if evolution.effective is not None:
+        found.append(_effective_tile(evolution, evolution.effective[1]))
     return [tile for tile in found if tile.value != "-"]
+
+
+def _effective_tile(evolution: Evolution, each: list[EffectiveLength]) -> Tile:
+    first, last = each[0], each[-1]
+    shortest = about_length(last.lengths[0])
+    detail = [f"tokens at which the leading heads keep {last.share:.0%} of their score at {shortest}"]
+    if np.isfinite(last.low):
+        high = about_length(last.high) if np.isfinite(last.high) else "beyond the longest"
+        detail.append(f"95% interval {about_length(last.low)} to {high}")
+    detail += [f"{first.short} at {evolution.step_names[0]}"] if len(each) > 1 and first.short != "-" else []
+    return Tile("Effective length", last.short, "; ".join(detail))
 
 
 def _tile(evolution: Evolution, name: str, interval: Interval, digits: str, more: str = "") -> Tile:
@@ -205,6 +220,9 @@ def _growth(evolution: Evolution) -> Section:
     ]
     initial = plural(len(panel.initial_heads), "initial retrieval head")
     words = no_interval(panel.n_heads)
+    if evolution.effective is not None:
+        plot = plots.curve(evolution, {"effective length": evolution.effective[0]}, unit="tokens of context", digits=0)
+        figures.append(Figure("effective", "Effective length", plot, EFFECTIVE, height=320, half=True))
     if panel.initial_heads:
         plot = plots.curve(evolution, {"initial heads": panel.initial_mean}, unit="mean score", levels=True)
         figures.append(Figure("initial", f"Mean score of the {initial}", plot, height=320, half=True))
