@@ -57,16 +57,22 @@ def effective_length(
     if isinstance(scores, HeadScores):
         probes, scores = scores.probes, scores.per_probe["retrieval"]
     values = np.asarray(scores, np.float64)
-    if values.ndim != 3 or probes is None or any(len(probes[name]) != len(values) for name in ("needle_id", "length")):
+    if (
+        values.ndim != 3
+        or not len(values)
+        or probes is None
+        or any(len(probes[name]) != len(values) for name in ("needle_id", "length"))
+    ):
         raise ArgumentError(
             f"scores must be [n_probes, n_layers, n_heads] with the columns needle_id and length of their probes, got "
             f"the shape {values.shape}"
         )
     measured = ~np.isnan(values).all(axis=(1, 2))  # elsewhere the model computed no numbers
-    values, probes = values[measured], {name: np.asarray(column)[measured] for name, column in probes.items()}
-    lengths, group = length_groups(probes["length"])
+    lengths, group = length_groups(np.asarray(probes["length"]))
+    values, group = values[measured], group[measured]
+    probes = {name: np.asarray(column)[measured] for name, column in probes.items()}
     needles = np.unique(probes["needle_id"], return_inverse=True)[1].ravel()
-    fewest = _fewest(needles, group)
+    fewest = _fewest(needles, group, len(lengths))
     told: dict[str, Any] = {
         **dict.fromkeys(("tokens", "low", "high"), np.nan),
         **dict.fromkeys(("at_least", "below"), False),
@@ -76,8 +82,8 @@ def effective_length(
         "n_needles": fewest,
     }
     if len(lengths) < 2:
-        one = f"all probes have about {about_length(lengths[0])} tokens" if len(lengths) else "no probe has a score"
-        return EffectiveLength(**told, words=f"insufficient: {one}, and two lengths are needed")
+        one = f"insufficient: all probes have about {about_length(lengths[0])} tokens, and two lengths are needed"
+        return EffectiveLength(**told, words=one)
     if fewest < MIN_NEEDLES:
         few = f"insufficient: {fewest} needles at a length, and {MIN_NEEDLES} are needed"
         return EffectiveLength(**told, words=few)
@@ -101,7 +107,7 @@ def effective_length(
     ends = _crossings(lengths, np.array([curve for curve in curves if curve[0] > 0]).reshape(-1, len(lengths)), share)
     low = high = np.nan
     if len(ends):
-        used = _fewest(needles[seen], group[seen])  # only half of them, where one half found no heads
+        used = _fewest(needles[seen], group[seen], len(lengths))  # only half of them, where one half found no heads
         interval = resampled_interval(np.array(found), ends, n=int(seen.sum()), n_clusters=used)
         low, high = float(min(2.0**interval.low, lengths[-1])), float(2.0**interval.high)
     tokens, at_least = float(min(2.0**found, lengths[-1])), bool(np.isinf(found))
@@ -129,8 +135,6 @@ def effective_lengths(
 def length_groups(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """float64 [k] tokens of `lengths.group_lengths`'s groups, and the group of each probe: what was asked for, and the
     median where a group is a whole doubling."""
-    if not len(lengths):
-        return np.empty(0), np.empty(0, int)
     names, group = group_lengths(lengths)
     members = [np.asarray(lengths)[group == k] for k in range(len(names))]
     return np.array([float(np.median(m) if np.ptp(m) > 8 else m.max()) for m in members]), group
@@ -162,8 +166,8 @@ def _read_on_the_other_half(
     return found
 
 
-def _fewest(needles: np.ndarray, group: np.ndarray) -> int:
-    return min((len(np.unique(needles[group == k])) for k in np.unique(group)), default=0)
+def _fewest(needles: np.ndarray, group: np.ndarray, groups: int) -> int:
+    return min(len(np.unique(needles[group == k])) for k in range(groups))
 
 
 def _crossings(lengths: np.ndarray, kept: np.ndarray, share: float) -> np.ndarray:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 CHANGED = 40  # heads in the table of changes
 RINGED = 10  # heads that are ringed in the map and listed beside the slider
-EFFECTIVE = "kept to 80% of the score at the shortest; never beyond the lengths probed"
 BAND = "band: 95% interval over needles, where they differ"
 
 
@@ -34,7 +33,9 @@ def sections(evolution: Evolution) -> list[Section]:
     many = evolution.trajectory.n_checkpoints > 1
     found = [_heads(evolution)]
     if many:
-        found += [_curves(evolution), _changes(evolution), _growth(evolution), _order(evolution)]
+        found += [_curves(evolution), _changes(evolution), _growth(evolution)]
+        found += [_reach(evolution, *evolution.effective)] if evolution.effective is not None else []
+        found += [_order(evolution)]
     if evolution.behaviour is not None:
         found += [what_it_answers(evolution, evolution.behaviour)]
     if evolution.ways is not None:
@@ -220,9 +221,6 @@ def _growth(evolution: Evolution) -> Section:
     ]
     initial = plural(len(panel.initial_heads), "initial retrieval head")
     words = no_interval(panel.n_heads)
-    if evolution.effective is not None:
-        plot = plots.curve(evolution, {"effective length": evolution.effective[0]}, unit="tokens of context", digits=0)
-        figures.append(Figure("effective", "Effective length", plot, EFFECTIVE, height=320, half=True))
     if panel.initial_heads:
         plot = plots.curve(evolution, {"initial heads": panel.initial_mean}, unit="mean score", levels=True)
         figures.append(Figure("initial", f"Mean score of the {initial}", plot, height=320, half=True))
@@ -233,6 +231,18 @@ def _growth(evolution: Evolution) -> Section:
     return Section(
         "growth", f"{plural(first, 'retrieval head')} at the first checkpoint, {last} at the last", words, figures
     )
+
+
+def _reach(evolution: Evolution, curve: Interval, each: list[EffectiveLength]) -> Section:
+    last = each[-1]
+    heading = f"Effective length at {evolution.step_names[-1]}: {last.words}"
+    words = (
+        f"The longest context at which the leading heads keep {last.share:.0%} of their score at "
+        f"{about_length(last.lengths[0])} tokens. They are chosen on one half of the needles and read on the other."
+    )
+    plot = plots.curve(evolution, {"effective length": curve}, unit="tokens of context", digits=0)
+    figure = Figure("effective", "Effective length", plot, "never beyond the lengths probed", height=320)
+    return Section("reach", heading, words, [figure])
 
 
 def _order(evolution: Evolution) -> Section:

@@ -10,12 +10,12 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
 import headscope as hs
-from benchmarks.worlds import faded, faded_truth
 from builders import random_grid
 from headscope.interp.analysis import effective_length, effective_lengths
 from headscope.interp.analysis.trajectory import Trajectory
 from headscope.interp.lengths import about_length
 from headscope.interp.results import NLL_CLASSES, PROBE_COLUMNS
+from made_up_worlds import worlds
 from tiny_models import build
 
 LENGTHS = (1024, 2048, 4096, 8192)
@@ -89,10 +89,10 @@ def test_probes_without_numbers_are_left_out() -> None:
 
 def test_intervals_hold_the_true_length() -> None:
     """The full table is in benchmarks/statistics.py; 30 runs at .95: under 25 have a probability of .3 %."""
-    true, probed = faded_truth(0.8, fades=12.5, steep=1.0, batches=4), 2 ** np.arange(10, 15)
+    true, probed = worlds.faded_truth(0.8, fades=12.5, steep=1.0, batches=4), 2 ** np.arange(10, 15)
     held = 0
     for seed in range(30):
-        scores, probes = faded(np.random.default_rng(seed), probed, 12, fades=12.5, steep=1.0, heads=6)
+        scores, probes = worlds.faded(np.random.default_rng(seed), probed, 12, fades=12.5, steep=1.0, heads=6)
         found = effective_length(scores, probes, draws=399)
         held += found.low <= true <= found.high
     assert held >= 25
