@@ -201,7 +201,10 @@ def made_up_lengths(
     if kept is not None:
         hits = rng.binomial(hits, kept[:, length, None])
     log_nll = -1.5 + 0.15 * length + rng.normal(0, 0.8, needles)[of_probe] + drift(rng, measurements, (n,), 0.3)
-    log_nll = log_nll + drift(rng, measurements, (needles,), 0.15)[:, of_probe] + drift(rng, measurements, (1,), wander)
+    log_nll = log_nll + drift(rng, measurements, (needles,), 0.15)[:, of_probe]
+    log_nll = log_nll + drift(
+        rng, measurements, (1,), wander / 3
+    )  # more, and it rises by more than the margin in truth
     nll = np.exp(log_nll)
     if risen is not None:
         nll = nll + risen[:, length]
