@@ -57,12 +57,8 @@ def effective_length(
     if isinstance(scores, HeadScores):
         probes, scores = scores.probes, scores.per_probe["retrieval"]
     values = np.asarray(scores, np.float64)
-    if (
-        values.ndim != 3
-        or not len(values)
-        or probes is None
-        or any(len(probes[name]) != len(values) for name in ("needle_id", "length"))
-    ):
+    fits = probes is not None and all(len(probes[name]) == len(values) > 0 for name in ("needle_id", "length"))
+    if values.ndim != 3 or probes is None or not fits:
         raise ArgumentError(
             f"scores must be [n_probes, n_layers, n_heads] with the columns needle_id and length of their probes, got "
             f"the shape {values.shape}"
