@@ -10,8 +10,8 @@ One number a checkpoint, in tokens, from the scores by context length of its lea
   below the share" of a curve as measured ends the context at every unlucky dip, "the last one above it" forgives every
   hole; the isotonic curve has one crossing, and a length takes support from its neighbours.
 - *Between the probed lengths* the curve goes on smoothly over the logarithm of the length, without rising (PCHIP:
-  Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)). A straight line cuts the corner where the score begins to fall:
-  with a length a doubling it gave lengths up to 8 % too short. What no interpolation knows is not in the interval.
+  Fritsch and Carlson 1980, SIAM J. Numer. Anal. 17(2)). Straight lines cut the corner where the score begins to fall,
+  and every length comes out too short. What no interpolation knows is not in the interval.
 - *What was not seen is not said*: a curve that stays above the share gives "at least" the longest length probed; where
   no head retrieves even at the shortest length, it is "below" that; with few needles or one length "insufficient".
 """
