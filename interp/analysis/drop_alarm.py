@@ -23,11 +23,10 @@ import numpy as np
 from ...errors import ArgumentError
 from ..results import CHANCE_COLUMNS, HeadScores, needle_stderr
 from .leading import halves
-from .watched import Measurement, Quantity, quantities
+from .watched import FEWEST_NEEDLES, Measurement, Quantity, quantities
 
 RATE = 0.05  # false alarms: probability of one or more in a whole run
 MARGIN = 0.1  # a loss smaller than this share of the reference is no regression
-FEWEST_NEEDLES = 8  # below, a cluster-robust test in the far tail is not to be trusted
 _RESERVE = 0.1  # share of the rate kept for measurements beyond the planned ones
 
 
@@ -183,10 +182,11 @@ class Watch:
             why = f"insufficient: {few if given < FEWEST_NEEDLES else quantity.nothing}"
             told |= dict.fromkeys(("drop", "p", "reference", "current"), np.nan)
             return Regression(fell=False, interval=(np.nan, np.nan), words=why, **told)
-        p = 0.0
-        for values in quantity.left(then, now, self.margin):  # all of them have to tell a loss
+        tests = []
+        for values in quantity.left(then, now, self.margin):
             mean, error, _, counted = self._clustered_mean(values)
-            p = max(p, float(special.stdtr(counted - 1, mean / error)) if error else float(mean >= 0))
+            tests.append(float(special.stdtr(counted - 1, mean / error)) if error else float(mean >= 0))
+        p = float(np.max(tests))  # all of them have to tell a loss
         reach = float(special.stdtrit(n_needles - 1, 0.975)) * drop_se
         fell = p <= alpha
         reference, now_is = (quantity.shown * float(np.nanmean(values)) for values in numbers)

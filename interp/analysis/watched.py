@@ -23,6 +23,8 @@ from ..results import observed_mean
 from .effective_length import length_groups
 from .leading import LEADING, leading
 
+FEWEST_NEEDLES = 8  # below, a cluster-robust test in the far tail is not to be trusted
+
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
@@ -92,10 +94,10 @@ class TargetOverShortest(LeadingHeads):
         return float(long / short) if short > 0 and np.isfinite(long) else -math.inf
 
     def number(self, values: np.ndarray) -> np.ndarray:
-        """The ratio, linearised in the probes' values (delta method)."""
+        """The ratio, linearised in the probes' values (delta method); NaN with few needles at either length."""
         seen = ~np.isnan(values)
         parts = [seen & self._longest, seen & self.deciding]
-        if not all(part.any() for part in parts):
+        if any(len(np.unique(self.columns["needle_id"][part])) < FEWEST_NEEDLES for part in parts):
             return np.full(len(values), np.nan)
         long, short = (values[part].mean() for part in parts)
         if short <= 0:
@@ -107,6 +109,8 @@ class TargetOverShortest(LeadingHeads):
 
     def left(self, then: np.ndarray, now: np.ndarray, margin: float) -> list[np.ndarray]:
         return [*super().left(then, now, margin), np.where(self._longest, now - then, np.nan)]
+
+    nothing = f"no retrieval heads yet at both lengths, or fewer than {FEWEST_NEEDLES} needles at one"
 
 
 @dataclass(frozen=True, eq=False)

@@ -257,3 +257,14 @@ def test_nothing_rings_in_runs_that_only_wander() -> None:
                 rang += 1
                 break
     assert rang <= 4
+
+
+def test_few_needles_at_one_length_are_no_evidence() -> None:
+    """The longest length holds the needles 0 and 1 only: what they lose is nobody's alarm but that of all lengths."""
+    kept = (LENGTHS != 8192) | (AT_LENGTHS < 2)
+    watch = Watch(AT_LENGTHS[kept], planned=20, lengths=LENGTHS[kept])
+    for step, (scores, nll) in enumerate((at_three_lengths(0, ALL), at_three_lengths(1, (1.0, 0.9, 0.1)))):
+        watch.add(step, scores[kept], nll[kept])
+    told = {r.what: r for r in watch.regressions}
+    assert not told[RATIO].fell and "fewer than 8 needles at one" in told[RATIO].words and np.isnan(told[RATIO].p)
+    assert "insufficient: 2 needles" in told["the leading heads at 8K"].words
