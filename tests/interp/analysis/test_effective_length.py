@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from rich.console import Console
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import brentq
 
 import headscope as hs
 from builders import random_grid
-from headscope.interp.analysis import effective_length, effective_lengths
-from headscope.interp.analysis.trajectory import Trajectory
+from headscope.interp.analysis import effective_length, effective_lengths, read_trajectory
 from headscope.interp.lengths import about_length
+from headscope.interp.report.terminal import summary
 from headscope.interp.results import NLL_CLASSES, PROBE_COLUMNS
+from headscope.interp.sweep.summary import summary_table
 from made_up_worlds import worlds
 from tiny_models import build
 
@@ -98,38 +103,41 @@ def test_intervals_hold_the_true_length() -> None:
     assert held >= 25
 
 
-def test_of_scores_and_of_checkpoints() -> None:
+def scores_of(values: np.ndarray, probes: dict[str, np.ndarray]) -> hs.HeadScores:
+    """HeadScores of one layer with these scores."""
     model = hs.score_heads(build("llama", num_hidden_layers=2), random_grid())
     assert model.effective_length().words.startswith("insufficient: 4 needles at a length")
-    scores, probes = curve(0.9, 0.85, 0.6, 0.2)
-    later, _ = curve(0.9, 0.9, 0.85, 0.8)
-    p = len(scores)
-    columns = {name: np.zeros(p) for name in PROBE_COLUMNS} | probes
-    held = replace(
+    p = len(values)
+    columns = {name: np.zeros(p, np.int64) for name in PROBE_COLUMNS} | probes | {"id": np.arange(p)}
+    texts = {name for name in PROBE_COLUMNS if model.probes[name].dtype.kind == "U"}
+    return replace(
         model,
         n_layers=1,
         n_heads=6,
         n_kv_heads=6,
-        per_probe={"retrieval": scores},
+        per_probe={"retrieval": values},
         exact_match=np.ones(p, bool),
-        probes={
-            name: values.astype(str) if model.probes[name].dtype.kind == "U" else values.astype(int)
-            for name, values in columns.items()
-        },
+        probes={name: column.astype(str) if name in texts else column for name, column in columns.items()},
         **dict.fromkeys(NLL_CLASSES, np.ones(p)),
     )
-    assert held.effective_length().words == effective_length(scores, probes).words
-    run = Trajectory(
-        steps=np.arange(2),
-        tokens=np.full(2, np.nan),
-        scores=np.stack([scores, later]).astype(np.float32),
-        nll=dict.fromkeys(NLL_CLASSES, np.ones((2, p))),
-        exact_match=np.ones((2, p)),
-        probes=columns,
-    )
-    over, each = effective_lengths(run)
+
+
+def test_of_scores_in_files_tables_and_pictures(tmp_path: Path) -> None:
+    values, probes = curve(0.9, 0.85, 0.6, 0.2, spread=0.1)
+    scores, later = scores_of(values, probes), curve(0.9, 0.9, 0.85, 0.8)[0]
+    assert scores.effective_length().words == effective_length(values, probes).words
+    scores.save(tmp_path / "run.h5", checkpoint=1)
+    replace(scores, per_probe={"retrieval": later}).save(tmp_path / "run.h5", checkpoint=2)
+    over, each = effective_lengths(read_trajectory(tmp_path / "run.h5"))
     assert over.estimate == pytest.approx([each[0].tokens, 8192]) and [e.at_least for e in each] == [False, True]
-    assert over.high[1] == 8192, "as far as was probed"
+    assert over.low[0] < over.estimate[0] < over.high[0] and over.high[1] == 8192, "as far as was probed"
+    shown = io.StringIO()
+    Console(file=shown, width=120).print(summary(scores), summary_table(tmp_path / "run.h5"))
+    assert f"80% of the score at the shortest: {scores.effective_length().words}" in shown.getvalue()
+    assert ["holds", "to"] in [line.split()[-2:] for line in shown.getvalue().splitlines()]
+    assert shown.getvalue().splitlines()[-2].split()[-1] == "3.1K" and ">= 8K" in shown.getvalue().splitlines()[-1]
+    (line,) = hs.plot.effective_length(hs.plot.evolve(tmp_path / "run.h5"), Figure().add_subplot()).lines
+    np.testing.assert_array_equal(line.get_ydata(), over.estimate)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -1])
