@@ -1,6 +1,6 @@
 """How often does the regression watch cry wolf in a whole run, and what does it notice?
 
-    python -m benchmarks.regression [--runs 1000]
+    python -m benchmarks.regression [--runs 1000] [--everything]
 
 A made-up training run of 20 or of 100 measurements, seeded: 32 needles with one probe each (or 12 with four), 64 heads
 of which 12 retrieve. A score counts distinct hits out of 12, so it is bounded and skewed. Behind it lie, on the logit
@@ -12,6 +12,11 @@ False alarms: runs with one or more alarms although the heads never got worse, o
 case of what is stated). Beside the watch stand the naive alarm (lower than at the best measurement so far, its ten best
 heads, paired t test at 5 % every time) and the watch's parts left out one by one.
 Power: runs in which a fall half-way through is noticed, at once and within five measurements.
+
+With --everything: probes of four lengths, 24 needles with two probes a length, and all that the watch looks at then
+(leading heads over all and at each length, longest over shortest, NLL at the shortest and over all). Alarms of any
+kind, and by kind; what is noticed of a fall at one length or of an NLL that rises, beside the leading heads over all
+probes, in the same watch and alone, as when nothing else is watched.
 """
 
 from __future__ import annotations
@@ -162,12 +167,140 @@ def power(runs: int) -> list[dict[str, Any]]:
     return rows
 
 
+LENGTHS = np.array([1024, 2048, 4096, 8192])
+
+
+def made_up_lengths(
+    rng: np.random.Generator,
+    measurements: int,
+    *,
+    kept: np.ndarray | None = None,
+    risen: np.ndarray | None = None,
+    wander: float = 0.0,
+    needles: int = 24,
+    each: int = 2,
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Scores [T, P, 1, H], NLL [T, P], and the probes' columns; scores fade with length.
+
+    kept: [T, 4], by what factor true scores are lower than they were at each length. risen: [T, 4], nats by which the
+    true NLL is higher.
+    """
+    of_probe, length = np.repeat(np.arange(needles), 4 * each), np.tile(np.repeat(np.arange(4), each), needles)
+    n = len(of_probe)
+    head = np.full(HEADS, -5.0)
+    head[:RETRIEVING] = rng.uniform(-1.5, 1.5, RETRIEVING)
+    logit = (
+        head
+        - 0.4 * length[:, None]
+        + rng.normal(0, 0.8, (needles, HEADS))[of_probe]
+        + drift(rng, measurements, (n, HEADS), 0.5)
+        + drift(rng, measurements, (needles, 1), 0.2)[:, of_probe]
+        + drift(rng, measurements, (1, HEADS), wander)
+    )
+    hits = np.rint(TOKENS / (1 + np.exp(-logit))).astype(int)
+    if kept is not None:
+        hits = rng.binomial(hits, kept[:, length, None])
+    log_nll = -1.5 + 0.15 * length + rng.normal(0, 0.8, needles)[of_probe] + drift(rng, measurements, (n,), 0.3)
+    log_nll = log_nll + drift(rng, measurements, (needles,), 0.15)[:, of_probe]
+    log_nll = log_nll + drift(
+        rng, measurements, (1,), wander / 3
+    )  # more, and it rises by more than the margin in truth
+    nll = np.exp(log_nll)
+    if risen is not None:
+        nll = nll + risen[:, length]
+    return (hits / TOKENS)[:, :, None], nll, {"needles": of_probe, "lengths": LENGTHS[length]}
+
+
+def alarms_of(
+    scores: np.ndarray, nll: np.ndarray, probes: dict[str, np.ndarray], margin: float = MARGIN
+) -> dict[str, int]:
+    """What is watched -> the measurement of its first alarm."""
+    watching, first = Watch(**probes, planned=len(scores), margin=margin), {}
+    for t in range(len(scores)):
+        watching.add(t, scores[t], nll[t])
+        for regression in watching.regressions:
+            if regression.fell:
+                first.setdefault(regression.what, t)
+    return first
+
+
+def at_lengths(where: tuple[int, ...], amount: float, otherwise: float, measurements: int, at: float) -> np.ndarray:
+    """[T, 4]: `amount` at these lengths from a share `at` of the run on."""
+    found = np.full((measurements, 4), otherwise)
+    found[int(at * measurements) :, list(where)] = amount
+    return found
+
+
+def everything(runs: int) -> dict[str, Any]:
+    margin_nats, everywhere = -np.log1p(-MARGIN), (0, 1, 2, 3)
+    wrong, right = [], []
+    for measurements, count in ((20, runs), (100, max(runs // 4, 1))):
+        early = {"measurements": measurements, "at": 0.15}
+        worlds: dict[str, dict[str, Any]] = {
+            "steady": {},
+            "steady, margin 0": {"margin": 0.0},
+            "wanders": {"wander": 0.15},
+            "all falls by the margin": {
+                "kept": at_lengths(everywhere, 1 - MARGIN, 1.0, **early),
+                "risen": at_lengths(everywhere, margin_nats, 0.0, **early),
+            },
+            "8K falls by the margin": {"kept": at_lengths((3,), 1 - MARGIN, 1.0, **early)},
+        }
+        for name, world in worlds.items():
+            margin = world.pop("margin", MARGIN)
+            found = [
+                alarms_of(*made_up_lengths(np.random.default_rng([3, measurements, i]), measurements, **world), margin)
+                for i in range(count)
+            ]
+            kinds = {
+                what: n for what in dict.fromkeys(w for f in found for w in f) if (n := sum(what in f for f in found))
+            }
+            rate = sum(map(bool, found)) / count
+            wrong.append({"world": name, "measurements": measurements, "runs": count, "any": rate, "kinds": kinds})
+            say(f"  {measurements:3}  {name:28} any {rate:.3f} of {count}  {kinds}")
+    measurements, count = 20, max(runs // 4, 1)
+    half = {"measurements": measurements, "at": 0.5}
+    cases: dict[str, tuple[str, dict[str, np.ndarray]]] = {}
+    for fall in (0.15, 0.2, 0.3):
+        factor = 1 - fall
+        cases[f"8K falls by {fall:.0%}"] = ("the leading heads at 8K", {"kept": at_lengths((3,), factor, 1.0, **half)})
+        cases[f"all fall by {fall:.0%}"] = ("the leading heads", {"kept": at_lengths(everywhere, factor, 1.0, **half)})
+    for rise in (0.2, 0.4):
+        risen = {"risen": at_lengths((0,), rise, 0.0, **half)}
+        cases[f"NLL at 1K rises by {rise} nats"] = ("the NLL of tokens that only the needle tells at 1K", risen)
+    for name, (what, world) in cases.items():
+        made = [made_up_lengths(np.random.default_rng([4, i]), measurements, wander=0.1, **world) for i in range(count)]
+        found = [alarms_of(*each) for each in made]
+        alone = [alarms_of(s, n, {"needles": p["needles"]}) for s, n, p in made]
+        after = measurements // 2
+
+        def noticed(firsts: list[dict[str, int]], what: str, after: int = after) -> float:
+            return sum(after <= first.get(what, -1) < after + 5 for first in firsts) / len(firsts)
+
+        row = {"case": name, "runs": count, "what": what, "noticed": noticed(found, what)}
+        row |= {"overall": noticed(found, "the leading heads"), "overall_alone": noticed(alone, "the leading heads")}
+        row["ratio"] = noticed(found, "the leading heads' score at 8K over that at 1K")
+        row["before"] = sum(any(t < after for t in first.values()) for first in found) / count
+        right.append(row)
+        say(
+            f"  {name:28} in five: {what} {row['noticed']:.2f}; leading heads {row['overall']:.2f}, alone "
+            f"{row['overall_alone']:.2f}; 8K over 1K {row['ratio']:.2f}; before the fall {row['before']:.2f}"
+        )
+    return {"false_alarms": wrong, "power": right}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--runs", type=int, default=1000)
+    arguments.add_argument("--everything", action="store_true", help="all that is watched, at four lengths")
     options = arguments.parse_args()
     found = machine()
     say(one_line(found))
+    if options.everything:
+        say(f"everything watched; stated: {RATE}")
+        results = {"runs": options.runs, "rate": RATE, "margin": MARGIN, **everything(options.runs)}
+        say(write_results("regression-everything", results, found).name)
+        return
     say(f"false alarms: share of {options.runs} runs with one or more; stated: {RATE}")
     wrong = false_alarms(options.runs)
     say("power")

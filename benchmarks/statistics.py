@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from headscope.interp.analysis.bootstrap import clustered_interval
+from headscope.interp.analysis.effective_length import effective_length
 from headscope.interp.analysis.evolution import head_counts
 from headscope.interp.analysis.heads import changes
 from headscope.interp.analysis.saturation import deceptive_saturation
@@ -170,9 +171,36 @@ def discoveries(draws: int, seed: int) -> Iterator[Row]:
                     yield Row("  changed heads found", world, float(np.mean(hit)), draws, spread=float(np.std(hit)))
 
 
+def effective(draws: int, seed: int) -> Iterator[Row]:
+    """How often the interval of the effective length holds the length at which the true curve, smooth between the
+    probed lengths, falls below .8; and how often a length beyond those probed is said to be."""
+    probed = 2 ** np.arange(10, 16)
+    for fades, steep in ((12.5, 1.0), (12.5, 3.0), (13.2, 0.6), (11.2, 1.0)):
+        true = worlds.faded_truth(0.8, fades=fades, steep=steep)
+        for needles in (12, 24, 48):
+            rng = np.random.default_rng([seed, needles, int(10 * fades), int(10 * steep)])
+            made = (worlds.faded(rng, probed, needles, fades=fades, steep=steep) for _ in range(draws))
+            found = [effective_length(scores, probes) for scores, probes in made]
+            world = f"{true / 1024:.1f}K of 1K to 32K, steep {steep:g}, {needles} needles"
+            held = float(np.mean([each.low <= true <= each.high for each in found]))
+            yield Row("interval holds the effective length", world, held, draws, 0.93, 0.97)
+            off = np.log2([each.tokens for each in found]) - np.log2(true)
+            yield Row("  estimate: mean error, doublings", world, float(off.mean()), draws, spread=float(off.std()))
+    for needles in (12, 48):  # true length 24.8K
+        rng = np.random.default_rng([seed, needles])
+        made = (worlds.faded(rng, probed[:4], needles, fades=13.2, steep=0.6) for _ in range(draws))
+        found = [effective_length(scores, probes) for scores, probes in made]
+        world = f"beyond 1K to 8K, {needles} needles"
+        yield Row('"at least 8K"', world, float(np.mean([each.at_least for each in found])), draws)
+        yield Row(
+            "interval reaches beyond", world, float(np.mean([np.isinf(each.high) for each in found])), draws, 0.95
+        )
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--quick", action="store_true", help="a fifth of the draws")
+    arguments.add_argument("--only", help="one part by its name, such as effective")
     arguments.add_argument("--seed", type=int, default=0)
     options = arguments.parse_args()
     found = machine()
@@ -180,7 +208,8 @@ def main() -> None:
     say(f"{'what':36} {'world':58} {'share':>7} {'s.e.':>6} {'goal':>12}")
     rows = []
     parts = [(coverage, 3000), (counts, 1000), (unrelated, 1000), (related, 300), (saturation, 600)]
-    parts.append((discoveries, 100))
+    parts += [(discoveries, 100), (effective, 500)]
+    parts = [(part, draws) for part, draws in parts if options.only in (None, part.__name__)]
     for part, draws in parts:
         for row in part(draws // 5 if options.quick else draws, options.seed):
             goal = " to ".join(f"{end:.0%}" for end in (row.low, row.high) if end is not None)
@@ -188,7 +217,8 @@ def main() -> None:
             goal = f"<= {goal}" if row.high is not None and row.low is None else goal
             say(f"{row.what:36} {row.world:58} {row.share:7.1%} {row.error:6.1%} {goal:>12} {row.met}")
             rows.append(asdict(row) | {"error": row.error, "met": row.met})
-    say(write_results("statistics", {"seed": options.seed, "rows": rows}, found).name)
+    name = f"statistics-{options.only}" if options.only else "statistics"
+    say(write_results(name, {"seed": options.seed, "rows": rows}, found).name)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,36 @@ def jitter(rng: np.random.Generator, count: int, n: int, memory: float = 0.0) ->
     return noise
 
 
+def faded(
+    rng: np.random.Generator, lengths: np.ndarray, needles: int, *, fades: float, steep: float, heads: int = 16
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Scores [P, 1, H], one probe a needle and length, of which half the heads retrieve less and less from about 2 **
+    `fades` tokens on, and the probes' columns. Needles differ in how hard they are, for whom, and where they fade."""
+    logs, retrieves = np.log2(lengths), np.arange(heads) < heads // 2
+    z = np.where(retrieves, 1.5, -4.0) + 0.4 * rng.normal(size=(needles, 1, 1)) + rng.normal(size=(needles, 1, heads))
+    beyond = logs[:, None] - fades - 0.4 * rng.normal(size=(needles, 1, 1))
+    z = z - retrieves * steep * np.logaddexp(0, 2 * beyond) / 2 + 0.7 * rng.normal(size=(needles, len(logs), heads))
+    scores = np.clip(np.floor(13 * _logistic(z)) / 12, 0, 1)
+    columns = {"needle_id": np.repeat(np.arange(needles), len(logs)), "length": np.tile(lengths, needles)}
+    return scores.reshape(-1, 1, heads), columns
+
+
+def faded_truth(share: float, *, fades: float, steep: float, batches: int = 40) -> float:
+    """Tokens at which the retrieving heads keep `share` of their mean score at 1024, over all possible needles."""
+    lengths, rng = 2 ** np.linspace(10, 16, 97), np.random.default_rng(0)
+    kept = np.mean(
+        [
+            faded(rng, lengths, 500, fades=fades, steep=steep)[0].reshape(500, 97, 16)[..., :8].mean((0, 2))
+            for _ in range(batches)
+        ],
+        axis=0,
+    )
+    kept = kept / kept[0]
+    after = int(np.argmax(kept < share))
+    part = (kept[after - 1] - share) / (kept[after - 1] - kept[after])
+    return float(2 ** (np.log2(lengths[after - 1]) + part / 16))
+
+
 def run(
     rng: np.random.Generator,
     *,

@@ -1,8 +1,9 @@
-"""Context lengths as people write them: read "4k", write "4K", gather many lengths into a few groups."""
+"""Context lengths as people write them: read "4k", write "4K", gather them into groups; a length that was found."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -30,6 +31,14 @@ def human_length(tokens: int) -> str:
     return f"{tokens / 1024:g}K" if tokens >= 1024 and tokens % 256 == 0 else str(tokens)
 
 
+def about_length(tokens: float) -> str:
+    """1024 -> "1K", 3481.2 -> "3.4K": round lengths as they are written, others to two digits, from 100K on to 1K."""
+    whole = human_length(round(tokens))
+    if tokens < 1024 or whole.endswith("K"):
+        return whole
+    return f"{tokens / 1024:.2g}K" if tokens < 100 * 1024 else f"{tokens / 1024:.0f}K"
+
+
 def group_lengths(lengths: np.ndarray, most: int = 12) -> tuple[list[str], np.ndarray]:
     """Labels of the groups, ascending, and the group of every length (int, as long as `lengths`).
 
@@ -45,3 +54,42 @@ def group_lengths(lengths: np.ndarray, most: int = 12) -> tuple[list[str], np.nd
         return [human_length(length) for length in asked[::-1]], np.searchsorted(asked[::-1], lengths)
     doublings, group = np.unique(np.floor(np.log2(lengths)).astype(int), return_inverse=True)
     return [f"{human_length(2**power)}-{human_length(2 ** (power + 1))}" for power in doublings.tolist()], group
+
+
+@dataclass(frozen=True, eq=False)
+class EffectiveLength:
+    """The longest context, in tokens, at which the leading heads keep `share` of their score at the shortest length.
+
+    tokens: the estimate. The longest length probed where the share is never lost (`at_least`), the shortest where no
+        head retrieves even there (`below`), NaN where nothing can be said.
+    low, high: 95 % interval over needles, for these heads; high is inf where the longest length is not too long. NaN
+        for `below` and where nothing can be said.
+    lengths: float64 [k], tokens, ascending; close ones are one (`lengths.group_lengths`).
+    score: float64 [k], mean score of the leading heads at each length, as measured; kept: the same that never rises, in
+        shares of its first.
+    n_needles: the fewest at one length.
+    words: "3.4K tokens (95% 2.9K to 4.1K)", "at least 8K tokens: not lost at any length probed", ...
+    """
+
+    tokens: float
+    low: float
+    high: float
+    at_least: bool
+    below: bool
+    share: float
+    lengths: np.ndarray
+    score: np.ndarray
+    kept: np.ndarray
+    n_needles: int
+    words: str
+
+    @property
+    def short(self) -> str:
+        """A cell of a table: "3.4K", ">= 8K", "< 1K", "-"."""
+        sign = ">= " if self.at_least else "< " if self.below else ""
+        return f"{sign}{about_length(self.tokens)}" if np.isfinite(self.tokens) else "-"
+
+    @property
+    def target_over_shortest(self) -> float:
+        """Mean score at the longest length over that at the shortest, as measured; NaN where there is none."""
+        return float(self.score[-1] / self.score[0]) if len(self.score) > 1 and self.score[0] > 0 else float("nan")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError, ArgumentTypeError, HeadscopeError
+from .lengths import EffectiveLength
 from .levels import FALSE_DISCOVERY_RATE, above_null, chance_known, counting_level, null_p
 from .packages import need
 
@@ -246,6 +247,17 @@ class HeadScores:
                 found.append(spearmanr(a[seen], b[seen]).statistic)
         r = float(np.mean(found)) if found else math.nan
         return 2 * r / (1 + r)
+
+    def effective_length(self, share: float = 0.8) -> EffectiveLength:
+        """The longest context, in tokens, at which the leading heads score `share` of what they do at the shortest.
+
+        With a 95 % interval over needles; the heads are chosen on other needles than those they are read on. `.words`
+        says it, also where it cannot be told: fewer than 12 needles at a length, or one length. See
+        `analysis.effective_length`. Raises ArgumentError when share is not between 0 and 1.
+        """
+        from .analysis import effective_length
+
+        return effective_length(self, share=share)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Tidy frame, one row a head: layer, head, kv_head, every estimator, every estimator's standard error."""

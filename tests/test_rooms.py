@@ -24,6 +24,7 @@ ORDER = (
 FACADES = {
     ("interp.results", "interp.store", "save"),
     ("interp.results", "interp.store", "to_xarray"),
+    ("interp.results", "interp.analysis", "effective_length"),
     ("interp.ablation", "interp.store", "save"),
     ("interp.ablation", "interp.store", "load"),
     ("interp.tasks.answers", "interp.store", "save"),

@@ -20,8 +20,8 @@ from transformers import Trainer, TrainingArguments
 
 import headscope as hs
 from builders import random_probe
-from headscope.interp import monitor as monitoring
 from headscope.interp.model.adapt import HuggingFaceModel
+from headscope.interp.monitor import ranks
 from headscope.probes import ProbeSet
 from tiny_models import VOCAB, build
 
@@ -153,9 +153,9 @@ def merged(rank: int) -> dict[str, Any]:
 def unequal(path: Path, rank: int) -> list[list[Any]]:
     """Rank zero measures at steps 0, 2 and 4, and both meet at 0 and 4: 2 and 3 are measured by one of them alone."""
     monitor = hs.HeadMonitor(PROBES, path, model=build("llama", num_hidden_layers=2))
-    usual, found = monitoring.TOGETHER, []
+    usual, found = ranks.TOGETHER, []
     for step in range(5):
-        monitoring.TOGETHER = usual if step in (0, 4) else 2.0  # the other never comes
+        ranks.TOGETHER = usual if step in (0, 4) else 2.0  # the other never comes
         if step in ((0, 2, 4), (0, 3, 4))[rank]:
             found.append([step, monitor.measure(step) is not None])
         distributed.all_reduce(torch.ones(1))  # the training

@@ -8,13 +8,15 @@ from .comparison import LEVELS, Comparison, Course, HeadComparison, Side, compar
 from .context_gain import ContextGain, context_gain
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
-from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
+from .drop_alarm import MARGIN, RATE, Regression, Watch
+from .effective_length import effective_length, effective_lengths, length_groups
 from .evaluations import DownstreamError
 from .evolution import DepthCurve, LogFit, Panel, by_depth, distance_by_interference, grid, heads_mean, log_fit, panel
 from .head_lists import HeadList, HeadListError, read_head_list
 from .heads import HeadChanges, Life, changes, life
 from .item_prediction import Auc, ItemPrediction, predict_from, predict_items
 from .lead_lag import Lead, LeadLag, lead_lag
+from .leading import LEADING
 from .losses import Losses, losses, read_losses
 from .paired import Difference, paired_difference
 from .perplexity_laws import Law, Laws, fit_laws
@@ -86,6 +88,8 @@ __all__ = [
     "distance_by_interference",
     "dose_response",
     "fit_laws",
+    "effective_length",
+    "effective_lengths",
     "grid",
     "head_effects",
     "heads_mean",
@@ -93,6 +97,7 @@ __all__ = [
     "lead_lag",
     "length_by_depth",
     "levels_of",
+    "length_groups",
     "life",
     "log_fit",
     "paired_difference",

@@ -19,6 +19,7 @@ from .loading import LoadedModel, has_tokenizer, load_model, load_tokenizer, loc
 from .output_weights import OutputWeights
 from .prefix_cache import PrefixCache
 from .reading import ModelError, first_line, read_json
+from .rope_lint import rope_warnings
 from .training_state import preserve_training_state
 from .weights import fingerprint, folder_weights, gguf_weights
 
@@ -51,6 +52,7 @@ __all__ = [
     "load_tokenizer",
     "locate",
     "read_json",
+    "rope_warnings",
     "routed_length",
     "running",
     "preserve_training_state",

@@ -14,7 +14,7 @@ _EXTENDED = {"default", "llama3", "longrope"}
 
 
 def rope_types(config: Any) -> set[str]:
-    return {_type(rope) for rope in _ropes(config)}
+    return {type_of(rope) for rope in ropes(config).values()}
 
 
 def longest_sequence(config: Any) -> int | None:
@@ -27,26 +27,26 @@ def longest_sequence(config: Any) -> int | None:
     if positions is None or positions < 1:
         return None  # XLNet says -1
     longest = float(positions)
-    for rope in _ropes(config):
+    for rope in ropes(config).values():
         # Gemma 3's "linear" is of its full layers only, and counted in max_position_embeddings.
-        if _type(rope) in _EXTENDED or str(config.model_type).startswith("gemma3"):
+        if type_of(rope) in _EXTENDED or str(config.model_type).startswith("gemma3"):
             continue
         start = positions
-        if _type(rope) != "dynamic":  # that one grows from max_position_embeddings
+        if type_of(rope) != "dynamic":  # that one grows from max_position_embeddings
             original = rope.get("original_max_position_embeddings")
             start = original or getattr(config, "original_max_position_embeddings", None) or positions
         longest = max(longest, start * float(rope.get("factor") or 1))
     return int(longest)
 
 
-def _type(rope: dict[str, Any]) -> str:
+def type_of(rope: dict[str, Any]) -> str:
     return str(rope.get("rope_type") or rope.get("type") or "default")
 
 
-def _ropes(config: Any) -> list[dict[str, Any]]:
-    """RoPE parameters: of the model, or of every type of layer."""
+def ropes(config: Any) -> dict[str, dict[str, Any]]:
+    """RoPE parameters by type of layer; those of the model by ""."""
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return [r for r in rope.values() if isinstance(r, dict)] or [rope]
+    return {layers: r for layers, r in rope.items() if isinstance(r, dict)} or {"": rope}
 
 
 def keys_last(config: Any) -> int | None:
@@ -54,7 +54,9 @@ def keys_last(config: Any) -> int | None:
 
     LongRoPE (arXiv 2402.13753) has two sets of frequencies, and the total length says which.
     """
-    ends = [int(rope["original_max_position_embeddings"]) for rope in _ropes(config) if _type(rope) == "longrope"]
+    ends = [
+        int(rope["original_max_position_embeddings"]) for rope in ropes(config).values() if type_of(rope) == "longrope"
+    ]
     return min(ends, default=None)
 
 

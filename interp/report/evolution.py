@@ -39,6 +39,7 @@ from ..analysis import (
     correlate_downstream,
     depth_labels,
     distance_by_interference,
+    effective_lengths,
     grid,
     heads_mean,
     judge,
@@ -50,7 +51,7 @@ from ..analysis import (
 )
 from ..checkpoint_names import model_name
 from ..estimators import DEFAULT
-from ..lengths import group_lengths, human_length
+from ..lengths import EffectiveLength, group_lengths, human_length
 from ..levels import FALSE_DISCOVERY_RATE
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
 from ..store import PROVENANCE_COLUMNS, all_ablations, all_answers, read_provenance, reading, text
@@ -208,6 +209,12 @@ class Evolution:
     @cached_property
     def panel(self) -> Panel:
         return panel(self.trajectory)
+
+    @cached_property
+    def effective(self) -> tuple[Interval, list[EffectiveLength]] | None:
+        """Effective length of every checkpoint, [C], and all of each; None where it can be told at none."""
+        curve, each = effective_lengths(self.trajectory)
+        return (curve, each) if np.isfinite(curve.estimate).any() else None
 
     def log_fit(self, value: str) -> LogFit:
         return log_fit(self.trajectory, value)

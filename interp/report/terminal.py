@@ -138,6 +138,9 @@ def summary(scores: HeadScores, k: int = 10) -> RenderableType:
         count.append(f"; above a null of their own at q < .05: {len(scores.heads_above_null())}")
     if unseen:
         count.append(f"; {unseen} could not be observed: the needle lay outside their window")
+    held = scores.effective_length()
+    if len(held.lengths) > 1:
+        count.append(f"\nEffective length, to {held.share:.0%} of the score at the shortest: {held.words}")
     strip = LayerStrip(np.where(np.isinf(best), np.nan, best), np.any(scores.retrieval > level, axis=1))
     blank = Text()
     above = (head_table(scores, k), blank, count, blank, Text("Best head of every layer"), strip, blank)

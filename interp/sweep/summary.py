@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...printable import NAME, printable
+from ..analysis import effective_length
+from ..lengths import group_lengths
 from ..levels import in_words
-from ..results import RETRIEVAL_THRESHOLD
+from ..results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD
 from ..store import reading
 
 if TYPE_CHECKING:
@@ -34,7 +37,8 @@ def summary_table(path: str | PathLike[str]) -> Table:
     """Step, training tokens, numbers of heads, top head, exact match and NLL of every checkpoint of a file.
 
     Heads are counted above chance ("-" where the file does not tell it), and as the paper does, above 0.1. Where there
-    are several stages, the stage and the step within it.
+    are several stages, the stage and the step within it. Where probes have several lengths, the effective length
+    ("holds to", tokens: the leading heads keep 80 % of their score at the shortest).
     """
     from rich.table import Table
 
@@ -45,12 +49,13 @@ def summary_table(path: str | PathLike[str]) -> Table:
         stages = file["stage"].asstr()[:] if "step_in_stage" in file else None
         own = file["step_in_stage"][:] if stages is not None else steps
         maps, matched, nll = file["retrieval"][:], file["probes/exact_match"][:], file["probes/nll"][:]
+        n = len(steps)
+        shown = range(n) if n <= MOST else [*range(MOST // 2), *range(n - MOST // 2, n)]
+        held = _effective(file, shown)
     counts = ("heads above chance", f"above {RETRIEVAL_THRESHOLD:g}")
-    names = ["step", "tokens", *counts, "top head", "score", "exact match", "NLL"]
+    names = ["step", "tokens", *counts, "top head", "score", "exact match", "NLL", *(["holds to"] if held else [])]
     for name in names if stages is None else ["stage", *names]:
         made.add_column(name, justify="left" if name == "stage" else "right", overflow="fold")
-    n = len(steps)
-    shown = range(n) if n <= MOST else [*range(MOST // 2), *range(n - MOST // 2, n)]
     for row in shown:
         if n > MOST and row == n - MOST // 2:
             made.add_row("...")
@@ -62,8 +67,19 @@ def summary_table(path: str | PathLike[str]) -> Table:
         above = "-" if told[row] < 0 else str(told[row])
         exact = f"{_mean(np.where(matched[row] < 0, np.nan, matched[row])):.0%}"
         place = (f"{own[row]:,}",) if stages is None else (printable(stages[row], NAME), f"{own[row]:,}")
-        made.add_row(*place, seen, above, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}")
+        longest = (held[row],) if held else ()
+        made.add_row(*place, seen, above, str(counted[row]), head, score, exact, f"{_mean(nll[row]):.3f}", *longest)
     return made
+
+
+def _effective(file: Any, rows: Iterable[int]) -> dict[int, str]:
+    """The effective length of checkpoints by their row; {} where it can be told at none."""
+    known = [name for name in ("length", *CHANCE_COLUMNS) if f"probes/{name}" in file]
+    probes = {"needle_id": file["probes/needle_id"].asstr()[:], **{name: file[f"probes/{name}"][:] for name in known}}
+    if len(group_lengths(probes["length"])[0]) < 2:
+        return {}
+    found = {row: effective_length(file["probes/retrieval"][row], probes, draws=0).short for row in rows}
+    return found if set(found.values()) - {"-"} else {}
 
 
 def _amount(tokens: float) -> str:

@@ -22,6 +22,7 @@ from builders import random_grid, random_probe
 from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.model.prefix_cache import PrefixCache
 from headscope.interp.model.training_state import preserve_training_state
+from headscope.interp.monitor.scalars import scalars
 from headscope.interp.scoring import score_heads
 from headscope.interp.store import backlog
 from headscope.interp.store import results_file as store
@@ -457,3 +458,42 @@ def test_what_waits_is_rescued_before_it_is_too_much(tmp_path: Path, monkeypatch
         told = [held.add(scores, step, None) for step in (1, 2, 3)]
     assert ["memory" in (words or "") for words in told] == [True, True, False]
     assert str(held.rescued) in (told[2] or "") and store.checkpoints(held.rescued) == [1, 2, 3] and len(held) == 0
+
+
+AT_LENGTHS = ProbeSet(
+    [random_probe(length, 0.1 + 0.8 * i / 11, answer=4, seed=i) for length in (60, 100, 140) for i in range(12)]
+)
+
+
+def retrieving(scores: hs.HeadScores, factors: tuple[float, float, float]) -> hs.HeadScores:
+    """The same, as if two heads copied by these shares at the three lengths."""
+    retrieval = np.zeros_like(scores.per_probe["retrieval"])
+    share = np.random.default_rng(0).uniform(0.8, 1.0, 12)
+    retrieval[:, 1, :2] = (np.array(factors)[:, None] * share).reshape(-1, 1)
+    return replace(scores, per_probe={**scores.per_probe, "retrieval": retrieval})
+
+
+def test_every_length_is_watched_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model, path = build("llama", num_hidden_layers=2), tmp_path / "run.h5"
+    scores = score_heads(model, AT_LENGTHS)
+    retrieving(scores, (1.0, 1.0, 0.95)).save(path, checkpoint=0)
+    monitor = hs.HeadMonitor(AT_LENGTHS, path, every=2, model=model, on_regression="stop", planned=5)
+    monitor._begin()
+    monitor._judge(retrieving(scores, (1.0, 1.0, 0.4)), 1)
+    fell = [regression.what for regression in monitor.regressions if regression.fell]
+    assert "the leading heads at 140" in fell and "the leading heads at 60" not in fell
+    assert monitor.should_stop and monitor.regression is monitor.regressions[0]
+    assert "; also: " in caplog.text and "the leading heads at 140" in caplog.text
+    sent = scalars(retrieving(scores, (1.0, 1.0, 0.4)), {"seconds": 1.0, "drop": np.nan, "initial": None})
+    assert sent["heads/leading_140"] == pytest.approx(0.4 * sent["heads/leading_60"])
+    assert sent["heads/target_over_shortest"] == pytest.approx(0.4)
+    assert 100 < sent["heads/effective_length_low"] <= sent["heads/effective_length"] < 140
+    assert sent["heads/nll_novel_short"] == pytest.approx(np.nanmean(scores.nll_novel[:12]))
+    assert {"heads/drop", "heads/initial"} & sent.keys() == set() and sent["heads/seconds"] == 1.0
+
+
+def test_rope_is_looked_at_before_the_first_step(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = build("llama", num_hidden_layers=2, max_position_embeddings=80)
+    monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=model)
+    assert [monitor.measure(step) for step in (0, 1)] == [None, None]
+    assert caplog.text.count("sequences of 100 tokens are longer than the 80") == 1

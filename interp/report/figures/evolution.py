@@ -26,6 +26,7 @@ from .panels import (
     depth_curve,
     distance_interference,
     downstream,
+    effective_length,
     head_count,
     initial_heads,
     length_depth,
@@ -105,6 +106,8 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
         "score_beside_nll": (score_beside_nll, small),
         "log_fit": (lambda e, ax: log_curve(e, ax, value=value), small),
     }
+    if evolution.effective is not None:
+        found["effective_length"] = (effective_length, small)
     if evolution.correlations:
         found["downstream"] = (downstream, (7.4, 1.4 + 0.3 * len(evolution.correlations)))
     return found

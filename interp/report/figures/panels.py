@@ -47,6 +47,18 @@ def initial_heads(evolution: Evolution, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def effective_length(evolution: Evolution, ax: Axes | None = None) -> Axes:
+    """Longest context at which the leading heads keep 80 % of their score at the shortest, over the checkpoints."""
+    with house_style():
+        ax = axes_of(ax, (5.4, 3.4))
+        if evolution.effective is None:
+            return nothing(ax, "It takes two lengths, with 12 needles at each.")
+        curve(ax, evolution, evolution.effective[0], LINES[0], "o")
+        finish(ax, evolution, "tokens of context", "Effective length")
+        ax.set_xlabel(f"{ax.get_xlabel()}\nto 80% of the score at the shortest; never beyond the lengths probed")
+    return ax
+
+
 def agreement(evolution: Evolution, ax: Axes | None = None) -> Axes:
     """Overlap of the leading heads, as a share, and rank correlation of all heads, each with the checkpoint before."""
     with house_style():

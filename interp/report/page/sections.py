@@ -8,6 +8,7 @@ import numpy as np
 
 from ....printable import NAME, printable
 from ...analysis import MIN_NEEDLES
+from ...lengths import EffectiveLength, about_length
 from ...results import RETRIEVAL_THRESHOLD
 from ..agreement_terminal import agreement_notes
 from ..evolution import NLL_NAMES, Evolution, head_name
@@ -32,7 +33,9 @@ def sections(evolution: Evolution) -> list[Section]:
     many = evolution.trajectory.n_checkpoints > 1
     found = [_heads(evolution)]
     if many:
-        found += [_curves(evolution), _changes(evolution), _growth(evolution), _order(evolution)]
+        found += [_curves(evolution), _changes(evolution), _growth(evolution)]
+        found += [_reach(evolution, *evolution.effective)] if evolution.effective is not None else []
+        found += [_order(evolution)]
     if evolution.behaviour is not None:
         found += [what_it_answers(evolution, evolution.behaviour)]
     if evolution.ways is not None:
@@ -78,7 +81,20 @@ def tiles(evolution: Evolution) -> list[Tile]:
         _tile(evolution, f"NLL in nats, {NLL_NAMES[evolution.nll_name]}", evolution.mean(evolution.nll_name), ".2f"),
         _tile(evolution, "Answered exactly", panel.niah_score, ".0%"),
     ]
+    if evolution.effective is not None:
+        found.append(_effective_tile(evolution, evolution.effective[1]))
     return [tile for tile in found if tile.value != "-"]
+
+
+def _effective_tile(evolution: Evolution, each: list[EffectiveLength]) -> Tile:
+    first, last = each[0], each[-1]
+    shortest = about_length(last.lengths[0])
+    detail = [f"tokens at which the leading heads keep {last.share:.0%} of their score at {shortest}"]
+    if np.isfinite(last.low):
+        high = about_length(last.high) if np.isfinite(last.high) else "beyond the longest"
+        detail.append(f"95% interval {about_length(last.low)} to {high}")
+    detail += [f"{first.short} at {evolution.step_names[0]}"] if len(each) > 1 and first.short != "-" else []
+    return Tile("Effective length", last.short, "; ".join(detail))
 
 
 def _tile(evolution: Evolution, name: str, interval: Interval, digits: str, more: str = "") -> Tile:
@@ -215,6 +231,18 @@ def _growth(evolution: Evolution) -> Section:
     return Section(
         "growth", f"{plural(first, 'retrieval head')} at the first checkpoint, {last} at the last", words, figures
     )
+
+
+def _reach(evolution: Evolution, curve: Interval, each: list[EffectiveLength]) -> Section:
+    last = each[-1]
+    heading = f"Effective length at {evolution.step_names[-1]}: {last.words}"
+    words = (
+        f"The longest context at which the leading heads keep {last.share:.0%} of their score at "
+        f"{about_length(last.lengths[0])} tokens. They are chosen on one half of the needles and read on the other."
+    )
+    plot = plots.curve(evolution, {"effective length": curve}, unit="tokens of context", digits=0)
+    figure = Figure("effective", "Effective length", plot, "never beyond the lengths probed", height=320)
+    return Section("reach", heading, words, [figure])
 
 
 def _order(evolution: Evolution) -> Section:

@@ -160,3 +160,111 @@ def test_scores_of_a_model_are_accepted() -> None:
 def test_bad_arguments_are_named(work, message: str) -> None:  # noqa: ANN001
     with pytest.raises(ValueError, match=message):
         work(made_up(np.random.default_rng(8), 1)[0])
+
+
+LENGTHS = np.tile([1024, 4096, 8192], 12)
+AT_LENGTHS = np.repeat(np.arange(12), 3)
+
+
+def at_three_lengths(seed: int, factors: tuple[float, float, float], nats: tuple[float, ...] = (0, 0, 0)) -> Any:
+    """Scores [P, 1, H] and NLL [P] of 12 needles at three lengths: the same probes, new noise for every seed."""
+    needle, rng = np.random.default_rng(0), np.random.default_rng([9, seed])
+    mean = np.where(np.arange(HEADS) < 8, 0.6, 0.01) * (1 + needle.normal(0, 0.15, (12, HEADS)))[AT_LENGTHS]
+    scores = mean * np.tile(factors, 12)[:, None] * (1 + rng.normal(0, 0.1, (36, HEADS)))
+    nll = needle.gamma(2, 0.3, 12)[AT_LENGTHS] * np.exp(rng.normal(0, 0.05, 36)) + np.tile(nats, 12)
+    return scores.clip(0, 1)[:, None], nll
+
+
+def alarms(*measurements: Any, **options: Any) -> set[str]:
+    watch = Watch(AT_LENGTHS, planned=20, lengths=LENGTHS, **options)
+    for step, (scores, nll) in enumerate(measurements):
+        watch.add(step, scores, nll)
+    assert len({r.alpha_spent for r in watch.regressions}) == 1
+    assert watch.regressions[0].alpha_spent * len(watch.watched) == pytest.approx(watch.alpha(1))
+    return {r.what for r in watch.regressions if r.fell}
+
+
+ALL = (1.0, 0.9, 0.8)
+NLL = "the NLL of tokens that only the needle tells"
+RATIO = "the leading heads' score at 8K over that at 1K"
+
+
+@pytest.mark.parametrize(
+    ("factors", "nats", "expected"),
+    [
+        (ALL, (0, 0, 0), set()),
+        ((1.0, 0.9, 0.65), (0, 0, 0), {"the leading heads at 8K", RATIO}),
+        ((1.0, 0.7, 0.8), (0, 0, 0), {"the leading heads at 4K"}),
+        (ALL, (0.3, 0, 0), {f"{NLL} at 1K"}),
+        (ALL, (0.3, 0.3, 0.3), {f"{NLL} at 1K", NLL}),
+        (ALL, (0.08, 0.08, 0.08), set()),
+        (ALL, (-0.1, -0.1, -0.1), set()),
+        ((1.5, 0.9, 0.8), (0, 0, 0), set()),  # the shortest grows: nothing is lost
+        ((1.5, 0.9, 0.75), (0, 0, 0), {RATIO}),  # it grows at the expense of the longest
+    ],
+)
+def test_what_fell_is_told_apart(factors: Any, nats: Any, expected: set[str]) -> None:
+    assert alarms(at_three_lengths(0, ALL), at_three_lengths(1, factors, nats)) == expected
+
+
+def test_the_numbers_told_are_those_of_the_probes() -> None:
+    before, after = at_three_lengths(0, ALL), at_three_lengths(1, (1.0, 0.9, 0.4), (0.3, 0, 0))
+    watch = Watch(AT_LENGTHS, planned=5, lengths=LENGTHS)
+    assert watch.add(0, *before) is None and watch.regressions == []
+    first = watch.add(1, *after)
+    told = {r.what: r for r in watch.regressions}
+    assert first is watch.regressions[0] and list(told)[0] == "the leading heads" and len(told) == 7
+    short, long = LENGTHS == 1024, LENGTHS == 8192
+    nll = told[f"{NLL} at 1K"]
+    assert (nll.reference, nll.current) == pytest.approx((before[1][short].mean(), after[1][short].mean()))
+    assert nll.drop == pytest.approx(nll.current - nll.reference) and "rose by more than 0.105 nats" in nll.words
+    heads = slice(0, 8)  # all that retrieve lead, by either half
+    ratios = [s[long, 0, heads].mean() / s[short, 0, heads].mean() for s, _ in (before, after)]
+    assert (told[RATIO].reference, told[RATIO].current) == pytest.approx(ratios)
+    at_long = told["the leading heads at 8K"]
+    assert at_long.current == pytest.approx(after[0][long, 0, heads].mean()) and at_long.n_probes == 12
+
+
+def test_the_error_of_a_ratio_is_that_of_resampled_needles() -> None:
+    before, after = at_three_lengths(0, ALL), at_three_lengths(1, (1.0, 0.9, 0.6))
+    watch = Watch(AT_LENGTHS, planned=5, lengths=LENGTHS)
+    watch.add(0, *before), watch.add(1, *after)
+    (ratio,) = (r for r in watch.regressions if r.what == RATIO)
+    by_needle = [scores.reshape(12, 3, HEADS)[..., :8].mean(axis=-1) for scores, _ in (before, after)]
+    sums = np.stack([means[:, place] for means in by_needle for place in (2, 0)])
+    rng = np.random.default_rng(0)
+    drawn = sums[:, rng.integers(0, 12, (4000, 12))].mean(axis=2)
+    error = float(np.std(drawn[0] / drawn[1] - drawn[2] / drawn[3])) * np.sqrt(12 / 11)
+    assert (ratio.interval[1] - ratio.interval[0]) / 2 == pytest.approx(2.201 * error, rel=0.06)  # t, 11 degrees
+
+
+def test_one_length_is_the_heads_and_the_nll() -> None:
+    watch = Watch(NEEDLES, planned=3, lengths=np.full(24, 2048))
+    assert [quantity.name for quantity in watch.watched] == ["the leading heads", NLL]
+    before, after = made_up(np.random.default_rng(0), 2)
+    watch.add(0, before), watch.add(1, after)
+    assert "no token that only the needle tells" in watch.regressions[1].words and not watch.regressions[1].fell
+
+
+def test_nothing_rings_in_runs_that_only_wander() -> None:
+    """25 runs of 8 measurements with everything watched, without a margin: above 4 has a probability of .7 % at 5 %."""
+    rang = 0
+    for seed in range(25):
+        watch = Watch(AT_LENGTHS, planned=8, lengths=LENGTHS, margin=0.0)
+        for step in range(8):
+            watch.add(step, *at_three_lengths(100 * seed + step, ALL))
+            if any(r.fell for r in watch.regressions):
+                rang += 1
+                break
+    assert rang <= 4
+
+
+def test_few_needles_at_one_length_are_no_evidence() -> None:
+    """The longest length holds the needles 0 and 1 only: what they lose is nobody's alarm but that of all lengths."""
+    kept = (LENGTHS != 8192) | (AT_LENGTHS < 2)
+    watch = Watch(AT_LENGTHS[kept], planned=20, lengths=LENGTHS[kept])
+    for step, (scores, nll) in enumerate((at_three_lengths(0, ALL), at_three_lengths(1, (1.0, 0.9, 0.1)))):
+        watch.add(step, scores[kept], nll[kept])
+    told = {r.what: r for r in watch.regressions}
+    assert not told[RATIO].fell and "fewer than 8 needles at one" in told[RATIO].words and np.isnan(told[RATIO].p)
+    assert "insufficient: 2 needles" in told["the leading heads at 8K"].words

@@ -1,4 +1,4 @@
-"""HeadMonitor: the heads of a model while it is being trained, in transformers' Trainer or in a loop of your own."""
+"""HeadMonitor: measures every few steps, writes, logs, and watches. What a training run may ask of it is all here."""
 
 from __future__ import annotations
 
@@ -6,38 +6,36 @@ import logging
 import math
 import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from datetime import timedelta
 from os import PathLike
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from torch import distributed, nn
+from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from ..errors import ArgumentError
-from ..printable import printable
-from ..probes import Codec, Probe, ProbeSet
-from . import store
-from .analysis import LEADING, MARGIN, RATE, Regression, Watch, read_trajectory
-from .engine import check_probes
-from .estimators import chance, choose, spans_of
-from .levels import counting_level
-from .model import check_kind, preserve_training_state, unwrapped
-from .results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
-from .scoring import score_heads
-from .store import schema
+from ...errors import ArgumentError
+from ...printable import printable
+from ...probes import Codec, Probe, ProbeSet
+from .. import store
+from ..analysis import MARGIN, RATE, Regression, Watch, read_trajectory
+from ..engine import check_probes
+from ..estimators import chance, choose, spans_of
+from ..levels import counting_level
+from ..model import check_kind, preserve_training_state, rope_warnings, unwrapped
+from ..results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
+from ..scoring import score_heads
+from ..store import schema
+from .ranks import agreed, rank, together
+from .scalars import scalars
 
 log = logging.getLogger(__name__)
 
-TOGETHER = 300.0  # seconds that ranks wait for each other: one may be writing a checkpoint
 WAIT = 10.0  # seconds for the lock of a file from which a branch is to be set aside
 UNKNOWN_LENGTH = 100  # measurements to plan for when nobody says how long the run will be
-_met: Counter[str] = Counter()  # how often the ranks were to meet for a purpose, of all monitors: they share the store
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -60,7 +58,17 @@ class HeadMonitor(TrainerCallback):
     heads/leading (mean score of the 10 best), heads/initial (mean score of the heads that were retrieval heads at the
     first measurement), heads/nll and heads/nll_novel (nats per token), heads/exact_match, heads/drop (of the leading
     heads from the best measurement before), heads/seconds and heads/share_of_time (of all measurements, in the time
-    since the run began).
+    since the run began). With probes of several lengths also heads/leading_4k and so on (the same heads at each
+    length), heads/effective_length with _low and _high (tokens, see `HeadScores.effective_length`; never beyond the
+    lengths probed), heads/target_over_shortest (score at the longest length over that at the shortest) and
+    heads/nll_novel_short (at the shortest length: a rise is forgetting).
+
+    Every measurement is tested against the best one before: the leading heads over all probes and at each length, the
+    longest length over the shortest, the NLL of tokens that only the needle tells at the shortest length and over all.
+    What is lost by more than `margin` is warned of, or ends the training. `rate` holds for the whole run and all of
+    these tests together (`analysis.drop_alarm`).
+
+    Before its first step it says where the model's RoPE does not suit the longest probe (`model.rope_warnings`).
 
     The training goes on as if nothing had happened: see `training_state.preserve_training_state`.
 
@@ -91,12 +99,15 @@ class HeadMonitor(TrainerCallback):
         planned: how many measurements the whole run will have, over which the false-alarm rate is spread. Default: what
             the Trainer's max_steps say, 100 in a loop of your own.
         on_regression: "warn", or "stop" to end the training as well.
-        rate: probability of one or more false alarms in the whole run; see `analysis.regression.Watch`.
-        margin: share of their score that the leading heads may lose before it is a regression.
+        rate: probability of one or more false alarms of any kind in the whole run; see `analysis.drop_alarm`.
+        margin: share of their score that the leading heads may lose before it is a regression; also of the ratio, and
+            of a token's probability: at .1 an NLL may rise by .105 nats.
 
     Attributes:
-        regression: the latest comparison with the best measurement before, on rank zero; None before the second.
-        should_stop: whether training should end ("stop" and a regression was found).
+        regression: the leading heads over all probes, compared with the best measurement before, at the latest
+            measurement, on rank zero; None before the second.
+        regressions: all comparisons of the latest measurement, the same first; each has `what`, `fell` and `words`.
+        should_stop: whether training should end ("stop" and any of them fell).
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or size.
@@ -128,12 +139,13 @@ class HeadMonitor(TrainerCallback):
         self.probes, self.path, self.every, self.model = probes, path, int(every), model
         self.on_regression = on_regression
         self.regression: Regression | None = None
+        self.regressions: list[Regression] = []
         self.should_stop = False
         self._needles = np.array([probe.needle_id for probe in probes])
-        planned_now = UNKNOWN_LENGTH if planned is None else planned
+        self._lengths = np.array([probe.length for probe in probes])
         self._chance = np.array([chance(probe) for probe in probes])
-        self._watch = Watch(self._needles, planned=planned_now, chance=self._chance, rate=rate, margin=margin)
-        self._planned = planned
+        self._planned, self._rate, self._margin = planned, rate, margin
+        self._watch = self._new_watch()
         self._alone: bool | None = None  # whether every probe runs alone: decided once, by the first measurement
         self._last: int | None = None  # latest step that was measured
         self._given_up: int | None = None  # from where on the file holds a branch that cannot be set aside yet
@@ -163,14 +175,16 @@ class HeadMonitor(TrainerCallback):
         Returns:
             The scores, also on ranks that do not write; None when the step was skipped or the measurement failed.
         """
-        if not self._try("meeting the other ranks", self._together, f"to measure step {step}"):
+        if not self._try("meeting the other ranks", together, f"to measure step {step}", self._warn):
             return None
         if self._began is None:
             self._begin()
+            if rank() == 0:
+                self._try("looking at RoPE", self._look_at_rope, self.model if model is None else model)
         if self._last is not None and step < self._last:
             self._given_up = step if self._given_up is None else min(step, self._given_up)
         if self._given_up is not None:
-            if _rank() == 0:
+            if rank() == 0:
                 what = f"setting aside what {self.path} holds from step {self._given_up} on"
                 self._try(what, self._go_back, step, self._given_up)
             self._agree()
@@ -180,7 +194,7 @@ class HeadMonitor(TrainerCallback):
             self._say(logging.INFO, f"{self.path} already holds step {self._last}; it is not measured again")
             return None
         scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer)
-        if scores is not None and _rank() == 0:
+        if scores is not None and rank() == 0:
             self._write(scores, step, tokens_seen)
             self._try("watching for a regression", self._judge, scores, step)
         self._agree()
@@ -200,7 +214,7 @@ class HeadMonitor(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if _rank() == 0 and len(self._backlog):
+        if rank() == 0 and len(self._backlog):
             self._warn_of(self._backlog.finish())
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -241,7 +255,7 @@ class HeadMonitor(TrainerCallback):
         began = perf_counter()
         accelerator = getattr(self._trainer, "accelerator", None)
         with preserve_training_state(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
-            scores = score_heads(
+            scores = score_heads(  # what else is measured at a step belongs here, beside it
                 model,
                 self.probes,
                 alone=self._alone,
@@ -263,40 +277,30 @@ class HeadMonitor(TrainerCallback):
 
     def _warn_of(self, unwritten: str | None) -> None:
         if unwritten is not None:
-            self._say(logging.WARNING, f"writing failed: {unwritten}; training goes on")
+            self._warn(f"writing failed: {unwritten}; training goes on")
 
     def _judge(self, scores: HeadScores, step: int) -> None:
         if self._initial is None:
             self._initial = scores.retrieval > scores.counting_level()
         self.regression = self._watch.add(step, scores)
-        if self.regression is None or not self.regression.fell:
+        self.regressions = self._watch.regressions
+        fell = [regression for regression in self.regressions if regression.fell]
+        if not fell:
             return
         if self.on_regression == "stop":
             self.should_stop = True
-        log.warning("step %d: %s", step, printable(self.regression.words))
+        also = f"; also: {', '.join(regression.what for regression in fell[1:])}" if fell[1:] else ""
+        log.warning("step %d: %s%s", step, printable(fell[0].words), also)
 
     def _log(self, scores: HeadScores) -> None:
         if self._trainer is None:
             raise RuntimeError("no trainer was found among the callers, so its trackers cannot be reached")
-        self._trainer.log(self._scalars(scores))
-
-    def _scalars(self, scores: HeadScores) -> dict[str, float]:
-        best, level = scores.top(LEADING), scores.counting_level()
-        found: dict[str, float | None] = {
-            "retrieval_heads": float(len(scores.retrieval_heads())),
-            "retrieval_heads_plain": float(len(scores.retrieval_heads(plain=True))),
-            "counting_level": float(np.nanmax(level)) if not np.isnan(level).all() else np.nan,
-            "leading": float(np.mean([head.score for head in best])) if best else np.nan,
-            "nll": float(np.nanmean(scores.nll)) if scores.computed.any() else np.nan,
-            "nll_novel": float(np.nanmean(scores.nll_novel)) if not np.isnan(scores.nll_novel).all() else np.nan,
-            "exact_match": scores.share_of_matches,
-            **scores.provenance["monitor"],
-        }
+        more = dict(scores.provenance["monitor"])
         if self._initial is not None and self._initial.any():
-            found["initial"] = float(scores.retrieval[self._initial].mean())
+            more["initial"] = float(scores.retrieval[self._initial].mean())
         if self.regression is not None:
-            found["drop"] = self.regression.drop
-        return {f"heads/{name}": value for name, value in found.items() if value is not None and math.isfinite(value)}
+            more["drop"] = self.regression.drop
+        self._trainer.log(scalars(scores, more))
 
     # State of the run
 
@@ -315,15 +319,26 @@ class HeadMonitor(TrainerCallback):
 
     def _begin(self) -> None:
         self._began, self._spent, self.should_stop = perf_counter(), 0.0, False
-        self._start_watch()
-        if _rank() == 0:
+        self._watch = self._new_watch()
+        if rank() == 0:
             self._try(f"reading {self.path}", self._read_history)
         self._agree()
 
-    def _start_watch(self) -> None:
-        watch = self._watch
-        planned = UNKNOWN_LENGTH if self._planned is None else self._planned
-        self._watch = Watch(self._needles, planned=planned, chance=self._chance, rate=watch.rate, margin=watch.margin)
+    def _new_watch(self) -> Watch:
+        return Watch(
+            self._needles,
+            planned=UNKNOWN_LENGTH if self._planned is None else self._planned,
+            lengths=self._lengths,
+            chance=self._chance,
+            rate=self._rate,
+            margin=self._margin,
+        )
+
+    def _look_at_rope(self, model: nn.Module | None) -> None:
+        config: Any = getattr(unwrapped(model), "config", None)
+        if hasattr(config, "get_text_config"):
+            for words in rope_warnings(config.get_text_config(decoder=True), int(self._lengths.max())):
+                self._warn(words)
 
     def _read_history(self) -> None:
         """What the file already holds is part of the run: as reference, and in the count of looks."""
@@ -331,8 +346,8 @@ class HeadMonitor(TrainerCallback):
             return
         self._alone = store.runs_alone(self.path)
         run = read_trajectory(self.path)
-        for step, scores in zip(run.steps, run.scores, strict=True):
-            self._watch.add(int(step), scores)
+        for step, scores, nll in zip(run.steps, run.scores, run.nll["nll_novel"], strict=True):
+            self._watch.add(int(step), scores, nll)
         probes = {"needle_id": self._needles, **dict(zip(CHANCE_COLUMNS, self._chance.T, strict=True))}
         level = counting_level(~np.isnan(run.scores[0]), probes, RETRIEVAL_THRESHOLD)
         self._last, self._initial = int(run.steps[-1]), run.maps[0] > level
@@ -342,7 +357,8 @@ class HeadMonitor(TrainerCallback):
         self._warn_of(self._backlog.finish())
         beside = store.set_aside(self.path, first, timeout=WAIT)
         self._last = self._initial = self.regression = self._given_up = None
-        self._start_watch()
+        self.regressions = []
+        self._watch = self._new_watch()
         self._read_history()
         log.warning(
             "training goes on at step %d, but %s held measurements up to step %s, of a branch that was given up: the "
@@ -354,62 +370,25 @@ class HeadMonitor(TrainerCallback):
             step,
         )
 
-    def _together(self, purpose: str) -> bool:
-        """Whether all ranks are here for the same purpose; a collective would wait for a missing one for ever.
-
-        They meet at the store that every process group has, which can be left: whoever comes last says that all go on,
-        and whoever has waited too long that nobody does, also those who come later.
-        """
-        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-            return True
-        _met[purpose] += 1
-        place = f"headscope/{purpose}/{_met[purpose]}"
-        try:
-            meeting = distributed.distributed_c10d._get_default_store()
-        except (AttributeError, ValueError):  # a backend without one
-            return True
-
-        def decide(word: str) -> None:
-            if meeting.add(f"{place}/decided", 1) == 1:
-                meeting.set(f"{place}/all", word)
-
-        if meeting.add(f"{place}/here", 1) == distributed.get_world_size():
-            decide("here")
-        try:
-            meeting.wait([f"{place}/all"], timedelta(seconds=TOGETHER))
-        except RuntimeError:  # of torch.distributed, of a time-out
-            decide("left")
-        if meeting.get(f"{place}/all") == b"here":
-            return True
-        self._say(
-            logging.WARNING,
-            f"rank {_rank()} came {purpose}, and others did not within {TOGETHER:g} s, so nothing is measured: every "
-            "rank has to measure, and at the same steps; training goes on",
-        )
-        return False
-
     def _agree(self) -> None:
-        """Every rank skips and stops when rank zero does; one that did otherwise would wait for the others forever."""
-        if distributed.is_available() and distributed.is_initialized():
-            said = [(self._last, self.should_stop, self._alone, self._given_up)]
-            distributed.broadcast_object_list(said, src=0)
-            self._last, self.should_stop, self._alone, self._given_up = said[0]
+        """Every rank skips and stops when rank zero does."""
+        said = agreed((self._last, self.should_stop, self._alone, self._given_up))
+        self._last, self.should_stop, self._alone, self._given_up = said
 
     def _try(self, what: str, work: Any, *arguments: Any) -> Any:
         try:
             return work(*arguments)
         except Exception as error:  # anything may go wrong here; a training run is worth more than a measurement
-            self._say(logging.WARNING, f"{what} failed: {store.one_line(error)}; training goes on")
+            self._warn(f"{what} failed: {store.one_line(error)}; training goes on")
             return None
+
+    def _warn(self, words: str) -> None:
+        self._say(logging.WARNING, words)
 
     def _say(self, level: int, words: str) -> None:
         if words not in self._said:
             self._said.add(words)
             log.log(level, "%s", printable(words))
-
-
-def _rank() -> int:
-    return distributed.get_rank() if distributed.is_available() and distributed.is_initialized() else 0
 
 
 def _caller_with(state: TrainerState) -> Any:
