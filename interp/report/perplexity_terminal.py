@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from rich.table import Table
@@ -29,7 +29,9 @@ def perplexity_tables(found: Perplexity) -> Iterator[tuple[str, Table]]:
         yield "LongPPL: exp of the loss of key tokens", _table(found, "key", [("LongPPL", None)], counts=True)
 
 
-def _table(found: Perplexity, measure: str, columns: list[tuple[str, int | None]], *, counts: bool = False) -> Table:
+def _table(
+    found: Perplexity, measure: str, columns: Sequence[tuple[str, int | None]], *, counts: bool = False
+) -> Table:
     table = plain_table()
     table.add_column("corpus", min_width=6)
     for name in (*(("texts", "tokens") if counts else ()), *(name for name, _ in columns)):

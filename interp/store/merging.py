@@ -159,9 +159,14 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     if rows and rows == wanted[: len(rows)]:
         for row in wanted[len(rows) :]:
             shard = shards[row.step]
-            said, changed, loss = (find(shard, row.step) for find in (_answers, _ablation, _perplexity))
             append(
-                output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed, perplexity=loss
+                output,
+                read_scores(shard),
+                row.step,
+                row.tokens_seen,
+                answers=_answers(shard, row.step),
+                ablation=_ablation(shard, row.step),
+                perplexity=_perplexity(shard, row.step),
             )
     else:
         write(output, _rows({step: shards[step] for step in kept}, *_kept(output, there, kept)))

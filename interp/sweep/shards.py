@@ -29,6 +29,7 @@ from typing import Any
 
 from ...errors import HeadscopeError
 from ...probes import ProbeSet
+from ..ablation import Ablation
 from ..model import fingerprint, folder_weights, gguf_weights, locate
 from ..perplexity import Perplexity
 from ..results import HeadScores
@@ -171,8 +172,7 @@ class Shards:
         scores = read_scores(path)
         (step,) = read_steps(path)
         told = placed(scores, checkpoint)
-        more = tuple(find(path, step) for find in (find_answers, find_ablation, find_perplexity))
-        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *more)])
+        write(path, [(checkpoint.step, checkpoint.tokens_seen, told, *_beside(path, step))])
 
     def set_aside(self, path: Path) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]
@@ -197,8 +197,7 @@ class Shards:
                     "same probes and options, or another output"
                 )
             row = Held(self.output, step, tokens, frozenset(), scores.provenance)
-            more = tuple(find(self.output, step) for find in (find_answers, find_ablation, find_perplexity))
-            write(self.path(row.checkpoint), [(step, tokens, scores, *more)])
+            write(self.path(row.checkpoint), [(step, tokens, scores, *_beside(self.output, step))])
 
     # Failures
 
@@ -208,6 +207,11 @@ class Shards:
 
     def _note(self, checkpoint: Checkpoint) -> Path:
         return self.folder / f"step-{checkpoint.step_in_stage:010d}{_tag(checkpoint.stage)}.failed.json"
+
+
+def _beside(path: Path, step: int) -> tuple[Answers | None, Ablation | None, Perplexity | None]:
+    """What stands beside the scores of a checkpoint in a results file."""
+    return find_answers(path, step), find_ablation(path, step), find_perplexity(path, step)
 
 
 def _tag(stage: str) -> str:
