@@ -570,9 +570,9 @@ def test_the_file_of_version_1_3_is_read_and_has_todays_layout(tmp_path: Path) -
 def test_schema_md_lists_every_variable(tmp_path: Path) -> None:
     page = (Path(__file__).parents[2] / "SCHEMA.md").read_text(encoding="utf-8").partition(COPY_PROFILES)[0]
     names = {"f4": "float", "f8": "double", "i1": "byte", "i4": "int", "i8": "int64", "string": "string"}
-    path = Path(shutil.copy(GOLDEN / "store-1.3.h5", tmp_path / "run.h5"))
-    make_perplexity(1000).save(path, checkpoint=1000)
-    with h5py.File(path) as file:
+    made = Path(shutil.copy(GOLDEN / "store-1.3.h5", tmp_path / "run.h5"))
+    make_perplexity(1000).save(made, checkpoint=1000)
+    with h5py.File(made) as file:
         items = schema.datasets(file)
         for path, item in items.items():
             name, axes = path.rsplit("/", 1)[-1], ", ".join(map(str, schema.dims(item)))
