@@ -68,15 +68,13 @@ def perplexity(
     known = loaded if isinstance(loaded, LoadedModel) else None
     texts = as_texts(texts, tokenizer or (known.tokenizer if known else None), lengths, stride, buckets)
     keys = None if key_tokens is None else KeyTokens.of(key_tokens)
-    marked = None if keys is None else [keys.marks(document) for document in texts.documents]
+    marked = [None if keys is None else keys.marks(document) for document in texts.documents]
     adapted = adapt(known.model if known else loaded)
     check_fit(adapted, texts)
     with begin(adapted, texts, chunk, progress) as engine, recording() as kernels:
         engine.begin(texts.n_tokens)
-        rows = [
-            _measure(engine, texts, document, None if marked is None else marked[i])
-            for i, document in enumerate(texts.documents)
-        ]
+        pairs = zip(texts.documents, marked, strict=True)
+        rows = [_measure(engine, texts, document, wanted) for document, wanted in pairs]
     _tell_not_finite(adapted, texts.documents, rows)
     columns = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
     return Perplexity(

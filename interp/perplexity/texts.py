@@ -160,7 +160,7 @@ def tokenise(
     found = []
     for corpus, name, text in _documents(texts):
         ids, starts, ends = encode_with_offsets(codec, text, f"{corpus}: {name}")
-        if len(ids) + len(codec.head) < 2:
+        if not text.strip() or len(ids) + len(codec.head) < 2:
             state = "empty" if not text.strip() else f"too short ({len(ids)} token)"
             raise ArgumentError(f"the text {name!r} of corpus {corpus!r} is {state}: there is nothing to predict")
         found.append(Document(corpus, name, ids, starts, ends, sha256(text.encode()).hexdigest()))

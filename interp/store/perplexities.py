@@ -91,7 +91,7 @@ def read(file: h5py.File, row: int) -> Perplexity:
     group = file["perplexity"]
     if told := next(iter(_row_problems(group, row)), None):
         raise StoreError(f"{told}; `headscope validate` says more")
-    fixed = {
+    fixed: dict[str, Any] = {
         field: group[name].asstr()[:].astype(str) if name in ("document", "corpus") else group[name][:].astype(np.int64)
         for name, field in _FIXED.items()
     }
@@ -100,7 +100,9 @@ def read(file: h5py.File, row: int) -> Perplexity:
             model_id=group["model_id"].asstr()[row],
             **fixed,
             **{name: group[name][row] for name in MEASURED},
-            **{name: _attribute(file, name) for name in _TEXTS},
+            texts_hash=_attribute(file, "texts_hash"),
+            tokenizer_fp=_attribute(file, "tokenizer_fp"),
+            keys_hash=_attribute(file, "keys_hash"),
             tail=_number(file, "tail"),
             stride=_number(file, "stride"),
             provenance=read_provenance(group["json"].asstr()[row]),

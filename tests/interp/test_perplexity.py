@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from headscope.errors import ArgumentError, ArgumentTypeError, KeyTokenError, ModelError
 from headscope.interp.perplexity import Keys, KeyTokens, Perplexity, Texts, find_key_tokens, perplexity, tokenise
+from headscope.probes import Codec
 from tiny_bpe import tiny_bpe
 from tiny_models import build
 
 WORDS = "The needle lies in a haystack of words; the words of the haystack say little. Où est l'aiguille ? 针在哪里。"
 TEXTS = {
-    "en": [" ".join(WORDS.split()[i % 7 :] * 8) for i in range(2)],
-    "zh": ["针在哪里。草堆里有一根针。" * 12, "一根针。"],
+    "en": [" ".join(WORDS.split()[i % 7 :] * 3) for i in range(2)],
+    "zh": ["针在哪里。草堆里有一根针。" * 4, "一根针。"],
 }
 LENGTHS = [16, 64]
 # one that keeps all keys, one with windows and a soft-cap behind the head, one of another architecture, and two that
@@ -135,11 +138,11 @@ def test_windows_may_slide_and_every_token_counts_once(bos: bool, stride: int | 
 def test_key_tokens_are_those_of_a_short_context_for_each(tokenizer: Any, tmp_path: Path) -> None:
     """One forward per token's own short context, and LongPPL beside it."""
     model, short, alpha, beta = model_of("gemma2", tokenizer), 12, 0.5, -5.0
-    texts = tokenise(TEXTS, tokenizer, [16, 128])
+    texts = tokenise(TEXTS, tokenizer, [16, 72])
     every = find_key_tokens(model, texts, short=short, alpha=alpha, beta=beta, screen=None, chunk=40)
     expected, total, n = {}, 0.0, 0
     for document in texts.documents:
-        ids = document.ids[:127]
+        ids = document.ids[:71]
         long = logprobs(model, np.array([*texts.head, *ids]))
         keys = []
         for i in range(short + 1, len(ids)):
@@ -149,7 +152,7 @@ def test_key_tokens_are_those_of_a_short_context_for_each(tokenizer: Any, tmp_pa
         total, n = total - long[keys].sum(), n + len(keys)
         expected[document.sha256] = keys
         np.testing.assert_array_equal(np.flatnonzero(every.marks(document)), keys)
-    assert len(every) == n > 10
+    assert len(every) == n > 5
     found = perplexity(model, texts, key_tokens=every, chunk=40)
     assert found.key_tokens.sum() == n and found.keys_hash == every.hash
     np.testing.assert_allclose((found.key_nll * found.key_tokens)[found.key_tokens > 0].sum() / n, total / n, atol=1e-5)
@@ -180,3 +183,83 @@ def test_no_key_character_is_lost_where_tokenizers_cut_differently(tokenizer: An
     assert all(marked[start:end].all() for start, end in spans)
     near = [(a < e and b > s) for a, b in zip(again.starts, again.ends, strict=True) for s, e in spans]
     assert np.array_equal(keys.marks(again), np.array(near).reshape(len(again.ids), -1).any(axis=1))
+
+
+REFUSED: list[tuple[str, dict[str, Any], str]] = [
+    ("lengths", {"lengths": None}, "lengths are missing; give context lengths"),
+    ("tokenizer", {"tokenizer": None}, "texts need tokenizer="),
+    ("context", {"lengths": [16, 90]}, "lengths: 90 tokens, and LlamaForCausalLM is made for 80"),
+    ("short", {"lengths": [1000]}, "no text has 1000 tokens: the longest"),
+    ("empty", {"texts": ["words", " "]}, "the text '1' of corpus 'text' is empty"),
+    ("none", {"texts": []}, "corpus 'text' is empty; give at least one text"),
+    ("corpora", {"texts": {}}, "texts names no corpus"),
+    ("kind", {"texts": [b"words"]}, "text 0 of corpus 'text' is a bytes, not a text"),
+    ("stride", {"stride": 0}, "stride must be at least 1 token"),
+    ("buckets", {"buckets": [4, 4]}, "buckets must be ascending positions from 1 to 15"),
+    ("chunk", {"chunk": 0}, "chunk must be at least 1 token"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), [case[1:] for case in REFUSED], ids=[case[0] for case in REFUSED])
+def test_what_cannot_be_measured_is_refused_in_one_line(tokenizer: Any, changes: dict[str, Any], words: str) -> None:
+    model = model_of("llama", tokenizer, num_hidden_layers=1, max_position_embeddings=80)
+    asked = {"texts": TEXTS, "tokenizer": tokenizer, "lengths": [16]}
+    with pytest.raises((ArgumentError, ArgumentTypeError), match=words):
+        perplexity(model, **{**asked, **changes})
+
+
+def test_other_tokenizers_vocabularies_and_texts_are_refused(tokenizer: Any) -> None:
+    model = model_of("llama", tokenizer, num_hidden_layers=1)
+    texts = tokenise(TEXTS, tokenizer, [16])
+    with pytest.raises(ArgumentError, match="leave them out"):
+        perplexity(model, texts, lengths=[16])
+    with pytest.raises(ArgumentError, match="tokenised with another tokenizer"):
+        perplexity(model, texts, tokenizer_of(bos=False))
+    more = tokenizer_of()
+    more.add_tokens(["<more>"])
+    assert texts.fits(Codec(more)), "a tokenizer that only gained a token"
+    with pytest.raises(ArgumentError, match="from another tokenizer; use this model's"):
+        perplexity(build("llama", num_hidden_layers=1), texts)
+    keys = KeyTokens("m", "", "t", "float32", 4, 16, 2.0, -2.0, None, {})
+    with pytest.raises(KeyTokenError, match="'0' is not among the 0 that the key tokens are of"):
+        perplexity(model, texts, key_tokens=keys)
+    with pytest.raises(ArgumentError, match="short must be 2 to 14 tokens"):
+        find_key_tokens(model, texts, short=15)
+
+
+def test_a_model_that_computes_nan_is_no_zero(tokenizer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model = model_of("llama", tokenizer, num_hidden_layers=1)
+    texts = tokenise(TEXTS, tokenizer, [16])
+    only = int(np.setdiff1d(texts.documents[2].ids[:15], np.concatenate([d.ids[:15] for d in texts.documents[:2]]))[0])
+    with torch.no_grad():
+        model.get_input_embeddings().weight[only] = float("nan")
+    found = perplexity(model, texts)
+    assert np.isnan(found.nll[2]).all() and np.isnan(found.tail_nll[2]).all() and np.isfinite(found.by_corpus["en"])
+    assert "documents have no loss (NaN): 0" in caplog.text
+    with torch.no_grad():
+        model.get_input_embeddings().weight.fill_(float("nan"))
+    with pytest.raises(ModelError, match="not finite"):
+        perplexity(model, texts)
+
+
+DAMAGED: list[tuple[str, Any, str]] = [
+    ("format", "other", "is no set of key tokens"),
+    ("alpha", float("inf"), "is damaged: alpha is no number"),
+    ("short", 4.5, "is damaged: short is no whole number"),
+    ("texts", {"a": {"ids_hash": "b", "tokens": [2, 1], "spans": []}}, "tokens are no ascending whole numbers"),
+    ("texts", {"a": {"ids_hash": "b", "tokens": [], "spans": [[3, 2]]}}, "spans do not ascend, or overlap"),
+    ("texts", {"a": {"ids_hash": "b", "tokens": [], "spans": [7]}}, "spans are no pairs of characters"),
+    ("beta", -3.0, "was changed: its hash is not that of what it holds"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "words"), DAMAGED)
+def test_a_file_of_key_tokens_is_read_or_refused(tmp_path: Path, name: str, value: Any, words: str) -> None:
+    path, keys = tmp_path / "keys.json", {"a" * 64: Keys("b" * 32, (1, 2), ((3, 5), (5, 9)))}
+    KeyTokens("m", "sha", "t", "float32", 4, 16, 2.0, -2.0, 1.0, keys).save(path)
+    assert KeyTokens.load(path).texts == keys
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    with pytest.raises(KeyTokenError, match=words):
+        KeyTokens.load(path)
+    with pytest.raises(KeyTokenError, match="does not exist"):
+        KeyTokens.load(tmp_path / "gone.json")
