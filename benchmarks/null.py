@@ -5,18 +5,25 @@
 Made-up heads, 300 a run, look at copyable tokens of the needle in a share of their rows, at a random one each time or
 always at the same one, alike for all probes of a needle, whatever token comes next. Stated is that at most 5 % of runs
 name any of them (false discovery rate, all nulls true). Then 30 of them copy in a share of their rows, and are to be
-found. Last, models with random weights, of which none has a head that retrieves; each run has other weights.
+found. Then models with random weights, of which none has a head that retrieves; each run has other weights. Last, what
+the p-values rest on: for heads of random models any order of the answer's tokens is as likely as the true one. The rank
+of the true order's score among 128 dealt ones, ties broken at random, is uniform if that holds (Kolmogorov-Smirnov; one
+head a model, of those that look at the needle). The p-values themselves are not: they are bounds, 1 for a score of 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 import numpy as np
+from scipy.stats import kstest
 
 from headscope.interp.estimators import ESTIMATORS
-from headscope.interp.evidence import ProbeEvidence
+from headscope.interp.estimators.chance import copyable_positions
+from headscope.interp.estimators.retrieval import distinct
+from headscope.interp.evidence import ProbeEvidence, copies
 from headscope.interp.levels import above_null, null_p
 from headscope.interp.scoring import score_heads
 from headscope.probes import Probe
@@ -71,6 +78,11 @@ def _probe(rng: np.random.Generator, n: int, needle: int) -> Probe:
 
 def random_model(seed: int) -> list[tuple[int, int]]:
     """Heads above their null of a Llama with random weights, on random probes."""
+    return score_heads(*random_run(seed), estimators=[*NAMES]).heads_above_null()
+
+
+def random_run(seed: int) -> tuple[Any, list[Probe]]:
+    """A Llama with random weights and 18 probes of 6 random needles."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -84,7 +96,29 @@ def random_model(seed: int) -> list[tuple[int, int]]:
             whole = np.concatenate([hay[:at], ids, hay[at:], asked, ids])
             named = {"id": f"{needle}-{at}", "needle_id": f"needle-{needle}"}
             probes.append(Probe.from_ids(whole, prompt_len=len(whole) - 16, needles=[(at, at + 16)], **named))
-    return score_heads(model, probes, estimators=[*NAMES]).heads_above_null()
+    return model, probes
+
+
+def rank_of_true_order(seed: int) -> float:
+    """Where the true order of an answer's tokens stands among dealt ones, in [0, 1], by one head of a random model.
+
+    NaN where no head of it looks at a token of the needle that any order could hit.
+    """
+    rng, ranks = np.random.default_rng(seed), []
+
+    def rank(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
+        positions, keys, tokens = copyable_positions(probe), evidence.argmax_key, probe.answer_ids
+        looks = np.argwhere(np.isin(keys, positions).any(axis=-1))
+        if len(looks):
+            own = keys[tuple(looks[rng.integers(len(looks))])]
+            orders = [tokens, *(rng.permutation(tokens) for _ in range(128))]
+            found = np.array([distinct(own, copies(probe, own, order)) for order in orders])
+            ranks.append((np.sum(found > found[0]) + rng.random() * np.sum(found == found[0])) / len(found))
+        return evidence.unscored()
+
+    model, probes = random_run(seed)
+    score_heads(model, probes, estimators=[rank])
+    return float(rng.choice(ranks)) if ranks else math.nan
 
 
 def measure(runs: int) -> dict[str, Any]:
@@ -104,7 +138,15 @@ def measure(runs: int) -> dict[str, Any]:
         say("  ".join(f"{name} {value:.3g}" for name, value in row.items()))
     models = sum(bool(random_model(seed)) for seed in range(runs))
     say(f"random models that have a head above its null: {models} of {runs}")
-    return {"runs": runs, "heads": HEADS, "settings": rows, "random_models_named": models}
+    ranks = np.array([rank_of_true_order(seed) for seed in range(5 * runs)])
+    ranks = ranks[~np.isnan(ranks)]
+    uniform = {
+        "models": len(ranks),
+        "p": float(kstest(ranks, "uniform").pvalue),
+        "below .05": float((ranks < 0.05).mean()),
+    }
+    say("rank of the true order, heads of random models: " + "  ".join(f"{k} {v:.3g}" for k, v in uniform.items()))
+    return {"runs": runs, "heads": HEADS, "settings": rows, "random_models_named": models, "uniform": uniform}
 
 
 def main() -> None:

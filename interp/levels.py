@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 
 FALSE_COUNT = 0.01  # probability that one or more heads of a model count although all look at random needle positions
+FALSE_DISCOVERY_RATE = 0.05  # of heads that are called above a null of their own
 NO_SPREAD = 1e-9  # a variance of this share of the mean moves no level
 LINES = 4  # different levels that a picture can show as lines
 

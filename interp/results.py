@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ArgumentError, ArgumentTypeError, HeadscopeError
-from .levels import above_null, chance_known, counting_level, null_p
+from .levels import FALSE_DISCOVERY_RATE, above_null, chance_known, counting_level, null_p
 from .packages import need
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ CHANCE_COLUMNS = ("chance", "chance_sd")  # files of schema 1.0 do not have them
 
 # Names with a meaning of their own in the frames, the datasets and the file: not for an estimator or a probe column.
 RESERVED = {"checkpoint", "layer", "head", "kv_head", "probe", "tokens_seen", "exact_match", "n_retrieval_heads"}
-RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "counting_level", "probes", "provenance", "stage", "step_in_stage"}
+RESERVED |= {*NLL_CLASSES, "n_heads_above_chance", "n_heads_above_null", "counting_level"}
+RESERVED |= {"probes", "provenance", "stage", "step_in_stage"}
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
@@ -222,7 +223,7 @@ class HeadScores:
         moments = (self._values("dealt_mean"), self._values("dealt_sd"))
         return null_p(self._values("retrieval"), *moments, self.probes["needle_id"])
 
-    def heads_above_null(self, q: float = 0.05) -> list[tuple[int, int]]:
+    def heads_above_null(self, q: float = FALSE_DISCOVERY_RATE) -> list[tuple[int, int]]:
         """Every (layer, head) whose retrieval score is above what its keys would score by accident, in this order.
 
         q: the false discovery rate over all observable heads, by Benjamini and Hochberg (1995) on `null_p`.

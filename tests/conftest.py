@@ -19,6 +19,9 @@ os.environ["WANDB_MODE"] = "disabled"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # more only slows tiny models down
+# Tests start dozens of interpreters; where bytecode is not kept, each compiles all of headscope anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Ray gives its processes up after some seconds, and workers where memory is short; on a busy machine both are usual.
 os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
 os.environ.setdefault("RAY_gcs_server_request_timeout_seconds", "600")

@@ -28,6 +28,7 @@ class Trajectory:
     about: where it came from, for titles: estimator, model_id, probe_set_name, probe_set_hash.
     stages: str [C], the stage or run of each checkpoint; own_steps: int64 [C], the steps that each stage counts. Empty
         where there is one stage only.
+    above_null: int64 [C], heads above a null of their own, -1 where not measured; empty where it never was.
 
     Raises ValueError when shapes do not fit together, a column is missing or steps do not increase.
     """
@@ -41,6 +42,7 @@ class Trajectory:
     about: Mapping[str, Any] = field(default_factory=dict)
     stages: np.ndarray = field(default_factory=lambda: np.empty(0, str))
     own_steps: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    above_null: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __post_init__(self) -> None:
         if np.ndim(self.scores) != 4:
@@ -56,6 +58,8 @@ class Trajectory:
         wanted |= {f"probes[{name!r}]": (self.probes.get(name, np.empty(0)), (p,)) for name in PROBE_COLUMNS}
         if len(self.stages) or len(self.own_steps):
             wanted |= {"stages": (self.stages, (c,)), "own_steps": (self.own_steps, (c,))}
+        if len(self.above_null):
+            wanted["above_null"] = (self.above_null, (c,))
         for name, (values, shape) in wanted.items():
             if np.shape(values) != shape:
                 raise ArgumentError(f"{name} must have the shape {shape}, got {np.shape(values)}")
@@ -97,6 +101,7 @@ class Trajectory:
             exact_match=self.exact_match[kept],
             stages=self.stages[kept],
             own_steps=self.own_steps[kept],
+            above_null=self.above_null[kept],
         )
 
     @property
@@ -171,7 +176,7 @@ def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> 
         columns = {"id": detail["probe"].asstr()[:].astype(str)}
         for name, kind in schema.columns_of(file).items():
             columns[name] = detail[name].asstr()[:].astype(str) if kind == schema.STRING else detail[name][:]
-        staged = "step_in_stage" in file
+        staged, counted = "step_in_stage" in file, schema.ABOVE_NULL.path
         matched = detail["exact_match"][kept].astype(np.float32)
         about = {name: schema.text(file, name) for name in ("model_id", "probe_set_name", "probe_set_hash")}
         for name in (estimator, *NLL_CLASSES):
@@ -187,4 +192,5 @@ def read_trajectory(path: str | PathLike[str], estimator: str = "retrieval") -> 
             about={"estimator": estimator, **about},
             stages=file["stage"].asstr()[kept].astype(str) if staged else np.empty(0, str),
             own_steps=file["step_in_stage"][kept].astype(np.int64) if staged else np.empty(0, np.int64),
+            above_null=file[counted][kept].astype(np.int64) if counted in file else np.empty(0, np.int64),
         )

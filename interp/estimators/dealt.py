@@ -8,7 +8,7 @@ one, and `HeadScores.null_p` compares the retrieval score with those of other or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -29,7 +29,7 @@ def dealt_mean(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Returns:
         float32 [n_layers, n_heads]; NaN where `retrieval` is.
     """
-    return _of_deals(probe, evidence, np.mean)
+    return _moments(probe, evidence)[0]
 
 
 @estimator()
@@ -39,18 +39,20 @@ def dealt_sd(probe: Probe, evidence: ProbeEvidence) -> np.ndarray:
     Returns:
         float32 [n_layers, n_heads]; NaN where `retrieval` is.
     """
-    return _of_deals(probe, evidence, np.std)
+    return _moments(probe, evidence)[1]
 
 
-def _of_deals(probe: Probe, evidence: ProbeEvidence, moment: Callable[..., np.ndarray]) -> np.ndarray:
+@lru_cache(maxsize=1)  # both estimators ask, one after the other
+def _moments(probe: Probe, evidence: ProbeEvidence) -> tuple[np.ndarray, np.ndarray]:
     positions, tokens = copyable_positions(probe), probe.answer_ids
     if not len(positions):
-        return evidence.unscored()
-    found = np.zeros(evidence.visible.shape, np.float32)
+        return evidence.unscored(), evidence.unscored()
     may = np.isin(evidence.argmax_key, positions).any(axis=-1)  # most heads never look there
     keys = evidence.argmax_key[may]
     seed = int.from_bytes(blake2b(probe.needle_id.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
     rng = np.random.default_rng(seed)
     scores = [distinct(keys, copies(probe, keys, rng.permutation(tokens))) for _ in range(DEALS)]
-    found[may] = moment(np.array(scores, np.float32) / len(positions), axis=0)
-    return evidence.hidden_as_nan(found)
+    shares = np.array(scores, np.float32) / len(positions)
+    mean, sd = np.zeros((2, *evidence.visible.shape), np.float32)
+    mean[may], sd[may] = shares.mean(axis=0), shares.std(axis=0)
+    return evidence.hidden_as_nan(mean), evidence.hidden_as_nan(sd)

@@ -51,6 +51,7 @@ from ..analysis import (
 from ..checkpoint_names import model_name
 from ..estimators import DEFAULT
 from ..lengths import group_lengths, human_length
+from ..levels import FALSE_DISCOVERY_RATE
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
 from ..store import PROVENANCE_COLUMNS, all_ablations, all_answers, read_provenance, reading, text
 from ..tasks import Answers
@@ -187,9 +188,15 @@ class Evolution:
         return self.trajectory.level_words(self.levels)
 
     def plain_words(self, checkpoint: int) -> str:
-        """The paper's count beside ours, in words; "" where chance is unknown, and the two are the same."""
-        count = f"By the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {self.panel.n_plain[checkpoint]}."
-        return count if self.trajectory.chance_known else ""
+        """The other counts beside ours, in words: the paper's, unless chance is unknown and the two are the same, and
+        heads above a null of their own, where that was measured."""
+        words = []
+        if self.trajectory.chance_known:
+            plain = self.panel.n_plain[checkpoint]
+            words.append(f"By the paper's plain count, above {RETRIEVAL_THRESHOLD:g}: {plain}.")
+        if len(counts := self.trajectory.above_null) and counts[checkpoint] >= 0:
+            words.append(f"Above a null of their own at q < {FALSE_DISCOVERY_RATE:g}: {counts[checkpoint]}.")
+        return " ".join(words)
 
     def tick(self, checkpoint: int) -> str:
         """The checkpoint's place on an axis of categories."""

@@ -13,7 +13,9 @@ import numpy as np
 from ..results import NLL_CLASSES, RETRIEVAL_THRESHOLD, HeadScores
 from .provenance import swept
 from .schema import (
+    ABOVE_NULL,
     NAME,
+    NULL_MOMENTS,
     PROVENANCE_COLUMNS,
     SCALES,
     STRING,
@@ -75,6 +77,8 @@ def create(file: h5py.File, scores: HeadScores) -> None:
         dataset = with_scales(file, variable, sizes, scales)
         if variable.path in fixed:
             dataset[...] = storable(variable.path, fixed[variable.path], dataset)
+    if ABOVE_NULL.path in file:
+        at_least_version(file, (1, 4))
 
 
 def extend(file: h5py.File, estimators: Sequence[str]) -> None:
@@ -87,6 +91,9 @@ def extend(file: h5py.File, estimators: Sequence[str]) -> None:
         for variable in estimator_variables(name, columns):
             with_scales(file, variable, sizes, scales)
     set_attrs(file, {"estimators": " ".join([*estimators_of(file), *estimators])})
+    if {*NULL_MOMENTS} <= {*estimators_of(file)} and ABOVE_NULL.path not in file:
+        with_scales(file, ABOVE_NULL, sizes, scales)
+        at_least_version(file, (1, 4))
 
 
 def with_scales(
@@ -140,6 +147,8 @@ def row(scores: HeadScores, step: int, tokens_seen: float) -> dict[str, Any]:
     above_chance = scores.n_heads_above_chance
     new["n_retrieval_heads"] = len(scores.retrieval_heads(RETRIEVAL_THRESHOLD, plain=True))
     new["n_heads_above_chance"] = -1 if above_chance is None else above_chance
+    if {*NULL_MOMENTS} <= {*scores.estimators}:
+        new[ABOVE_NULL.path] = len(scores.heads_above_null())
     new |= {f"probes/{name}": getattr(scores, name) for name in NLL_CLASSES}
     new["probes/exact_match"] = np.where(scores.computed, scores.exact_match, -1).astype(np.int8)
     known = {name: scores.provenance.get(name) for name in PROVENANCE_COLUMNS}

@@ -14,7 +14,7 @@ from ...errors import HeadscopeError
 from ..ablation import MEASURES
 from ..ablation import TEXTS as ABLATED_TEXTS
 from ..finetuned import COST as SFT_COST
-from ..levels import FALSE_COUNT
+from ..levels import FALSE_COUNT, FALSE_DISCOVERY_RATE
 from ..results import (
     CHANCE_COLUMNS,
     INTEGER_COLUMNS,
@@ -116,6 +116,21 @@ def column_type(name: str, kind: str) -> str:
     return "f8" if kind == "f" else STRING
 
 
+# Moments of every head's own null, which the number of heads above it rests on.
+NULL_MOMENTS = ("dealt_mean", "dealt_sd")
+ABOVE_NULL = Variable(
+    "",
+    "n_heads_above_null",
+    ("checkpoint",),
+    "i4",
+    {
+        "long_name": "number of heads above a null of their own",
+        "comment": "by Benjamini and Hochberg over all observable heads; -1: not measured",
+        "false_discovery_rate": np.float64(FALSE_DISCOVERY_RATE),
+        "coordinates": "tokens_seen",
+        "units": "1",
+    },
+)
 # Only in a file whose checkpoints are of several stages of training.
 STAGES = [
     Variable("", "stage", ("checkpoint",), STRING, {"long_name": "stage of training, or run"}),
@@ -152,6 +167,7 @@ def layout(estimators: tuple[str, ...], columns: Mapping[str, str], *, stages: b
             "false_count": np.float64(FALSE_COUNT),
         }
         found.append(Variable("", "n_heads_above_chance", ("checkpoint",), "i4", counted | one))
+    found += [ABOVE_NULL] if {*NULL_MOMENTS} <= {*estimators} else []
 
     found.append(Variable("probes", "probe", ("probe",), STRING, {"long_name": "id of the probe"}))
     for name, dtype in columns.items():

@@ -8,12 +8,14 @@ import h5py
 import numpy as np
 
 from ...errors import ArgumentError
-from ..levels import chance_known, counting_level
+from ..levels import FALSE_DISCOVERY_RATE, above_null, chance_known, counting_level, null_p
 from ..results import CHANCE_COLUMNS, INTEGER_COLUMNS, NLL_CLASSES, REAL_COLUMNS, RETRIEVAL_THRESHOLD, TEXT_COLUMNS
 from . import ablations, answers, sft_probes
 from .provenance import read_provenance
 from .schema import (
+    ABOVE_NULL,
     IN_UNIT_INTERVAL,
+    NULL_MOMENTS,
     ROOT_ATTRIBUTES,
     column_type,
     columns_of,
@@ -80,6 +82,8 @@ def _structure(file: h5py.File) -> Iterator[str]:
         yield "the attribute 'estimators' does not name 'retrieval'"
     for variable in expected:
         item = file.get(variable.path)
+        if item is None and variable.path == ABOVE_NULL.path:  # before 1.4 nobody counted them
+            continue
         if not isinstance(item, h5py.Dataset):
             yield f"the variable {variable.path} is missing"
             continue
@@ -158,6 +162,11 @@ def _row_contents(file: h5py.File, row: int, with_chance: bool) -> Iterator[str]
         if counted not in ((-1, found) if chance_known(probes) else (-1,)):
             told = f"{found} heads are above threshold and chance" if chance_known(probes) else "chance is unknown"
             yield f"n_heads_above_chance is {counted}, but {told}"
+    if ABOVE_NULL.path in file and (counted := file[ABOVE_NULL.path][row]) >= 0:
+        score, mean, sd = (file[f"probes/{name}"][row].astype(np.float64) for name in ("retrieval", *NULL_MOMENTS))
+        p = null_p(score, mean, sd, file["probes/needle_id"].asstr()[:].astype(str))
+        if counted != (found := int(above_null(p, FALSE_DISCOVERY_RATE).sum())):
+            yield f"{ABOVE_NULL.path} is {counted}, but {found} heads are above a null of their own"
     for name in NLL_CLASSES:
         values = file[f"probes/{name}"][row]
         if (values < 0).any() or np.isinf(values).any():

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from itertools import permutations
+from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 
+import headscope as hs
 from benchmark_modules import benchmark
 from headscope.errors import UnknownEstimatorError
+from headscope.interp.analysis import read_trajectory
 from headscope.interp.estimators import ESTIMATORS
 from headscope.interp.estimators.dealt import DEALS
 from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.levels import above_null, null_p
+from headscope.interp.report import evolve
 from headscope.interp.scoring import score_heads
+from headscope.interp.store import validate
 from headscope.probes import Probe
 from made_scores import make_scores
 from planted import build_planted, planted_probes
@@ -83,6 +89,30 @@ def test_planted_heads_are_above_their_null_and_no_others() -> None:
     scores = score_heads(build_planted({(1, 2): 1.0, (2, 1): 1.0}), planted_probes(), estimators=list(MADE_UP.NAMES))
     assert scores.heads_above_null() == [(1, 2), (2, 1)]
     assert scores.null_p()[1, 2] < 1e-6
+
+
+def test_a_file_counts_them_where_they_were_measured(tmp_path: Path) -> None:
+    path, late = tmp_path / "run.h5", tmp_path / "late.h5"
+    probes, model = planted_probes(), build_planted({(1, 2): 1.0, (2, 1): 1.0})
+    plain = score_heads(model, probes)
+    told = score_heads(model, probes, estimators=list(MADE_UP.NAMES))
+    for scores, step in ((plain, 0), (told, 100)):
+        scores.save(path, checkpoint=step)
+    told.save(late, checkpoint=100)
+    with hs.open(path) as ds:
+        assert ds.n_heads_above_null.values.tolist() == [-1, 2] and ds.attrs["schema_version"] == "1.4"
+    assert read_trajectory(path).above_null.tolist() == [-1, 2]
+    words = [evolve(path).plain_words(checkpoint) for checkpoint in range(2)]
+    assert "null" not in words[0] and words[1].endswith("Above a null of their own at q < 0.05: 2.")
+    assert validate(path) == [] and validate(late) == []
+    with h5py.File(late, "r+") as file:
+        file["n_heads_above_null"][0] = 3
+    assert validate(late) == ["checkpoint 100: n_heads_above_null is 3, but 2 heads are above a null of their own"]
+    with h5py.File(late, "r+") as file:
+        del file["n_heads_above_null"]
+    assert validate(late) == [], "a file from before they were counted"
+    told.save(late, checkpoint=200)
+    assert validate(late) == []
 
 
 def test_random_models_have_none() -> None:
