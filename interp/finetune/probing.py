@@ -88,7 +88,7 @@ def sft_probe(
     if wanted.method == "lora":
         need("peft", "method 'lora' of a recipe", install="headscope[sft]")
     if output is not None:
-        check_takes_sft_probe(output, checkpoint, wanted.hash, wanted.seeds)
+        check_takes_sft_probe(output, checkpoint, wanted.hash, wanted.seeds, probes.hash)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     tokenizer = tokenizer or (loaded.tokenizer if isinstance(loaded, LoadedModel) else None)
     if tokenizer is None:
@@ -169,10 +169,11 @@ def _before(
         return evaluate(loaded, probes, **how)
     if not target_path(output).exists() or checkpoint not in checkpoints(output):
         return evaluate(loaded, probes, output=output, checkpoint=checkpoint, tokens_seen=tokens_seen, **how)
-    check_takes(output, checkpoint, probes.hash, samples=0, scores=False)
     found = find_answers(output, checkpoint)
-    if found is not None and weights is not None and found.provenance.get("weights_sha256") == weights:
+    same = found is not None and found.probe_set_hash == probes.hash
+    if found is not None and same and weights is not None and found.provenance.get("weights_sha256") == weights:
         return found
+    check_takes(output, checkpoint, probes.hash, samples=0, scores=False)
     answers = evaluate(loaded, probes, **how)
     add_answers(output, replace(answers, scores=None), checkpoint)
     return answers

@@ -242,6 +242,8 @@ def test_the_whole_path_and_a_kill_between_seeds(
     with pytest.raises(ArgumentError, match="seed 5 was not trained"):
         again.answers(5)
 
+    with pytest.raises(StoreError, match="holds SFT probes on other tasks"):
+        hs.sft_probe(folder, asked[:1], output=tmp_path / "whole.h5", **{**how, "checkpoint": 8})
     with pytest.raises(StoreError, match="holds SFT probes by the recipe"):
         hs.sft_probe(folder, asked, output=tmp_path / "whole.h5", **{**how, "checkpoint": 8, "seeds": 3})
 
