@@ -35,7 +35,7 @@ from .files import files_hash, files_of
 from .kept import Kept, OneSeed
 from .lessons import check_disjoint, lessons
 from .recipe import Recipe, read_recipe
-from .training import FinetuneError, finetuned
+from .training import FinetuneError, finetuned, trainable
 
 
 def sft_probe(
@@ -63,7 +63,7 @@ def sft_probe(
     Args:
         model, tokenizer, chunk: as in `evaluate`; the model is a transformers causal LM without an adapter.
         tasks: probes with a task, none of which the recipe trains on, nor their wording, keys, values or seed.
-        recipe: "default" (LoRA of rank 16, 36 steps of 4 sequences of 512 tokens), "small" (all weights of a model of a
+        recipe: "default" (LoRA of rank 16, 32 steps of 4 sequences of 192 tokens), "small" (all weights of a model of a
             few million), a .json file or a mapping with some of the fields of `Recipe`.
         seeds: so many trainings, instead of the recipe's own: seeds 0, 1, ...
         before: what `evaluate` has let this very model answer to these probes; by default it is asked first.
@@ -94,6 +94,7 @@ def sft_probe(
     if tokenizer is None:
         raise ArgumentError("sft_probe needs tokenizer=..., to write what is trained on; none lies beside the model")
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
+    module = trainable(loaded.model if isinstance(loaded, LoadedModel) else loaded)
     check_tokenizer(probes, codec)
     chat = all(probe.variant.endswith("-chat") for probe in probes)
     taught = {seed: lessons(wanted, seed, codec.tokenizer, chat=chat) for seed in wanted.seeds}
@@ -109,7 +110,6 @@ def sft_probe(
         raise ArgumentError("before holds answers to other probes than tasks; give those of evaluate(model, tasks)")
     key = {"weights": weights, "probes": probes.hash, "recipe": wanted.hash, "threads": torch.get_num_threads()}
     kept = Kept(output, checkpoint, key)
-    module = loaded.model if isinstance(loaded, LoadedModel) else loaded
     if before.provenance.get("alone_because"):
         how["alone"] = True
     done = {}
