@@ -24,7 +24,8 @@ COST: dict[str, type] = {
     "peak_memory": np.float64,
 }  # fmt: skip
 """Of a seed: tokens that went through the model in training, and those of them that the loss is of; seconds (wall) of
-training and of answering afterwards; the most memory in bytes that the device (on the CPU the process) had taken, NaN where nobody tells."""
+training and of answering afterwards; the most memory in bytes that the device (on the CPU the process) had taken, NaN
+where nobody tells."""
 
 
 @dataclass(frozen=True)
