@@ -21,10 +21,11 @@ BEFORE: dict[str, type] = {"score": np.float32, "nll": np.float32, "exact_match"
 AFTER: dict[str, type] = {**SAID, "nll": np.float32, "exact_match": np.float32}
 COST: dict[str, type] = {
     "tokens": np.int64, "answer_tokens": np.int64, "seconds": np.float64, "answer_seconds": np.float64,
-    "peak_memory": np.int64,
+    "peak_memory": np.float64,
 }  # fmt: skip
 """Of a seed: tokens that went through the model in training, and those of them that the loss is of; seconds (wall) of
-training and of answering afterwards; the most memory in bytes that the device (on the CPU the process) had taken."""
+training and of answering afterwards; the most memory in bytes that the device (on the CPU the process) had taken, NaN
+where nobody tells."""
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,13 @@ def sft_probe(
     there = output.is_file() and checkpoint in checkpoints(output)
     if not there and not left_behind(output, checkpoint):
         check_output(output, checkpoint, force=False)
-    check_takes_sft_probe(output, checkpoint, wanted.hash, wanted.seeds)
 
     def fits(probe_set: ProbeSet) -> None:
         from ..interp.engine import check_probes
         from ..interp.estimators import choose, spans_of
 
         check_probes(probe_set, "auto", spans_of(choose(None)))
+        check_takes_sft_probe(output, checkpoint, wanted.hash, wanted.seeds, probe_set.hash)
 
     loaded, probe_set = load(
         model,

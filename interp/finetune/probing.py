@@ -35,7 +35,7 @@ from .files import files_hash, files_of
 from .kept import Kept, OneSeed
 from .lessons import check_disjoint, lessons
 from .recipe import Recipe, read_recipe
-from .training import FinetuneError, finetuned
+from .training import FinetuneError, finetuned, trainable
 
 
 def sft_probe(
@@ -63,7 +63,7 @@ def sft_probe(
     Args:
         model, tokenizer, chunk: as in `evaluate`; the model is a transformers causal LM without an adapter.
         tasks: probes with a task, none of which the recipe trains on, nor their wording, keys, values or seed.
-        recipe: "default" (LoRA of rank 16, 36 steps of 4 sequences of 512 tokens), "small" (all weights of a model of a
+        recipe: "default" (LoRA of rank 16, 32 steps of 4 sequences of 192 tokens), "small" (all weights of a model of a
             few million), a .json file or a mapping with some of the fields of `Recipe`.
         seeds: so many trainings, instead of the recipe's own: seeds 0, 1, ...
         before: what `evaluate` has let this very model answer to these probes; by default it is asked first.
@@ -88,12 +88,13 @@ def sft_probe(
     if wanted.method == "lora":
         need("peft", "method 'lora' of a recipe", install="headscope[sft]")
     if output is not None:
-        check_takes_sft_probe(output, checkpoint, wanted.hash, wanted.seeds)
+        check_takes_sft_probe(output, checkpoint, wanted.hash, wanted.seeds, probes.hash)
     loaded = load_model(model, tokenizer=tokenizer) if isinstance(model, (str, PathLike)) else model
     tokenizer = tokenizer or (loaded.tokenizer if isinstance(loaded, LoadedModel) else None)
     if tokenizer is None:
         raise ArgumentError("sft_probe needs tokenizer=..., to write what is trained on; none lies beside the model")
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
+    module = trainable(loaded.model if isinstance(loaded, LoadedModel) else loaded)
     check_tokenizer(probes, codec)
     chat = all(probe.variant.endswith("-chat") for probe in probes)
     taught = {seed: lessons(wanted, seed, codec.tokenizer, chat=chat) for seed in wanted.seeds}
@@ -109,7 +110,6 @@ def sft_probe(
         raise ArgumentError("before holds answers to other probes than tasks; give those of evaluate(model, tasks)")
     key = {"weights": weights, "probes": probes.hash, "recipe": wanted.hash, "threads": torch.get_num_threads()}
     kept = Kept(output, checkpoint, key)
-    module = loaded.model if isinstance(loaded, LoadedModel) else loaded
     if before.provenance.get("alone_because"):
         how["alone"] = True
     done = {}
@@ -169,10 +169,11 @@ def _before(
         return evaluate(loaded, probes, **how)
     if not target_path(output).exists() or checkpoint not in checkpoints(output):
         return evaluate(loaded, probes, output=output, checkpoint=checkpoint, tokens_seen=tokens_seen, **how)
-    check_takes(output, checkpoint, probes.hash, samples=0, scores=False)
     found = find_beside(output, checkpoint).answers
-    if found is not None and weights is not None and found.provenance.get("weights_sha256") == weights:
+    same = found is not None and found.probe_set_hash == probes.hash
+    if found is not None and same and weights is not None and found.provenance.get("weights_sha256") == weights:
         return found
+    check_takes(output, checkpoint, probes.hash, samples=0, scores=False)
     answers = evaluate(loaded, probes, **how)
     add_answers(output, replace(answers, scores=None), checkpoint)
     return answers

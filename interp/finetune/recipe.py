@@ -38,9 +38,9 @@ class Recipe:
     """
 
     method: str = "lora"
-    steps: int = 36
+    steps: int = 32
     sequences: int = 4
-    length: int = 512
+    length: int = 192
     lr: float = 1e-3
     warmup: int = 4
     schedule: str = "cosine"

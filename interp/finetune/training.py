@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import sys
 import time
 import warnings
@@ -43,7 +42,7 @@ class Trained:
     tokens: int
     answer_tokens: int
     seconds: float
-    peak_memory: int
+    peak_memory: float
 
 
 @contextmanager
@@ -63,7 +62,7 @@ def finetuned(
         ArgumentError: a model that cannot be trained like this. MissingPackageError: peft is not installed.
         FinetuneError: the loss is not finite; or the logits afterwards are not those before.
     """
-    model = _trainable(model)
+    model = trainable(model)
     ids = torch.from_numpy(probes[0].input_ids[:CHECKED].astype(np.int64))[None].to(model.device)
     with preserve_training_state(model):
         model.eval()
@@ -86,7 +85,8 @@ def finetuned(
             )
 
 
-def _trainable(model: Any) -> Any:
+def trainable(model: Any) -> Any:
+    """The transformers model inside, where it can be fine-tuned. Raises ArgumentError where it cannot."""
     from transformers import PreTrainedModel
 
     if hasattr(model, "peft_config"):
@@ -182,8 +182,12 @@ def rate(recipe: Recipe, step: int) -> float:
     return 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
 
 
-def _peak_memory(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return float(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return math.nan
+    import resource
+
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -52,8 +52,8 @@ def sft_notes(found: SftProbe) -> list[str]:
         f"{gained} of {len(rows)} tasks better by every seed, {beyond} by more than two standard errors over items; "
         f"{few}recipe {found.recipe_hash}",
         f"loss {losses} in {found.loss.shape[1]} steps; a seed took {cost['seconds'].mean():.0f} s of training "
-        f"({cost['tokens'].mean():,.0f} tokens) and {cost['answer_seconds'].mean():.0f} s of answering, at most "
-        f"{cost['peak_memory'].max() / 2**30:.1f} GiB",
+        f"({cost['tokens'].mean():,.0f} tokens) and {cost['answer_seconds'].mean():.0f} s of answering, "
+        f"{_number(cost['peak_memory'].max() / 2**30)} GiB at most",
     ]
 
 

@@ -176,8 +176,11 @@ def check_takes_ablation(path: str | PathLike[str], checkpoint: int, **how: str)
             raise StoreError(f"{path} holds ablations of other checkpoints by {held}, not {asked}; use a copy of it")
 
 
-def check_takes_sft_probe(path: str | PathLike[str], checkpoint: int, recipe_hash: str, seeds: Sequence[int]) -> None:
-    """Raise StoreError, before any work is done, when a file has SFT probes of other checkpoints by another recipe."""
+def check_takes_sft_probe(
+    path: str | PathLike[str], checkpoint: int, recipe_hash: str, seeds: Sequence[int], probe_set_hash: str
+) -> None:
+    """Raise StoreError, before any work is done, when a file has SFT probes of other checkpoints by another recipe, or
+    on other probes."""
     check_writable(path)
     if not target_path(path).exists():
         return
@@ -191,6 +194,11 @@ def check_takes_sft_probe(path: str | PathLike[str], checkpoint: int, recipe_has
                 raise StoreError(
                     f"{path} holds SFT probes by the recipe {there[0]} with seeds {there[1]}, not {recipe_hash} with "
                     f"{[*seeds]}; use the same recipe, or another file"
+                )
+            if (asked := schema.text(group, "task_set_hash")) != probe_set_hash:
+                raise StoreError(
+                    f"{path} holds SFT probes on other tasks ({asked[:12]}, these are {probe_set_hash[:12]}); ask the "
+                    "same, or choose another file"
                 )
 
 

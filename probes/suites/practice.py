@@ -117,7 +117,7 @@ def crew(draw: Draw) -> Growing:
 def gauges(draw: Draw) -> Growing:
     """Several values, in the order asked for, between sentences of the haystack."""
     own = draw.own
-    n_asked, n_more = int(own.integers(2, 5)), int(own.integers(3))
+    n_asked, n_more = int(own.integers(2, 4)), int(own.integers(2))
     keys, codes = [*islice(_words(own), n_asked + n_more)], [*islice(_codes(own, "{:d}.{:d}"), n_asked + n_more)]
     places = own.random(n_asked + n_more)
     needles = [f"The gauge {key} stood at {code}." for key, code in zip(keys, codes, strict=True)]
@@ -144,13 +144,13 @@ def gauges(draw: Draw) -> Growing:
             task=Task("string_match_all", tuple(codes[:n_asked]), 64, stop=("\n",)),
         )
 
-    return Growing(make)
+    return Growing(make, least=0)
 
 
 def relay(draw: Draw) -> Growing:
     """A chain of copies, followed from its beginning."""
     own = draw.own
-    cells = [word.upper() for word in islice(_words(own), int(own.integers(3, 7)))]
+    cells = [word.upper() for word in islice(_words(own), int(own.integers(3, 6)))]
     value = f"{own.integers(100, 1000)}{_one(own, CONSONANTS)}"
     places = np.sort(own.random(len(cells)))
     steps = [f"Put {value} into {cells[0]}.", *(f"Copy {a} to {b}." for a, b in zip(cells, cells[1:], strict=False))]
@@ -171,13 +171,13 @@ def relay(draw: Draw) -> Growing:
             task=Task("string_match_all", tuple(cells), 48, stop=("\n",)),
         )
 
-    return Growing(make)
+    return Growing(make, least=0)
 
 
 def tales(draw: Draw) -> Growing:
     """One of several replies to the same request, behind a tag."""
     own = draw.own
-    same = int(own.integers(2, 4))
+    same = 2
     asked = int(own.integers(same))
     tag = "".join(TAG[i] for i in own.integers(len(TAG), size=8))
     topics = _words(own, title=True)
@@ -250,9 +250,9 @@ def _codes(numbers: np.random.Generator, form: str, first: int = 1000, second: i
 
 
 def _tale(numbers: np.random.Generator, topic: str, used: set[str]) -> str:
-    """Two or three sentences, none of which is in `used`; the first names the topic."""
+    """One or two sentences, none of which is in `used`; the first names the topic."""
     found: list[str] = []
-    n = int(numbers.integers(2, 4))
+    n = int(numbers.integers(1, 3))
     while len(found) < n:
         who, did, what, where, then = (_one(numbers, of) for of in (WHO, DID, WHAT, WHERE, THEN))
         text = f"{who} {did} {what} {where}, {then}."
@@ -277,7 +277,7 @@ SUITE = Suite(
         "relay": SuiteTask("All cells of a chain of copies.", relay),
         "tales": SuiteTask("One of several replies to the same request.", tales),
     },
-    lengths=(512,),
+    lengths=(256,),
     items=8,
     options={},
 )

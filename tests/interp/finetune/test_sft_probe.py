@@ -51,7 +51,7 @@ def asked(folder: Path) -> ProbeSet:
 
 
 def test_a_recipe_is_data_and_its_hash_is_what_is_trained() -> None:
-    assert RECIPES["default"].hash == "6d49c286e51d" and RECIPES["small"].hash == "8a90cead360a"
+    assert RECIPES["default"].hash == "622037560d6c" and RECIPES["small"].hash == "8a90cead360a"
     again = Recipe(**json.loads(RECIPES["default"].json))
     assert again == RECIPES["default"] and again.json == RECIPES["default"].json
     assert replace(again, seeds=(0, 1, 2)).hash == again.hash != replace(again, lr=5e-4).hash
@@ -242,6 +242,8 @@ def test_the_whole_path_and_a_kill_between_seeds(
     with pytest.raises(ArgumentError, match="seed 5 was not trained"):
         again.answers(5)
 
+    with pytest.raises(StoreError, match="holds SFT probes on other tasks"):
+        hs.sft_probe(folder, asked[:1], output=tmp_path / "whole.h5", **{**how, "checkpoint": 8})
     with pytest.raises(StoreError, match="holds SFT probes by the recipe"):
         hs.sft_probe(folder, asked, output=tmp_path / "whole.h5", **{**how, "checkpoint": 8, "seeds": 3})
 
