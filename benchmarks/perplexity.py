@@ -79,7 +79,13 @@ def exact(given: list[str]) -> None:
     say(f"{len(texts.documents)} texts, {options.length} tokens: largest difference of a mean loss {largest:.2g} nats")
     say(f"{len(keys)} key tokens; largest difference of a text's loss on them {on_keys:.2g} nats")
     say(f"key or not, by a forward of each token's own {options.short} tokens: {agreed} of {asked} alike")
-    numbers = {"loss": largest, "key_loss": on_keys, "keys": len(keys), "alike": agreed, "asked": asked}
+    numbers = {
+        "loss": float(largest),
+        "key_loss": float(on_keys),
+        "keys": len(keys),
+        "alike": int(agreed),
+        "asked": asked,
+    }
     settings = {"length": options.length, "short": options.short, "model": loaded.model_id}
     say(write_results("perplexity-exact", numbers | settings, found).name)
 

@@ -12,6 +12,7 @@ from .errors import UsageError
 from .score import load, progress_bar
 
 if TYPE_CHECKING:
+    from ..errors import Unsaved
     from ..interp.perplexity import KeyTokens, Perplexity, Texts
 
 RUN = options.RUN
@@ -134,22 +135,31 @@ def perplexity(
         terminal.echo(f"Key tokens  {find_key_tokens}")
         return
     from .. import perplexity as measured
-    from ..interp.report import perplexity_tables
 
     with progress_bar() as progress:
         found = measured(loaded, texts, key_tokens=keys, progress=progress)
+    unsaved = None if output is None else save(found, output, checkpoint, tokens_seen)
+    try:
+        show(found)
+    finally:
+        if unsaved is not None:
+            raise unsaved
+    if output is not None:
+        terminal.echo(f"Perplexity  {output}, checkpoint {checkpoint}")
+
+
+def show(found: Perplexity) -> None:
+    from ..interp.report import perplexity_tables
+
     console = terminal.console()
     for title, table in perplexity_tables(found):
         console.print(title, style="bold")
         console.print(table)
         console.print()
     terminal.echo("Intervals: 95 %, over texts; with fewer than 12 of them there is none")
-    if output is not None:
-        save(found, output, checkpoint, tokens_seen)
-        terminal.echo(f"Perplexity  {output}, checkpoint {checkpoint}")
 
 
-def save(found: Perplexity, path: Path, checkpoint: int, tokens_seen: float | None) -> None:
+def save(found: Perplexity, path: Path, checkpoint: int, tokens_seen: float | None) -> Unsaved | None:
     """Write the file; where that fails or is interrupted, the perplexity goes elsewhere, and the error says where."""
     from ..errors import Unsaved
     from ..interp.store import save_elsewhere, unsaved_message
@@ -162,7 +172,10 @@ def save(found: Perplexity, path: Path, checkpoint: int, tokens_seen: float | No
     except (Exception, KeyboardInterrupt) as error:
         rescued = save_elsewhere(path, write)
         then = "hs.Perplexity.load reads it, and its save() writes it where it belongs"
-        raise Unsaved(unsaved_message(path, error, rescued, "perplexity is", then), rescued) from error
+        unsaved = Unsaved(unsaved_message(path, error, rescued, "perplexity is", then), rescued)
+        unsaved.__cause__ = error
+        return unsaved
+    return None
 
 
 def one_length(text: str, option: str) -> int:

@@ -6,7 +6,7 @@ finding.py freezes key tokens with a reference model, key_tokens.py is their fil
 
 from typing import TYPE_CHECKING, Any
 
-from .result import COUNTS, MEASURED, Perplexity, ranges
+from .result import COUNTS, MEASURED, Perplexity
 
 if TYPE_CHECKING:
     from .finding import find_key_tokens
@@ -26,7 +26,6 @@ __all__ = [
     "as_texts",
     "find_key_tokens",
     "perplexity",
-    "ranges",
     "tokenise",
 ]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -128,8 +127,3 @@ class Perplexity:
         from ..store import read_perplexity
 
         return read_perplexity(path, checkpoint)
-
-
-def ranges(buckets: Sequence[int], longest: int) -> list[tuple[int, int]]:
-    """First and last position of each bucket."""
-    return [(int(a), int(b) - 1) for a, b in zip(buckets, [*buckets[1:], longest], strict=True)]

@@ -49,7 +49,8 @@ class Texts:
     """Documents, and how they are measured. Made by `tokenise`.
 
     A window has at most as many tokens as the longest length says, those that open a sequence (`head`: BOS, or none)
-    included, and begins with them. Every token counts once, in the first window that holds it.
+    included, and begins with them. Every token counts once, in the first window that holds it; not the first token of a
+    sequence, which nothing stands before.
 
     lengths: context lengths in tokens, ascending. At each, the last `tail` tokens of every window that is so long are
         predicted from the window's last `length` tokens alone: the same tokens at every length, up to the longest that

@@ -15,6 +15,7 @@ from headscope.interp.copying.profile import COUNTS
 from headscope.interp.engine import Engine, decode, longest_answered, plan
 from headscope.interp.model.adapt import adapt
 from headscope.interp.model.attention import CaptureError
+from headscope.interp.perplexity import perplexity
 from headscope.interp.scoring import score_heads
 from headscope.probes import Codec
 from tiny_models import VOCAB, build
@@ -56,6 +57,16 @@ def test_copy_profiles_of_a_bridge_agree_with_hugging_face(family: str, tmp_path
         a, b = getattr(ours, name), getattr(theirs, name)
         assert np.abs(a - b).sum() <= 0.002 * b.sum(), name  # keys that tie to rounding
     assert theirs.copies.any()
+
+
+def test_the_loss_of_a_bridge_is_hugging_faces(tmp_path: Path) -> None:
+    wrapped = bridge("gpt_oss", tmp_path)
+    texts = [" ".join(f"w{n}" for n in row) for row in np.random.default_rng(0).integers(3, 190, (2, 90))]
+    ours, theirs = (
+        perplexity(model, texts, wrapped.tokenizer, lengths=[16, 80]) for model in (wrapped, build("gpt_oss"))
+    )
+    np.testing.assert_allclose(ours.nll, theirs.nll, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(ours.tail_nll, theirs.tail_nll, rtol=0, atol=1e-4)
 
 
 def test_answers_of_a_bridge_are_hugging_faces(tmp_path: Path) -> None:
