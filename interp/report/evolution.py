@@ -27,9 +27,11 @@ from ..analysis import (
     DownstreamCorrelation,
     HeadChanges,
     Interval,
+    ItemPrediction,
     Life,
     LogFit,
     Panel,
+    PaperTables,
     Source,
     Trajectory,
     Verdict,
@@ -46,18 +48,33 @@ from ..analysis import (
     life,
     log_fit,
     panel,
+    paper_tables,
+    predict_from,
     read_downstream,
     read_trajectory,
 )
 from ..checkpoint_names import model_name
 from ..estimators import DEFAULT
+from ..finetuned import SftProbe
 from ..lengths import EffectiveLength, group_lengths, human_length
 from ..levels import FALSE_DISCOVERY_RATE
+from ..perplexity import Perplexity
 from ..results import RETRIEVAL_THRESHOLD, needle_stderr
-from ..store import PROVENANCE_COLUMNS, all_ablations, all_answers, read_provenance, reading, text
+from ..store import (
+    PROVENANCE_COLUMNS,
+    all_ablations,
+    all_answers,
+    all_perplexities,
+    all_sft_probes,
+    read_provenance,
+    read_scores,
+    reading,
+    text,
+)
 from ..tasks import Answers
 from .behaviour import LOOKED, Behaviour, looks_of
 from .facts import plural
+from .levels import ThreeLevelsOfRun
 
 NLL_NAMES = {"nll": "whole answer", "nll_novel": "only in the needle", "nll_echo": "also in the question"}
 Head = tuple[int, int]
@@ -88,6 +105,8 @@ class Evolution:
     masses: estimator -> float32 [P, L, H], where every head looks at the last of these.
     ablations: index of a checkpoint -> what changing its heads did, of those that have an ablation.
     ways: how alike estimators rank the heads at the last checkpoint, where more than the usual ones were measured.
+    sft, texts: index of a checkpoint -> its SFT probe, and its loss on texts, of those that have one.
+    items: what the last of these SFT probes' items tell beforehand, where they are the probes that were scored.
     """
 
     trajectory: Trajectory
@@ -99,6 +118,9 @@ class Evolution:
     masses: Mapping[str, np.ndarray] = field(default_factory=dict)
     ablations: Mapping[int, Ablation] = field(default_factory=dict)
     ways: Agreement | None = None
+    sft: Mapping[int, SftProbe] = field(default_factory=dict)
+    texts: Mapping[int, Perplexity] = field(default_factory=dict)
+    items: Sequence[ItemPrediction] = ()
 
     @cached_property
     def maps(self) -> np.ndarray:
@@ -115,6 +137,10 @@ class Evolution:
     def x(self) -> np.ndarray:
         """float64 [C]: where the checkpoints lie on the axis of all curves, in the unit of `x_title`."""
         return self.trajectory.progress / self._unit[0]
+
+    def on_axis(self, progress: float) -> float:
+        """Where training progress (tokens or steps) lies on the axis `x`."""
+        return progress / self._unit[0]
 
     @property
     def x_title(self) -> str:
@@ -333,7 +359,17 @@ class Evolution:
 
     @cached_property
     def verdicts(self) -> list[Verdict]:
-        return judge(self.trajectory, self.downstream, found=self.panel)
+        return judge(self.trajectory, self.downstream, found=self.panel, answers=self.answers)
+
+    @cached_property
+    def three(self) -> ThreeLevelsOfRun:
+        """Behaviour, NLL and heads side by side."""
+        return ThreeLevelsOfRun(self.trajectory, self.answers, self.sft, self.texts)
+
+    @cached_property
+    def tables(self) -> PaperTables | None:
+        """The paper's tables 3 to 7 with the file's own answers as tasks; None without, or with one checkpoint."""
+        return paper_tables(self.trajectory, answers=self.answers) if self.answers and len(self.x) > 1 else None
 
     @cached_property
     def behaviour(self) -> Behaviour | None:
@@ -392,9 +428,29 @@ def evolve(source: str | PathLike[str] | Trajectory, *, downstream: Source | Non
         held = [name for name in LOOKED if answers and name in text(file, "estimators").split()]
         masses = {name: file[f"probes/{name}"][max(answers)] for name in held}
         more = set(text(file, "estimators").split()) - {*DEFAULT, *NULLS}
+    tuned = all_sft_probes(source)
     return Evolution(
-        trajectory, full, created, kv, scores, answers, masses, all_ablations(source), _ways(source) if more else None
+        trajectory,
+        full,
+        created,
+        kv,
+        scores,
+        answers,
+        masses,
+        all_ablations(source),
+        _ways(source) if more else None,
+        tuned,
+        all_perplexities(source),
+        _items(source, int(trajectory.steps[max(tuned)]), tuned[max(tuned)]) if tuned else [],
     )
+
+
+def _items(source: str | PathLike[str], step: int, tuned: SftProbe) -> list[ItemPrediction]:
+    after = dict(zip(tuned.probes["id"].tolist(), tuned.after["score"].T, strict=True))
+    try:
+        return predict_from(read_scores(source, step), after)
+    except ArgumentError:  # other probes were scored than were answered
+        return []
 
 
 def _ways(source: str | PathLike[str]) -> Agreement | None:

@@ -17,6 +17,7 @@ from .comparison import head_scatter, save_comparison_figures
 from .copying import copy_distances, copy_heads, save_copy_figures
 from .evolution import save_evolution_figures
 from .heads import head_curves, head_map, head_strip
+from .levels import three_levels
 from .panels import (
     agreement,
     depth_curve,
@@ -69,6 +70,7 @@ __all__ = [
     "save_figures",
     "score_beside_nll",
     "task_scores",
+    "three_levels",
     "top_heads",
 ]
 

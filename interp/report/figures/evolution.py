@@ -20,6 +20,7 @@ from . import ablation
 from .agreement import agreement_matrix, matrix_size
 from .behaviour import score_beside_nll, task_scores
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
+from .levels import three_levels
 from .panels import (
     agreement,
     cells_size,
@@ -68,6 +69,9 @@ def save_evolution_figures(
             draw(evolution, figure.add_subplot())
             for format in formats:
                 paths.append(save_picture(figure, folder / f"{name}.{format}"))
+        if len(evolution.x) > 1:
+            together = three_levels(evolution)
+            paths += [save_picture(together, folder / f"three_levels.{format}") for format in formats]
     return paths
 
 

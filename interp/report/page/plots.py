@@ -6,7 +6,7 @@ checkpoints are in the file once. Names that come from files are escaped: plotly
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape as in_html
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -308,6 +308,16 @@ def curve(evolution: Evolution, curves: dict[str, Interval], *, unit: str, digit
     if len(curves) > 1:
         figure.update_layout(showlegend=True)
     return figure
+
+
+def lane(
+    evolution: Evolution, curves: Mapping[str, Interval], *, unit: str, shares: bool, halves: Sequence[float]
+) -> go.Figure:
+    """One level's curves; dashed where half of its change is done (halves: training progress)."""
+    figure = curve(evolution, dict(curves), unit=unit, top=1.03 if shares else None)
+    for half in halves:
+        figure.add_vline(evolution.on_axis(half), line={"color": INK, "width": 1.2, "dash": "dash"})
+    return figure.update_layout(showlegend=True)
 
 
 def _figure(**layout: Any) -> go.Figure:

@@ -17,6 +17,7 @@ from ..palette import VALUES
 from . import plots
 from .ablation import do_they_matter
 from .behaviour import what_it_answers
+from .levels import correlations, three_levels
 from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
 
@@ -33,6 +34,7 @@ def sections(evolution: Evolution) -> list[Section]:
     many = evolution.trajectory.n_checkpoints > 1
     found = [_heads(evolution)]
     if many:
+        found += [three_levels(evolution)]
         found += [_curves(evolution), _changes(evolution), _growth(evolution)]
         found += [_reach(evolution, *evolution.effective)] if evolution.effective is not None else []
         found += [_order(evolution)]
@@ -392,30 +394,6 @@ def no_interval(interval: Interval) -> str:
 def _downstream(evolution: Evolution) -> Section:
     pairs = evolution.correlations
     held = sum(map(evolution.holds, pairs))
-    names = ("n", "r", "95% interval", "permutation p", "same, Holm", "p beyond a trend", "same, Holm", "r of changes")
-    columns = [Column("score", text=True), Column("heads", text=True), Column("verdict", text=True)]
-    columns += map(Column, (*names, "r given log tokens", "unrelated curves as strong", "leaving one out"))
-    rows = []
-    for pair in pairs:
-        found = pair.correlation
-        rows.append(
-            [
-                pair.score,
-                pair.quantity,
-                found.verdict,
-                f"{found.n}",
-                _number(found.pearson, ".2f"),
-                _range(found.ci),
-                _number(found.p_permutation, ".2g"),
-                _number(pair.p_holm, ".2g"),
-                _number(found.p_detrended, ".2g"),
-                _number(pair.p_detrended_holm, ".2g"),
-                _number(found.r_differences, ".2f"),
-                _number(found.r_partial, ".2f"),
-                _number(found.p_saturating, ".0%"),
-                _range(found.leave_one_out),
-            ]
-        )
     plot = plots.forest(evolution)
     return Section(
         "downstream",
@@ -424,12 +402,8 @@ def _downstream(evolution: Evolution) -> Section:
         "that they still move together when every smooth way up is taken out of both; a link holds if it is supported "
         f"after Holm's correction for all {len(pairs)}.",
         [Figure("forest", "Pearson r and 95% Fisher interval", plot, "filled: holds", 70 + 46 * len(pairs))],
-        [Table("Correlations with downstream scores", columns, rows)],
+        [correlations("Correlations with downstream scores", pairs)],
     )
-
-
-def _range(ends: tuple[float, float]) -> str:
-    return f"{ends[0]:.2f} to {ends[1]:.2f}" if np.isfinite(ends).all() else "-"
 
 
 def _number(value: float, digits: str) -> str:
