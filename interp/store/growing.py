@@ -128,15 +128,8 @@ CHANGES: dict[str, Callable[..., None]] = {
 Packed = TypeVar("Packed", HeadScores, Answers, Ablation, SftProbe)
 
 
-_TABLES = (
-    "per_probe",
-    "probes",
-    "said",
-    "measured",
-    "before",
-    "after",
-    "cost",
-)  # fields that are dictionaries of arrays
+# fields that are dictionaries of arrays
+_TABLES = ("per_probe", "probes", "said", "measured", "before", "after", "cost")
 
 
 def pack(found: HeadScores | Answers | Ablation | SftProbe) -> str:

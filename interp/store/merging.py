@@ -49,7 +49,6 @@ class _Row:
     tokens_seen: float | None
     json: str
     answered: str  # the same of its answers; empty where there are none
-    finetuned: str  # the same of its SFT probe
     stage: tuple[str, str]  # of which run and stage a sweep took it to be; empty texts where none did
 
 
@@ -161,7 +160,7 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
             tuned = _sft_probe(shard, row.step)
             append(output, read_scores(shard), row.step, row.tokens_seen, answers=said, ablation=changed, sft=tuned)
     else:
-        write(output, _rows({step: shards[step] for step in kept}, _kept_ablations(output, there, kept)))
+        write(output, _rows({step: shards[step] for step in kept}, _added(output, there, kept)))
     standard = next(iter(kept.values()))
     return {
         step: f"does not fit in with the other checkpoints: {_difference(standard, each)}"
@@ -170,19 +169,24 @@ def refresh(files: Iterable[Path], output: Path) -> dict[int, str]:
     }
 
 
-def _kept_ablations(output: Path, there: _Contents | None, kept: Mapping[int, _Contents]) -> dict[int, Ablation]:
-    """Those that were added to the output, of the same scores that a shard has: shards know nothing of them."""
-    if there is None or there.ablation is None:
+Added = tuple[Ablation | None, SftProbe | None]
+
+
+def _added(output: Path, there: _Contents | None, kept: Mapping[int, _Contents]) -> dict[int, Added]:
+    """Ablations and SFT probes that were added to the output, of the same scores that a shard has: shards know nothing
+    of them."""
+    if there is None or (there.ablation is None and there.sft is None):
         return {}
     same = {row.step for row in there.rows} & {step for step, each in kept.items() if each.rows[0] in there.rows}
-    return {step: found for step in same if (found := find_ablation(output, step)) is not None}
+    return {step: (find_ablation(output, step), find_sft_probe(output, step)) for step in same}
 
 
-def _rows(holders: Mapping[int, Path], ablations: Mapping[int, Ablation] | None = None) -> Iterable[Row]:
+def _rows(holders: Mapping[int, Path], added: Mapping[int, Added] | None = None) -> Iterable[Row]:
     tokens = {(path, row.step): row.tokens_seen for path in {*holders.values()} for row in _contents(path).rows}
     for step, path in sorted(holders.items()):
-        ablation = _ablation(path, step) or (ablations or {}).get(step)
-        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), ablation, _sft_probe(path, step)
+        changed, tuned = (added or {}).get(step, (None, None))
+        more = (_ablation(path, step) or changed, _sft_probe(path, step) or tuned)
+        yield step, tokens[path, step], read_scores(path, step), _answers(path, step), *more
 
 
 def _answers(path: Path, step: int) -> Answers | None:
@@ -235,16 +239,8 @@ def _read_contents(path: str, modified: int, inode: int) -> _Contents:
         asked = rows_with_answers(file)
         made = file["answers/json"].asstr()[:] if asked else ()
         tuned = rows_with_sft_probe(file)
-        trained = file["sft_probe/json"].asstr()[:] if tuned else ()
         rows = [
-            _Row(
-                step,
-                tokens,
-                told,
-                made[i] if i in asked else "",
-                trained[i] if i in tuned else "",
-                _stage(told),
-            )
+            _Row(step, tokens, told, made[i] if i in asked else "", _stage(told))
             for i, ((step, tokens), told) in enumerate(
                 zip(steps.items(), file["provenance/json"].asstr()[:], strict=True)
             )
