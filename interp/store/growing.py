@@ -114,15 +114,8 @@ CHANGES: dict[str, Callable[..., None]] = {"grow": grow, "add_to": add_to, "grow
 Packed = TypeVar("Packed", HeadScores, Answers, Ablation, SftProbe, Perplexity)
 
 
-_TABLES = (
-    "per_probe",
-    "probes",
-    "said",
-    "measured",
-    "before",
-    "after",
-    "cost",
-)  # fields that are dictionaries of arrays
+# fields that are dictionaries of arrays
+_TABLES = ("per_probe", "probes", "said", "measured", "before", "after", "cost")
 
 
 def pack(found: HeadScores | Answers | Ablation | SftProbe | Perplexity) -> str:

@@ -111,6 +111,15 @@ def test_it_survives_append_merge_refresh_and_set_aside(run: Path, tmp_path: Pat
     refresh(shards[:1], tmp_path / "swept.h5")
     refresh(shards, tmp_path / "swept.h5")
     assert [*all_sft_probes(tmp_path / "swept.h5")] == [0, 1] and validate(tmp_path / "swept.h5") == []
+    for path, step in zip(
+        shards, (1, 2), strict=True
+    ):  # one that was added to the output stays, however it is made anew
+        write(path, [(step, None, with_chance(step, n_probes=4, n_layers=2))])
+    write(tmp_path / "late.h5", [(2, None, with_chance(2, n_probes=4, n_layers=2))])
+    add_sft_probe(tmp_path / "late.h5", make_sft_probe(2), 2)
+    refresh(shards, tmp_path / "late.h5")
+    assert_same_sft_probe(read_sft_probe(tmp_path / "late.h5", 2), make_sft_probe(2))
+    assert find_sft_probe(tmp_path / "late.h5", 1) is None
     apart = set_aside(run, 4000)
     assert_same_sft_probe(read_sft_probe(apart), make_sft_probe(4000))
     assert_same_sft_probe(read_sft_probe(run), make_sft_probe(3000))
