@@ -4,7 +4,7 @@ from .agreement import NULLS, Agreement, ListAgreement, agree
 from .bootstrap import MIN_NEEDLES, Interval, clustered_interval
 from .cells import depth_labels, length_by_depth
 from .choosing import Choice, choose_best, choose_checkpoint
-from .comparison import LEVELS, Comparison, Course, HeadComparison, Side, compare
+from .comparison import Comparison, Course, HeadComparison, Side, compare
 from .doses import Dose, HeadEffects, dose_response, head_effects
 from .downstream import Downstream, DownstreamCorrelation, Source, correlate_downstream, read_downstream
 from .drop_alarm import LEADING, MARGIN, RATE, Regression, Watch
@@ -25,7 +25,6 @@ from .verdicts import Verdict, judge
 __all__ = [
     "ALPHA",
     "LEADING",
-    "LEVELS",
     "MARGIN",
     "MIN_NEEDLES",
     "NULLS",
