@@ -76,7 +76,7 @@ def prediction(draws: int, seed: int) -> Iterator[Row]:
     for needles, cells, families in ((24, 8, 1), (48, 6, 4), (240, 1, 3), (16, 20, 2)):
         for effect in (0.0, 0.5, 0.9):
             rng = np.random.default_rng([seed, needles, int(10 * effect)])
-            big = worlds.items(rng, needles=4000 - 4000 % families, cells=1, families=families, effect=effect)
+            big = worlds.items(rng, needles=3000 - 3000 % families, cells=1, families=families, effect=effect)
             true = predict_items(*big, permutations=0).within.auc.estimate if effect else 0.5
             held, low, permuted, pooled = [], [], [], []
             for i in range(draws):

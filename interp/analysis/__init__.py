@@ -30,7 +30,6 @@ from .verdicts import Verdict, judge
 __all__ = [
     "ALPHA",
     "LEADING",
-    "LEVELS",
     "MARGIN",
     "MIN_NEEDLES",
     "NULLS",

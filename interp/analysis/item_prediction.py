@@ -16,7 +16,7 @@ from ..results import HeadScores
 from ..tasks import Answers
 from .bootstrap import MIN_NEEDLES, Interval
 
-MOST_ITEMS = 6000  # all pairs are held at once
+MOST_ITEMS = 4000  # all pairs are held at once
 _BLOCK = 1 << 24
 
 
@@ -82,7 +82,7 @@ def predict_items(
         families: [P], labels; one family when not given. Give family and length together to hold both fixed.
         permutations: how many deals; 0 for none (p is NaN).
 
-    Raises ArgumentError when shapes do not fit, success lies outside [0, 1], or there are more than 6000 items.
+    Raises ArgumentError when shapes do not fit, success lies outside [0, 1], or there are more than 4000 items.
     """
     before, success = np.asarray(before, np.float64), np.asarray(success, np.float64)
     if success.ndim == 2:
@@ -198,10 +198,8 @@ def _auc(
     alike = np.equal.outer(stratum, stratum).astype(np.float32)  # which pairs are compared
     np.fill_diagonal(alike, 0)
     better = alike * (np.sign(before[:, None] - before[None]).astype(np.float32) + 1) / 2  # ties count half
-    member = np.equal.outer(np.arange(len(labels)), cluster).astype(np.float64)
-    won, pairs = (  # [needle, needle], the succeeding item's needle first
-        (member * success) @ each @ (member * (1 - success)).T for each in (better, alike)
-    )
+    weight = np.outer(success, 1 - success)
+    won, pairs = (_by_needle(each * weight, cluster, len(labels)) for each in (better, alike))
     estimate = float(won.sum() / pairs.sum()) if pairs.sum() > 1e-9 else float("nan")
     low, high = _jackknife(won, pairs, estimate, level)
     p = permuted = float("nan")
@@ -214,6 +212,14 @@ def _auc(
             p, permuted = float((reached.sum() + 1) / (len(drawn) + 1)), float(drawn.mean())
     found = Interval(estimate, low, high, level, n, len(labels))
     return Auc(found, p, permuted, n, len(labels), float(pairs.sum()))
+
+
+def _by_needle(values: np.ndarray, cluster: np.ndarray, count: int) -> np.ndarray:
+    """Sums [needle, needle] of values of pairs [P, P], the succeeding item's needle first."""
+    from scipy.sparse import csr_array
+
+    member = csr_array((np.ones(len(cluster)), (cluster, np.arange(len(cluster)))), shape=(count, len(cluster)))
+    return np.asarray((member @ (member @ values).T).T)
 
 
 def _jackknife(won: np.ndarray, pairs: np.ndarray, estimate: float, level: float) -> tuple[float, float]:

@@ -7,9 +7,9 @@ so that nothing hangs on the right shape, on two neighbouring points, or on the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import combinations
 
 import numpy as np
@@ -235,13 +235,21 @@ def family(progress: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray]:
     return np.array(curves), np.array(halves)
 
 
-def _makers():  # type: ignore[no-untyped-def]
+def _makers() -> Iterator[Callable[[np.ndarray], np.ndarray]]:
     for centre in np.arange(-0.2, 1.2, _STEP):
         for width in np.geomspace(0.012, 0.3, 8):
-            yield lambda x, c=centre, w=width: 1 / (1 + np.exp(-np.clip((x - c) / w, -60, 60)))
+            yield partial(_logistic, centre=float(centre), width=float(width))
     for onset in np.arange(0, 0.9, _STEP):
         for tau in np.geomspace(0.03, 1.5, 8):
-            yield lambda x, o=onset, t=tau: 1 - np.exp(-np.maximum(x - o, 0) / t)
+            yield partial(_exponential, onset=float(onset), tau=float(tau))
+
+
+def _logistic(x: np.ndarray, centre: float, width: float) -> np.ndarray:
+    return np.asarray(1 / (1 + np.exp(-np.clip((x - centre) / width, -60, 60))))
+
+
+def _exponential(x: np.ndarray, onset: float, tau: float) -> np.ndarray:
+    return np.asarray(1 - np.exp(-np.maximum(x - onset, 0) / tau))
 
 
 def _lead(names: tuple[str, ...], times: np.ndarray, a: int, b: int, alpha: float, needles: int) -> Lead:

@@ -119,7 +119,7 @@ def test_it_survives_append_merge_refresh_and_set_aside(run: Path, tmp_path: Pat
     add_sft_probe(tmp_path / "late.h5", make_sft_probe(2), 2)
     refresh(shards, tmp_path / "late.h5")
     assert_same_sft_probe(read_sft_probe(tmp_path / "late.h5", 2), make_sft_probe(2))
-    assert find_sft_probe(tmp_path / "late.h5", 1) is None
+    assert find_beside(tmp_path / "late.h5", 1).sft_probe is None
     apart = set_aside(run, 4000)
     assert_same_sft_probe(read_sft_probe(apart), make_sft_probe(4000))
     assert_same_sft_probe(read_sft_probe(run), make_sft_probe(3000))

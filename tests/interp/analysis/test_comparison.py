@@ -126,7 +126,7 @@ def test_no_common_checkpoint_compares_the_last_ones(tmp_path: Path) -> None:
 def test_other_probes_are_refused_and_other_shapes_are_compared_above_the_heads(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"not measured on the same probes.*toy.*0123.*ffff.*48 ids in common"):
         hs.compare(made(), made(probe_set_hash="f" * 64))
-    found = hs.compare(made(), made(easier=0.2, layers=2))
+    found = hs.compare(made(), made(easier=0.2, layers=2))  # heads of one are not those of the other
     assert found.heads is None and found.levels[0].better == "b"
     assert "4 x 6 and 2 x 6 layers x heads: heads are not compared" in found.notes[0]
     with pytest.raises(ArgumentError, match="were not compared"):

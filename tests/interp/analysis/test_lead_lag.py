@@ -18,7 +18,7 @@ def halves(base: float, lead: float) -> dict[str, float]:
 @pytest.mark.parametrize(("shape", "memory"), [("S", 0.0), ("onset", 0.5)])
 def test_a_lead_of_two_checkpoints_is_seen_and_none_is_not(shape: str, memory: float) -> None:
     rng, seen, cried = np.random.default_rng(0), 0, 0
-    for seed in range(6):
+    for seed in range(4):
         for lead in (0, 2):
             values, needles = worlds.three_levels(
                 rng,
@@ -33,7 +33,7 @@ def test_a_lead_of_two_checkpoints_is_seen_and_none_is_not(shape: str, memory: f
             calls = {(each.first, each.second) for each in found.leads if each.call == "leads"}
             seen += lead == 2 and calls == {("NLL", "behaviour"), ("heads", "behaviour")}
             cried += lead == 0 and bool(calls)
-    assert seen >= 5 and cried == 0
+    assert seen >= 3 and cried == 0
 
 
 def test_the_times_are_those_of_the_curves() -> None:
@@ -45,6 +45,7 @@ def test_the_times_are_those_of_the_curves() -> None:
         {"late": late[:, None] + np.zeros((12, 12)), "soon": -soon[:, None] + np.zeros((12, 12))},
         {"late": needles, "soon": needles},
         progress,
+        draws=199,
     )
     half = np.interp(late[-1] / 2, late, np.arange(12))
     np.testing.assert_allclose(found.half.estimate, [half, 2.0], atol=0.25)
