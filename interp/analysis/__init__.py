@@ -28,6 +28,7 @@ from .trajectory import Trajectory, answers_by_position, read_trajectory
 from .verdicts import Verdict, judge
 
 __all__ = [
+    "LEVELS",
     "ALPHA",
     "LEADING",
     "MARGIN",
