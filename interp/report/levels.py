@@ -49,7 +49,7 @@ class Lane:
 
 
 @dataclass(frozen=True)
-class Course:
+class LevelCourse:
     """A level from the first checkpoint to the last. half: progress at which half of its change is done, or NaN."""
 
     level: str
@@ -111,14 +111,16 @@ class ThreeLevelsOfRun:
         return found
 
     @cached_property
-    def courses(self) -> list[Course]:
+    def courses(self) -> list[LevelCourse]:
         """Every level that has values, in the order behaviour, NLL, heads."""
         found = []
         for level in ORDER:
             if level not in self.levels.values:
                 continue
             means = clustered_interval(self.levels.values[level], self.levels.needles[level]).estimate
-            found.append(Course(level, float(means[0]), float(means[-1]), *self._half(level), self.advice.get(level)))
+            found.append(
+                LevelCourse(level, float(means[0]), float(means[-1]), *self._half(level), self.advice.get(level))
+            )
         return found
 
     def _half(self, level: str) -> tuple[float, float, float]:

@@ -30,16 +30,9 @@ def three_levels(evolution: Evolution) -> Section:
     )
     if lead is not None:
         heading += f"; which level leads: {lead.verdict}"
-    words = " ".join(
-        filter(
-            None,
-            [
-                f"{found.saturation.words[0].upper()}{found.saturation.words[1:]}",
-                f"Which changes first: {lead.words}" if lead is not None else "",
-                "Dashed: where half of a level's change is done. A lead is an order, not a cause.",
-            ],
-        )
-    )
+    words = f"Which changes first: {lead.words} A lead is an order, not a cause. " if lead is not None else ""
+    if any(np.isfinite(course.half) for course in found.courses):
+        words += "Dashed: where half of a level's change is done."
     tables = [_courses(evolution)]
     if found.sft:
         tables.append(_sft(evolution))
@@ -66,7 +59,8 @@ def _courses(evolution: Evolution) -> Table:
             worth = f"at most {advice.most:.3g}" if advice.answer == "at most" else "insufficient"
         rows.append([course.level, f"{course.first:.3f}", f"{course.last:.3f}", half, worth])
     columns = [Column("level", text=True), Column("first"), Column("last"), Column("half of the change is done at")]
-    return Table("As much training again is worth (95%)", [*columns, Column("as much training again")], rows)
+    name = "From first to last, and the most that as much training again is worth (95%)"
+    return Table(name, [*columns, Column("as much training again")], rows)
 
 
 def _sft(evolution: Evolution) -> Table:

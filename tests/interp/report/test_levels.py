@@ -77,7 +77,7 @@ def test_page_and_picture_tell_all_of_it(run: Path, tmp_path: Path) -> None:
     (section,) = (each for each in sections(evolution) if each.id == "levels")
     assert [figure.id for figure in section.figures] == ["level-behaviour", "level-nll", "level-heads"]
     names = [table.name for table in section.tables]
-    assert names[0] == "As much training again is worth (95%)" and names[1].startswith("Before and after the SFT probe")
+    assert names[0].startswith("From first to last") and names[1].startswith("Before and after the SFT probe")
     assert names[2:] == [
         "Does it tell which items succeed after the SFT probe?",
         "Loss on texts, A log N + B",
