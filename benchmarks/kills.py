@@ -9,6 +9,7 @@ On Ray, two workers share the checkpoints of a cluster that this command starts,
 one of its workers, at random. A sweep whose worker is killed goes on.
 
     python -m benchmarks.kills --local 50 --ray 50
+    python -m benchmarks.kills --local 20 --ray 20 --checkpoints 12 --everything    also answers, SFT probes, texts
 """
 
 from __future__ import annotations
@@ -33,11 +34,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from headscope.interp.finetune import Recipe
+from headscope.interp.perplexity import as_texts
 from headscope.interp.sweep.checkpoints import Checkpoint, find_checkpoints
 from headscope.interp.sweep.run import Options, SweepResult, run_sweep
 from headscope.interp.sweep.same import differences
 from headscope.interp.sweep.shards import ProbeSource
 from headscope.interp.sweep.worker import MakeWork, Outcome, Setup, Worker
+from headscope.interp.tasks import Drawing
 
 from .machine import machine, one_line, write_results
 from .smollm2 import say
@@ -89,27 +93,50 @@ class Scene:
     source: ProbeSource
     reference: Path
     outputs: Path
+    options: Options
 
     def sweep(self, output: Path, ray: str | None = None, make_work: MakeWork = Worker) -> SweepResult:
         found = find_checkpoints(self.run)
-        return run_sweep(found, self.source, output, Options(), ray=ray, make_work=make_work)
+        return run_sweep(found, self.source, output, self.options, ray=ray, make_work=make_work)
 
 
 @contextmanager
-def scene(steps: tuple[int, ...]) -> Iterator[Scene]:
+def scene(steps: tuple[int, ...], everything: bool) -> Iterator[Scene]:
     sys.path.append(str(ROOT / "tests"))
-    from tiny_run import make_run, small_probes
 
     folder = Path(tempfile.mkdtemp(prefix="kills-"))
     try:
-        probes = small_probes()
         outputs = folder / "outputs"
         outputs.mkdir()
-        made = Scene(make_run(folder / "run", steps), ProbeSource(lambda _: probes), folder / "plain.h5", outputs)
+        source, options = (_all_levels if everything else _heads_alone)(folder / "run", steps)
+        made = Scene(folder / "run", source, folder / "plain.h5", outputs, options)
         made.sweep(made.reference)
         yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _heads_alone(run: Path, steps: tuple[int, ...]) -> tuple[ProbeSource, Options]:
+    from tiny_run import make_run, small_probes
+
+    make_run(run, steps)
+    probes = small_probes()
+    return ProbeSource(lambda _: probes), Options()
+
+
+def _all_levels(run: Path, steps: tuple[int, ...]) -> tuple[ProbeSource, Options]:
+    """Every checkpoint also answers, is fine-tuned for two steps and asked again, and reads a text."""
+    from transformers import AutoTokenizer
+
+    from made_sft_probes import QUICK, TEXT, ask, make_writer
+
+    folders = [make_writer(run / f"checkpoint-{step}", seed=step) for step in steps]
+    asked = ask(AutoTokenizer.from_pretrained(folders[0]))
+    return ProbeSource(lambda _: asked), Options(
+        answers=Drawing(),
+        sft=Recipe(**QUICK, method="full", seeds=(0,)),
+        texts=lambda tokenizer: as_texts({"text": [TEXT]}, tokenizer, [64]),
+    )
 
 
 def kill_sweeps(
@@ -322,6 +349,7 @@ def main() -> None:
     parser.add_argument("--local", type=int, default=50, metavar="N", help="kills of local sweeps")
     parser.add_argument("--ray", type=int, default=50, metavar="N", help="kills of sweeps on Ray and of their workers")
     parser.add_argument("--checkpoints", type=int, default=8, metavar="N", help="of the run that is swept")
+    parser.add_argument("--everything", action="store_true", help="answers, SFT probes and losses on texts as well")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--to", metavar="FILE", help="write the figures to this JSON file, not to benchmarks/results")
     arguments = parser.parse_args()
@@ -334,7 +362,7 @@ def main() -> None:
     found = machine()
     say(one_line(found))
     tallies = []
-    with scene(tuple(range(100, 100 * arguments.checkpoints + 1, 100))) as made:
+    with scene(tuple(range(100, 100 * arguments.checkpoints + 1, 100)), arguments.everything) as made:
         if arguments.local:
             tallies.append(Tally("local"))
             kill_sweeps(made, tallies[-1], arguments.local, random.Random(arguments.seed))
@@ -353,7 +381,8 @@ def main() -> None:
     if arguments.to:
         Path(arguments.to).write_text(json.dumps(results), encoding="utf-8")
     else:
-        say(write_results("-".join(["kills", *(tally.mode for tally in tallies)]), results, found).name)
+        kind = ["everything"] if arguments.everything else []
+        say(write_results("-".join(["kills", *kind, *(tally.mode for tally in tallies)]), results, found).name)
     if not all(tally.good for tally in tallies):
         sys.exit(1)
 
