@@ -39,8 +39,10 @@ behaviour-demo: $(VENV)/.demo
 # Interrupt it when you like: training goes on after its last checkpoint, the sweep after the last one it scored.
 evolution-demo: $(VENV)/.demo
 	$(BIN)/python examples/evolution/train.py --output $(EVOLUTION)
-	$(BIN)/headscope sweep '$(EVOLUTION)/checkpoint-*' --probes grid --kind number --lengths 256,512,1024 \
-		--depths 0.1,0.5,0.9 --needles 12 --haystack $(EVOLUTION)/haystack --replace-changed -o $(EVOLUTION)/evolution.h5
+	$(BIN)/headscope probes build grid --kind number --lengths 256,512,1024 --depths 0.1,0.5,0.9 --needles 12 \
+		--haystack $(EVOLUTION)/haystack --tokenizer $(EVOLUTION)/checkpoint-0 -o $(EVOLUTION)/probes.npz
+	$(BIN)/headscope sweep '$(EVOLUTION)/checkpoint-*' --tasks $(EVOLUTION)/probes.npz --sft-probe examples/evolution/sft.json \
+		--perplexity-text $(EVOLUTION)/haystack --perplexity-lengths 256,1k --replace-changed -o $(EVOLUTION)/evolution.h5
 	$(BIN)/python examples/evolution/table.py $(EVOLUTION)/evolution.h5
 	$(BIN)/headscope report $(EVOLUTION)/evolution.h5 -o $(EVOLUTION)/evolution.html
 	@if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then \
