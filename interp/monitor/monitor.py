@@ -271,7 +271,8 @@ class HeadMonitor(TrainerCallback):
                     "the ranks have not the same texts, so their loss is not measured; give all of them the same"
                 )
             return None
-        if misfit := agreed(self._misfit_of(texts) if rank() == 0 else ""):
+        misfit = self._try(f"reading {self.path}", self._misfit_of, texts) if rank() == 0 else None
+        if misfit := agreed(misfit):
             if rank() == 0:
                 self._warn(
                     f"the loss on the texts is not measured: {misfit} ({self.path}); give those, or another file"

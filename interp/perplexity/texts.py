@@ -152,7 +152,7 @@ def tokenise(
 
     Args:
         texts: name -> corpus, or one corpus (then called "text"). A corpus is a file or folder (.txt, .md, and the
-            texts that JSON and JSON Lines hold, also gzipped), or texts themselves.
+            texts that JSON and JSON Lines hold, also gzipped), or texts themselves. Or what `read_corpora` gives.
         tokenizer: a Hugging Face tokenizer, or a `Codec` of one. Documents are tokenised whole.
         lengths, stride, buckets: as in `Texts`. By default there are eight buckets, doublings up to the longest length.
 
@@ -209,6 +209,8 @@ def _documents(texts: Any) -> Iterator[tuple[str, str, str]]:
             raise ArgumentTypeError(f"a corpus must have a name, got {corpus!r}")
         if isinstance(held, (str, PathLike)):
             named = read_texts(held)
+        elif not isinstance(held, Iterable):
+            raise ArgumentTypeError(f"corpus {corpus!r} must be a file, a folder or texts, got {held!r}")
         else:
             named = [(str(number), text) for number, text in enumerate(held)]
         if not named:

@@ -565,6 +565,7 @@ def test_texts_that_are_wrong_are_refused_at_once(tmp_path: Path) -> None:
         ({"texts": WORDS, "lengths": "1k"}, TypeError, r"whole numbers, such as \[1024, 4096\], got '1k'"),
         ({"texts": WORDS, "lengths": [16, 256], "model": model}, ValueError, r"256 tokens, .* is made for 128"),
         ({"texts": tmp_path / "gone", "lengths": [16]}, ValueError, r"gone"),
+        ({"texts": 7, "lengths": [16]}, TypeError, r"corpus 'text' must be a file, a folder or texts, got 7"),
         ({"texts": {"en": ["w3 w4", 7]}, "lengths": [16]}, TypeError, r"text 1 of corpus 'en' is a int"),
         ({"texts": {"en": ["w3 w4", " "]}, "lengths": [16]}, ValueError, r"text '1' of corpus 'en' is empty"),
         ({"texts": tokenised, "lengths": [16]}, ValueError, r"those of the tokenised texts"),
