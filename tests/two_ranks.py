@@ -22,9 +22,12 @@ import headscope as hs
 from builders import random_probe
 from headscope.interp.model.adapt import HuggingFaceModel
 from headscope.interp.monitor import ranks
+from headscope.interp.perplexity import tokenise
 from headscope.probes import ProbeSet
 from tiny_models import VOCAB, build
+from tiny_run import tiny_tokenizer
 
+TEXTS = [" ".join(f"w{3 + (7 * i + k * k) % (VOCAB - 3)}" for k in range(60)) for i in range(2)]
 PROBES = ProbeSet([random_probe(80, depth, answer=4, seed=i) for i, depth in enumerate(np.linspace(0, 1, 8))])
 counted = {"forwards": 0}
 
@@ -76,19 +79,21 @@ def fsdp2(path: Path | None) -> dict[str, Any]:
         fully_shard(layer, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(param_dtype=torch.bfloat16))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    monitor = hs.HeadMonitor(PROBES, path, model=model) if path else None
-    losses, scored = [], []
+    texts = tokenise(TEXTS, tiny_tokenizer(), [16, 48])
+    monitor = hs.HeadMonitor(PROBES, path, model=model, texts=texts) if path else None
+    losses, scored, read = [], [], []
     for step in range(3):
         if monitor:
             scores = monitor.measure(step)
             scored.append(None if scores is None else float(scores.nll.mean()))
+            read.append(None if monitor.perplexity is None else monitor.perplexity.by_corpus["text"])
         ids = torch.randint(3, VOCAB, (2, 32), generator=torch.Generator().manual_seed(step))
         loss = model(input_ids=ids, labels=ids, use_cache=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         losses.append(loss.item())
-    return {"losses": losses, "scored": scored, "wrapped": type(model).__name__}
+    return {"losses": losses, "scored": scored, "read": read, "wrapped": type(model).__name__}
 
 
 def fsdp1(path: Path) -> dict[str, Any]:
@@ -151,8 +156,10 @@ def merged(rank: int) -> dict[str, Any]:
 
 
 def unequal(path: Path, rank: int) -> list[list[Any]]:
-    """Rank zero measures at steps 0, 2 and 4, and both meet at 0 and 4: 2 and 3 are measured by one of them alone."""
-    monitor = hs.HeadMonitor(PROBES, path, model=build("llama", num_hidden_layers=2))
+    """Rank zero measures at steps 0, 2 and 4, and both meet at 0 and 4: 2 and 3 are measured by one of them alone.
+    Only rank zero has texts."""
+    texts = tokenise(TEXTS, tiny_tokenizer(), [16]) if rank == 0 else None
+    monitor = hs.HeadMonitor(PROBES, path, model=build("llama", num_hidden_layers=2), texts=texts)
     usual, found = ranks.TOGETHER, []
     for step in range(5):
         ranks.TOGETHER = usual if step in (0, 4) else 2.0  # the other never comes

@@ -6,8 +6,10 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from os import PathLike
 from time import perf_counter
 from typing import Any
@@ -25,11 +27,12 @@ from ..analysis import MARGIN, RATE, Regression, Watch, read_trajectory
 from ..engine import check_probes
 from ..estimators import chance, choose, spans_of
 from ..levels import counting_level
-from ..model import check_kind, preserve_training_state, rope_warnings, unwrapped
+from ..model import adapt, check_kind, preserve_training_state, rope_warnings, unwrapped
+from ..perplexity import Corpora, Perplexity, ReadTexts, Texts, ahead_of_tokenizer, as_texts, check_context, perplexity
 from ..results import CHANCE_COLUMNS, RETRIEVAL_THRESHOLD, HeadScores
 from ..scoring import score_heads
 from ..store import schema
-from .ranks import agreed, rank, together
+from .ranks import agreed, everywhere, rank, together
 from .scalars import scalars
 
 log = logging.getLogger(__name__)
@@ -68,6 +71,10 @@ class HeadMonitor(TrainerCallback):
     What is lost by more than `margin` is warned of, or ends the training. `rate` holds for the whole run and all of
     these tests together (`analysis.drop_alarm`).
 
+    With texts, their loss is measured at the same steps, with the model in the same state, and lies beside the scores
+    (group /perplexity); heads/texts_NAME is that of each corpus, in nats per token. It gives no alarms. Where it cannot
+    be measured, or the file holds the loss on other texts, one warning says why, and the heads are measured as ever.
+
     Before its first step it says where the model's RoPE does not suit the longest probe (`model.rope_warnings`).
 
     The training goes on as if nothing had happened: see `training_state.preserve_training_state`.
@@ -95,6 +102,10 @@ class HeadMonitor(TrainerCallback):
         path: the results file (SCHEMA.md), created or continued.
         every: steps between measurements in a Trainer.
         model: for `measure` in your own loop.
+        texts: corpora as `hs.perplexity` takes them; they are read now, and tokenised at the first measurement, by the
+            Trainer's processing_class or the tokenizer that `measure` is given. Or tokenised ones
+            (`interp.perplexity.tokenise`), which need no tokenizer. In several processes all must have the same.
+        lengths: context lengths in tokens for the texts, such as [1024, 4096]; not for tokenised ones.
         estimators: as in `score_heads`. What the file has and this run leaves out is NaN from here on.
         planned: how many measurements the whole run will have, over which the false-alarm rate is spread. Default: what
             the Trainer's max_steps say, 100 in a loop of your own.
@@ -108,10 +119,13 @@ class HeadMonitor(TrainerCallback):
             measurement, on rank zero; None before the second.
         regressions: all comparisons of the latest measurement, the same first; each has `what`, `fell` and `words`.
         should_stop: whether training should end ("stop" and any of them fell).
+        perplexity: the loss on the texts at the latest measurement, an `hs.Perplexity`; None where there is none.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or size.
-        StoreError: the file cannot be written, is damaged, or holds another probe set.
+        ProbeError: texts cannot be read.
+        StoreError: the file cannot be written, is damaged, or holds another probe set, or the loss on other texts than
+            those that are given tokenised.
     """
 
     def __init__(
@@ -126,6 +140,8 @@ class HeadMonitor(TrainerCallback):
         on_regression: str = "warn",
         rate: float = RATE,
         margin: float = MARGIN,
+        texts: Corpora | Texts | None = None,
+        lengths: Sequence[int] | None = None,
     ):
         probes = ProbeSet.of(probes)
         self._estimators = choose(estimators)
@@ -136,6 +152,8 @@ class HeadMonitor(TrainerCallback):
             raise ArgumentError(f"on_regression must be 'warn' or 'stop', got {on_regression!r}")
         if model is not None:
             check_kind(model)
+        self._texts, self._text_lengths = _checked(texts, lengths, model), lengths
+        self.perplexity: Perplexity | None = None
         self.probes, self.path, self.every, self.model = probes, path, int(every), model
         self.on_regression = on_regression
         self.regression: Regression | None = None
@@ -170,7 +188,7 @@ class HeadMonitor(TrainerCallback):
             step: the optimizer step; the step that the file ends with is skipped. An earlier one: training went back.
             model: the model; default: that of the constructor.
             tokens_seen: training tokens so far, for the file.
-            tokenizer: checked against the probes' tokenizer when given.
+            tokenizer: checked against the probes' tokenizer when given; texts that are not tokenised yet need it.
 
         Returns:
             The scores, also on ranks that do not write; None when the step was skipped or the measurement failed.
@@ -193,7 +211,8 @@ class HeadMonitor(TrainerCallback):
         if self._last is not None and step <= self._last:
             self._say(logging.INFO, f"{self.path} already holds step {self._last}; it is not measured again")
             return None
-        scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer)
+        texts = self._texts_on_all_ranks(tokenizer)
+        scores = self._try("measuring the heads", self._score, self.model if model is None else model, tokenizer, texts)
         if scores is not None and rank() == 0:
             self._write(scores, step, tokens_seen)
             self._try("watching for a regression", self._judge, scores, step)
@@ -242,26 +261,67 @@ class HeadMonitor(TrainerCallback):
 
     # The parts of a measurement
 
-    def _score(self, model: nn.Module | None, tokenizer: Any) -> HeadScores:
+    def _texts_on_all_ranks(self, tokenizer: Any) -> Texts | None:
+        """Those whose loss is measured now; None: there are none, or one of the ranks could not measure it."""
+        texts = None if self._texts is None else self._try("tokenising the texts", self._tokenised, tokenizer)
+        told = everywhere("" if texts is None else texts.hash)  # more forwards on one rank would wait for ever
+        if texts is None or len({*told}) > 1:
+            if texts is not None:
+                self._warn(
+                    "the ranks have not the same texts, so their loss is not measured; give all of them the same"
+                )
+            return None
+        misfit = self._try(f"reading {self.path}", self._misfit_of, texts) if rank() == 0 else None
+        if misfit := agreed(misfit):
+            if rank() == 0:
+                self._warn(
+                    f"the loss on the texts is not measured: {misfit} ({self.path}); give those, or another file"
+                )
+            return None
+        return texts
+
+    def _tokenised(self, tokenizer: Any) -> Texts:
+        codec, texts = self._codec_of(tokenizer), self._texts
+        if codec is None and not isinstance(texts, Texts):
+            raise ArgumentError(
+                "there is no tokenizer: give the Trainer a processing_class, measure(tokenizer=...), or tokenised texts"
+            )
+        assert texts is not None
+        self._texts = found = as_texts(texts, codec, None if isinstance(texts, Texts) else self._text_lengths)
+        return found
+
+    def _misfit_of(self, texts: Texts) -> str:
+        with suppress(store.StoreError):  # a file that cannot be read is told of when it is written
+            return store.misfit_of_texts(self.path, texts.hash, texts.tokenizer_fp)
+        return ""
+
+    def _codec_of(self, tokenizer: Any) -> Codec | None:
+        if tokenizer is None or self._codec is None or self._codec.tokenizer is not tokenizer:
+            self._codec = None if tokenizer is None else Codec(tokenizer)
+        return self._codec
+
+    def _score(self, model: nn.Module | None, tokenizer: Any, texts: Texts | None) -> HeadScores:
+        self.perplexity = None
         if model is None:
             raise ArgumentError("no model: give it to HeadMonitor(model=...) or to measure(step, model)")
         check_kind(model)
         model = unwrapped(model)
-        if tokenizer is None or self._codec is None or self._codec.tokenizer is not tokenizer:
-            self._codec = None if tokenizer is None else Codec(tokenizer)
+        codec = self._codec_of(tokenizer)
         device = next(model.parameters()).device
         if device.type == "cuda":
             torch.cuda.synchronize(device)  # the training step's kernels are not ours to be counted
         began = perf_counter()
         accelerator = getattr(self._trainer, "accelerator", None)
         with preserve_training_state(model, _AMP.get(getattr(accelerator, "mixed_precision", ""))):
-            scores = score_heads(  # what else is measured at a step belongs here, beside it
+            scores = score_heads(
                 model,
                 self.probes,
                 alone=self._alone,
                 estimators=self._estimators.values(),
-                tokenizer=self._codec,
+                tokenizer=codec,
             )
+            if texts is not None:
+                self.perplexity = self._try("measuring the loss on the texts", partial(perplexity, model, texts))
         self._alone = scores.provenance["sharing"] == "alone"
         seconds = perf_counter() - began
         first = self._spent == 0
@@ -272,7 +332,7 @@ class HeadMonitor(TrainerCallback):
         return replace(scores, provenance={**scores.provenance, "monitor": cost})
 
     def _write(self, scores: HeadScores, step: int, tokens_seen: float | None) -> None:
-        self._warn_of(self._backlog.add(scores, step, tokens_seen))
+        self._warn_of(self._backlog.add(scores, step, tokens_seen, self.perplexity))
         self._last = step
 
     def _warn_of(self, unwritten: str | None) -> None:
@@ -300,6 +360,8 @@ class HeadMonitor(TrainerCallback):
             more["initial"] = float(scores.retrieval[self._initial].mean())
         if self.regression is not None:
             more["drop"] = self.regression.drop
+        if self.perplexity is not None:
+            more |= {f"texts_{corpus}": nll for corpus, nll in self.perplexity.by_corpus.items()}
         self._trainer.log(scalars(scores, more))
 
     # State of the run
@@ -315,6 +377,10 @@ class HeadMonitor(TrainerCallback):
                 f"{self.path} holds scores of the probe set {held[:12]}, and these probes are {self.probes.hash[:12]}; "
                 "give the probes that the run began with (keep them with ProbeSet.save; another tokenizer or chat "
                 "template makes other probes), or another file"
+            )
+        if isinstance(self._texts, Texts) and (misfit := self._misfit_of(self._texts)):
+            raise store.StoreError(
+                f"{self.path} does not take the loss on these texts: {misfit}; give those, or another file"
             )
 
     def _begin(self) -> None:
@@ -389,6 +455,20 @@ class HeadMonitor(TrainerCallback):
         if words not in self._said:
             self._said.add(words)
             log.log(level, "%s", printable(words))
+
+
+def _checked(
+    texts: Corpora | Texts | None, lengths: Sequence[int] | None, model: nn.Module | None
+) -> Texts | ReadTexts | None:
+    """Texts, as far as they can be known before there is a tokenizer."""
+    if texts is None:
+        if lengths is not None:
+            raise ArgumentError("lengths are for texts; give texts=...")
+        return None
+    found = ahead_of_tokenizer(texts, lengths)
+    if model is not None:
+        check_context(adapt(model), max(found.lengths if isinstance(found, Texts) else lengths or ()))
+    return found
 
 
 def _caller_with(state: TrainerState) -> Any:

@@ -1,4 +1,4 @@
-"""The processes of one training run: who writes, whether all are there, what all go by."""
+"""The processes of one training run: who writes, whether all are there, what all go by and what each has."""
 
 from __future__ import annotations
 
@@ -59,6 +59,15 @@ def agreed(said: T) -> T:
     told = [said]
     distributed.broadcast_object_list(told, src=0)
     return told[0]
+
+
+def everywhere(said: T) -> list[T]:
+    """What every rank says, in their order; all of them have to ask."""
+    if not _several():
+        return [said]
+    told: list[T] = [said] * distributed.get_world_size()
+    distributed.all_gather_object(told, said)
+    return told
 
 
 def _several() -> bool:

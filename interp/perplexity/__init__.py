@@ -11,8 +11,8 @@ from .result import COUNTS, MEASURED, Perplexity
 if TYPE_CHECKING:
     from .finding import find_key_tokens
     from .key_tokens import Keys, KeyTokenError, KeyTokens
-    from .run import as_texts, perplexity
-    from .texts import Corpora, Texts, tokenise
+    from .run import ahead_of_tokenizer, as_texts, check_context, perplexity
+    from .texts import Corpora, ReadTexts, Texts, tokenise
 
 __all__ = [
     "COUNTS",
@@ -22,8 +22,11 @@ __all__ = [
     "KeyTokens",
     "Keys",
     "Perplexity",
+    "ReadTexts",
     "Texts",
+    "ahead_of_tokenizer",
     "as_texts",
+    "check_context",
     "find_key_tokens",
     "perplexity",
     "tokenise",
@@ -31,7 +34,8 @@ __all__ = [
 
 # with torch and transformers, which take seconds that reading a file does not need
 _HOMES = {"find_key_tokens": "finding", "perplexity": "run", "as_texts": "run"}
-_HOMES |= {"Texts": "texts", "tokenise": "texts", "Corpora": "texts"}
+_HOMES |= {"ahead_of_tokenizer": "run", "check_context": "run"}
+_HOMES |= {"ReadTexts": "texts", "Texts": "texts", "tokenise": "texts", "Corpora": "texts"}
 _HOMES |= {"KeyTokenError": "key_tokens", "KeyTokens": "key_tokens", "Keys": "key_tokens"}
 
 

@@ -20,9 +20,11 @@ from ..model import Adapter, LoadedModel, adapt, load_model
 from .engine import TokenEngine, begin
 from .key_tokens import KeyTokens
 from .result import Perplexity
-from .texts import Corpora, Document, Texts, Window, tokenise
+from .texts import Corpora, Document, ReadTexts, Texts, Window, check_lengths, read_corpora, tokenise
 
 log = logging.getLogger(__name__)
+
+NO_LENGTHS = "lengths are missing; give context lengths in tokens, such as lengths=[1024, 4096]"
 
 
 def perplexity(
@@ -123,8 +125,18 @@ def as_texts(
     if tokenizer is None:
         raise ArgumentError("texts need tokenizer=...; none lies beside the model")
     if lengths is None:
-        raise ArgumentError("lengths are missing; give context lengths in tokens, such as lengths=[1024, 4096]")
+        raise ArgumentError(NO_LENGTHS)
     return tokenise(texts, tokenizer, lengths, stride=stride, buckets=buckets)
+
+
+def ahead_of_tokenizer(texts: Corpora | Texts, lengths: Sequence[int] | None) -> Texts | ReadTexts:
+    """Texts for a later `as_texts`: they are read, and what can be known without a tokenizer is known. Errors: its."""
+    if isinstance(texts, Texts):
+        return as_texts(texts, None, lengths)
+    if lengths is None:
+        raise ArgumentError(NO_LENGTHS)
+    check_lengths(lengths)
+    return read_corpora(texts)
 
 
 def _measure(engine: TokenEngine, texts: Texts, document: Document, marked: np.ndarray | None) -> dict[str, np.ndarray]:
@@ -167,17 +179,21 @@ def _nll(engine: TokenEngine, texts: Texts, document: Document, window: Window) 
 
 def check_fit(model: Adapter, texts: Texts) -> None:
     """Raise ArgumentError where the longest length, or a token, is not for this model."""
-    longest = texts.lengths[-1]
-    if model.context is not None and longest > model.context:
-        raise ArgumentError(
-            f"lengths: {longest} tokens, and {model.name} is made for {model.context} (max_position_embeddings and "
-            "RoPE scaling in its config); give shorter lengths, or raise the model's limit if its RoPE allows more"
-        )
+    check_context(model, texts.lengths[-1])
     largest = max(int(document.ids.max(initial=0)) for document in texts.documents)
     if largest >= model.n_embeddings:
         raise ArgumentError(
             f"texts hold the token {largest} and the embedding of {model.name} has {model.n_embeddings} rows: they are "
             "from another tokenizer; use this model's"
+        )
+
+
+def check_context(model: Adapter, longest: int) -> None:
+    """Raise ArgumentError where a length is more than the model is made for."""
+    if model.context is not None and longest > model.context:
+        raise ArgumentError(
+            f"lengths: {longest} tokens, and {model.name} is made for {model.context} (max_position_embeddings and "
+            "RoPE scaling in its config); give shorter lengths, or raise the model's limit if its RoPE allows more"
         )
 
 

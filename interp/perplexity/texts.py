@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b, sha256
+from operator import index
 from os import PathLike
 from typing import Any
 
@@ -16,9 +17,18 @@ from ...errors import ArgumentError, ArgumentTypeError
 from ...printable import NAME, printable
 from ...probes import Codec, encode_with_offsets, read_texts
 
+LEAST = 4  # tokens of the shortest context length
 BUCKETS = 8  # ranges of positions, by default: doublings up to the longest length
 
-Corpora = Mapping[str, Any] | str | PathLike[str] | Iterable[str]
+
+@dataclass(frozen=True, eq=False)
+class ReadTexts:
+    """Corpora that are in memory and not tokenised yet, as (corpus, name, text). Made by `read_corpora`."""
+
+    documents: tuple[tuple[str, str, str], ...]
+
+
+Corpora = Mapping[str, Any] | str | PathLike[str] | Iterable[str] | ReadTexts
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +152,7 @@ def tokenise(
 
     Args:
         texts: name -> corpus, or one corpus (then called "text"). A corpus is a file or folder (.txt, .md, and the
-            texts that JSON and JSON Lines hold, also gzipped), or texts themselves.
+            texts that JSON and JSON Lines hold, also gzipped), or texts themselves. Or what `read_corpora` gives.
         tokenizer: a Hugging Face tokenizer, or a `Codec` of one. Documents are tokenised whole.
         lengths, stride, buckets: as in `Texts`. By default there are eight buckets, doublings up to the longest length.
 
@@ -152,18 +162,14 @@ def tokenise(
             length.
     """
     codec = tokenizer if isinstance(tokenizer, Codec) else Codec(tokenizer)
-    known = sorted({*map(int, lengths)})
-    least = 2 + len(codec.head)
-    if not known or known[0] < max(4, least):
-        raise ArgumentError(f"lengths must be tokens of context, each at least {max(4, least)}, got {list(lengths)}")
+    known = check_lengths(lengths, max(LEAST, 2 + len(codec.head)))
     if stride is not None and stride < 1:
         raise ArgumentError(f"stride must be at least 1 token, or None for whole documents, got {stride}")
     found = []
-    for corpus, name, text in _documents(texts):
+    for corpus, name, text in read_corpora(texts).documents:
         ids, starts, ends = encode_with_offsets(codec, text, f"{corpus}: {name}")
-        if not text.strip() or len(ids) + len(codec.head) < 2:
-            state = "empty" if not text.strip() else f"too short ({len(ids)} token)"
-            raise ArgumentError(f"the text {name!r} of corpus {corpus!r} is {state}: there is nothing to predict")
+        if len(ids) + len(codec.head) < 2:
+            raise _nothing(corpus, name, f"too short ({len(ids)} token)")
         found.append(Document(corpus, name, ids, starts, ends, sha256(text.encode()).hexdigest()))
     fingerprints = codec.fingerprint, codec.vocabulary_fp(np.concatenate([document.ids for document in found]))
     made = Texts(tuple(found), tuple(known), stride, _buckets(buckets, known[-1]), tuple(codec.head), *fingerprints)
@@ -177,7 +183,23 @@ def tokenise(
     return made
 
 
-def _documents(texts: Corpora) -> Iterator[tuple[str, str, str]]:
+def check_lengths(lengths: Sequence[int], least: int = LEAST) -> list[int]:
+    """Context lengths, ascending. Raises ArgumentError or ArgumentTypeError where they are none."""
+    try:
+        known = sorted({index(length) for length in lengths})
+    except TypeError:
+        raise ArgumentTypeError(f"lengths must be whole numbers, such as [1024, 4096], got {lengths!r}") from None
+    if not known or known[0] < least:
+        raise ArgumentError(f"lengths must be tokens of context, each at least {least}, got {list(lengths)}")
+    return known
+
+
+def read_corpora(texts: Corpora) -> ReadTexts:
+    """Texts from files, folders or iterables, as far as they are not in memory yet. Errors: those of `tokenise`."""
+    return texts if isinstance(texts, ReadTexts) else ReadTexts(tuple(_documents(texts)))
+
+
+def _documents(texts: Any) -> Iterator[tuple[str, str, str]]:
     """(corpus, name, text)"""
     corpora = texts if isinstance(texts, Mapping) else {"text": texts}
     if not corpora:
@@ -187,6 +209,8 @@ def _documents(texts: Corpora) -> Iterator[tuple[str, str, str]]:
             raise ArgumentTypeError(f"a corpus must have a name, got {corpus!r}")
         if isinstance(held, (str, PathLike)):
             named = read_texts(held)
+        elif not isinstance(held, Iterable):
+            raise ArgumentTypeError(f"corpus {corpus!r} must be a file, a folder or texts, got {held!r}")
         else:
             named = [(str(number), text) for number, text in enumerate(held)]
         if not named:
@@ -194,7 +218,13 @@ def _documents(texts: Corpora) -> Iterator[tuple[str, str, str]]:
         for name, text in named:
             if not isinstance(text, str):
                 raise ArgumentTypeError(f"text {name} of corpus {corpus!r} is a {type(text).__name__}, not a text")
+            if not text.strip():
+                raise _nothing(corpus, name, "empty")
             yield corpus, name, text
+
+
+def _nothing(corpus: str, name: str, state: str) -> ArgumentError:
+    return ArgumentError(f"the text {name!r} of corpus {corpus!r} is {state}: there is nothing to predict")
 
 
 def _buckets(given: Sequence[int] | None, longest: int) -> np.ndarray:

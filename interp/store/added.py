@@ -215,6 +215,17 @@ def check_takes_perplexity(path: str | PathLike[str], checkpoint: int, texts_has
             raise StoreError(f"{path} does not take this perplexity: {difference}; give the same, or another file")
 
 
+def misfit_of_texts(path: str | PathLike[str], texts_hash: str, tokenizer_fp: str) -> str:
+    """Why the next checkpoint of a file could not have the loss on these texts, without key tokens, in words; "" where
+    it could. Raises StoreError where the file cannot be read."""
+    if not target_path(path).exists():
+        return ""
+    with reading(path, "structure") as file:
+        if "perplexity" in file and not schema.has(file, "perplexity"):
+            return "it has a group 'perplexity' that is not headscope's"
+        return perplexities.difference(file, texts_hash, tokenizer_fp, "") if perplexities.rows(file) else ""
+
+
 def read_answers(path: str | PathLike[str], checkpoint: int | None = None) -> Answers:
     """The answers of one checkpoint, by default of the last that has some, as they were written.
 

@@ -13,7 +13,9 @@ from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
 
+from ..perplexity import Perplexity
 from ..results import HeadScores
+from .beside import Beside
 from .locks import Busy
 from .rescue import Unsaved, rescue
 from .results_file import append
@@ -27,6 +29,7 @@ class _Measured(NamedTuple):
     scores: HeadScores
     step: int
     tokens_seen: float | None
+    beside: Beside
 
 
 class Backlog:
@@ -44,11 +47,13 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, scores: HeadScores, step: int, tokens_seen: float | None) -> str | None:
+    def add(
+        self, scores: HeadScores, step: int, tokens_seen: float | None, perplexity: Perplexity | None = None
+    ) -> str | None:
         """Write it after those that wait. Returns what to warn of; None: all is in the file."""
         if not self._waiting:
             atexit.register(self._at_exit)
-        self._waiting.append(_Measured(scores, step, tokens_seen))
+        self._waiting.append(_Measured(scores, step, tokens_seen, Beside(perplexity=perplexity)))
         return self._write(WAIT, keep=len(self._waiting) < MOST)
 
     def finish(self) -> str | None:
@@ -58,7 +63,8 @@ class Backlog:
     def _write(self, seconds: float, keep: bool) -> str | None:
         try:
             while self._waiting:
-                append(self.path, *self._waiting[0], timeout=seconds)
+                scores, step, tokens_seen, beside = self._waiting[0]
+                append(self.path, scores, step, tokens_seen, timeout=seconds, **beside.there())
                 del self._waiting[0]
         except Exception as error:
             if keep and isinstance(error.__cause__, Busy | BlockingIOError):
@@ -72,8 +78,8 @@ class Backlog:
         atexit.unregister(self._at_exit)
         told: Unsaved | None = None
         while self._waiting:
-            scores, step, tokens_seen = self._waiting.pop(0)
-            told = rescue(scores, self.path, step, tokens_seen, error, into=self.rescued)
+            scores, step, tokens_seen, beside = self._waiting.pop(0)
+            told = rescue(scores, self.path, step, tokens_seen, error, into=self.rescued, more=beside)
             self.rescued = told.rescued
         return str(told)
 

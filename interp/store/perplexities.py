@@ -29,16 +29,16 @@ def misfit(file: h5py.File, found: Perplexity, row: int | None = None) -> str:
         return "it has a group 'perplexity' that is not headscope's" if "perplexity" in file else ""
     if {*rows(file)} <= {row}:
         return ""
-    keys = [_attribute(file, "keys_hash")[:12] or "none", found.keys_hash[:12] or "none"]
-    return difference(file, found.texts_hash, found.tokenizer_fp) or (
-        f"its others have the key tokens {keys[0]}, this one {keys[1]}" if keys[0] != keys[1] else ""
-    )
+    return difference(file, found.texts_hash, found.tokenizer_fp, found.keys_hash)
 
 
-def difference(file: h5py.File, texts_hash: str, tokenizer_fp: str) -> str:
-    """How the texts of a file's perplexities differ from these, in words; "" where they are the same."""
+def difference(file: h5py.File, texts_hash: str, tokenizer_fp: str, keys_hash: str | None = None) -> str:
+    """How the texts of a file's perplexities, and the key tokens where they are told, differ from these, in words; ""
+    where they are the same."""
     if _attribute(file, "texts_hash") == texts_hash:
-        return ""
+        keys = [_attribute(file, "keys_hash")[:12] or "none", (keys_hash or "")[:12] or "none"]
+        told = keys_hash is not None and keys[0] != keys[1]
+        return f"its others have the key tokens {keys[0]}, this one {keys[1]}" if told else ""
     lengths, names = file["perplexity/context"][:].tolist(), dict.fromkeys(file["perplexity/corpus"].asstr()[:])
     there = f"{', '.join(names)} at lengths {', '.join(map(str, lengths))}, stride {_number(file, 'stride')}"
     tokenizer = ", by another tokenizer" if _attribute(file, "tokenizer_fp") != tokenizer_fp else ""

@@ -15,18 +15,22 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
-from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
 import headscope as hs
 from builders import random_grid, random_probe
 from headscope.interp.evidence import ProbeEvidence
 from headscope.interp.model.prefix_cache import PrefixCache
 from headscope.interp.model.training_state import preserve_training_state
+from headscope.interp.monitor import monitor as watching
 from headscope.interp.monitor.scalars import scalars
+from headscope.interp.perplexity import tokenise
 from headscope.interp.scoring import score_heads
-from headscope.interp.store import backlog
+from headscope.interp.store import all_perplexities, backlog
 from headscope.interp.store import results_file as store
 from headscope.probes import ProbeSet, fingerprint
+from made_perplexities import assert_same_perplexity, make_perplexity
+from made_scores import make_scores
 from tiny_models import VOCAB, build
 from tiny_run import tiny_tokenizer
 
@@ -38,7 +42,13 @@ CHECKPOINTED = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs":
 
 
 def train(
-    folder: Path, callbacks: list[TrainerCallback], *, model: PreTrainedModel | None = None, steps: int = 6, **more: Any
+    folder: Path,
+    callbacks: list[TrainerCallback],
+    *,
+    model: PreTrainedModel | None = None,
+    steps: int = 6,
+    tokenizer: Any = None,
+    **more: Any,
 ) -> Trainer:
     """A real Trainer on random tokens; dropout in the attention, and a hook that draws from every generator."""
     generator = torch.Generator().manual_seed(0)
@@ -49,7 +59,8 @@ def train(
     arguments = TrainingArguments(
         folder, max_steps=steps, use_cpu=True, save_strategy="no", disable_tqdm=True, **{**defaults, **more}
     )
-    trainer = Trainer(model, arguments, train_dataset=data, callbacks=callbacks)
+    told = {"processing_class": tokenizer, "data_collator": default_data_collator}
+    trainer = Trainer(model, arguments, train_dataset=data, callbacks=callbacks, **told)
     trainer.train()
     return trainer
 
@@ -497,3 +508,89 @@ def test_rope_is_looked_at_before_the_first_step(tmp_path: Path, caplog: pytest.
     monitor = hs.HeadMonitor(PROBES, tmp_path / "run.h5", model=model)
     assert [monitor.measure(step) for step in (0, 1)] == [None, None]
     assert caplog.text.count("sequences of 100 tokens are longer than the 80") == 1
+
+
+def sentences(n: int) -> list[str]:
+    return [" ".join(f"w{3 + (7 * i + k * k) % (VOCAB - 3)}" for k in range(60)) for i in range(n)]
+
+
+WORDS = {"en": sentences(2), "zh": sentences(3)[2:]}
+
+
+def test_texts_are_measured_beside_the_heads_and_training_does_not_notice(tmp_path: Path) -> None:
+    path, how = tmp_path / "run.h5", {"bf16": True, "steps": 4, **CHECKPOINTED}
+    without = train(tmp_path, [], **how)
+    monitor = hs.HeadMonitor(PROBES, path, every=2, texts=WORDS, lengths=[16, 48])
+    watched = train(tmp_path, [monitor], **how, tokenizer=tiny_tokenizer())
+    assert losses(without) == losses(watched)
+    assert store.checkpoints(path) == [0, 2, 4] == list(measured(watched)) and store.validate(path) == []
+    with torch.autocast("cpu", torch.bfloat16):
+        again = hs.perplexity(watched.model, WORDS, tiny_tokenizer(), lengths=[16, 48])
+    last = hs.Perplexity.load(path)
+    np.testing.assert_array_equal(last.nll, again.nll)
+    assert last.texts_hash == again.texts_hash and hs.Perplexity.load(path, 0).by_corpus != last.by_corpus
+    for name, nll in again.by_corpus.items():
+        assert measured(watched)[4][f"heads/texts_{name}"] == nll
+
+
+def test_texts_that_cannot_be_measured_cost_the_heads_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, model = tmp_path / "run.h5", build("llama", num_hidden_layers=2)
+    monitor = hs.HeadMonitor(PROBES, path, model=model, texts=iter(WORDS["en"]), lengths=[16, 48])
+    for step in (0, 1):
+        assert monitor.measure(step) is not None and monitor.perplexity is None
+    assert caplog.text.count("there is no tokenizer: give the Trainer a processing_class") == 1
+    assert monitor.measure(2, tokenizer=tiny_tokenizer()) is not None
+    assert monitor.perplexity is not None and monitor.perplexity.names == ["text"]
+    assert monitor.measure(3) is not None and monitor.perplexity is not None, "they are tokenised once"
+    with monkeypatch.context() as broken:
+        broken.setattr(watching, "perplexity", no_room)
+        assert monitor.measure(4) is not None and monitor.perplexity is None
+    assert "measuring the loss on the texts failed: No space left on device; training goes on" in caplog.text
+    other = hs.HeadMonitor(PROBES, path, model=model, texts=WORDS, lengths=[16, 48])
+    assert other.measure(5, tokenizer=tiny_tokenizer()) is not None and other.perplexity is None
+    assert "its others are of other texts or windows (text at lengths 16, 48, stride 0)" in caplog.text
+    assert store.checkpoints(path) == [0, 1, 2, 3, 4, 5] and store.validate(path) == []
+    assert [*all_perplexities(path)] == [2, 3] and not list(tmp_path.glob("*unsaved*"))
+
+
+def test_texts_that_are_wrong_are_refused_at_once(tmp_path: Path) -> None:
+    tokenised = tokenise(WORDS, tiny_tokenizer(), [16, 48])
+    path, model = tmp_path / "run.h5", build("llama", num_hidden_layers=2, max_position_embeddings=128)
+    for given, error, words in (
+        ({"lengths": [16]}, ValueError, r"lengths are for texts"),
+        ({"texts": WORDS}, ValueError, r"lengths are missing"),
+        ({"texts": WORDS, "lengths": [1]}, ValueError, r"each at least 4, got \[1\]"),
+        ({"texts": WORDS, "lengths": "1k"}, TypeError, r"whole numbers, such as \[1024, 4096\], got '1k'"),
+        ({"texts": WORDS, "lengths": [16, 256], "model": model}, ValueError, r"256 tokens, .* is made for 128"),
+        ({"texts": tmp_path / "gone", "lengths": [16]}, ValueError, r"gone"),
+        ({"texts": 7, "lengths": [16]}, TypeError, r"corpus 'text' must be a file, a folder or texts, got 7"),
+        ({"texts": {"en": ["w3 w4", 7]}, "lengths": [16]}, TypeError, r"text 1 of corpus 'en' is a int"),
+        ({"texts": {"en": ["w3 w4", " "]}, "lengths": [16]}, ValueError, r"text '1' of corpus 'en' is empty"),
+        ({"texts": tokenised, "lengths": [16]}, ValueError, r"those of the tokenised texts"),
+    ):
+        with pytest.raises(error, match=words):
+            hs.HeadMonitor(PROBES, path, **given)
+    assert hs.HeadMonitor(PROBES, path, model=model, texts=tokenised).measure(0) is not None
+    with pytest.raises(ValueError, match=r"does not take the loss on these texts: its others are of other texts"):
+        hs.HeadMonitor(PROBES, path, texts=tokenise(WORDS, tiny_tokenizer(), [16]))
+
+
+@pytest.mark.parametrize("rescued", [False, True], ids=["held", "rescued"])
+def test_the_loss_on_texts_waits_and_is_rescued_with_the_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rescued: bool
+) -> None:
+    monkeypatch.setattr(backlog, "WAIT", 0.02)
+    monkeypatch.setattr(backlog, "LAST_WAIT", 0.02)
+    held, path = backlog.Backlog(tmp_path / "run.h5"), tmp_path / "run.h5"
+    with FileLock(tmp_path / ".run.h5.lock"):
+        for step in (1, 2):
+            assert "memory" in (held.add(make_scores(step), step, None, make_perplexity(step)) or "")
+        if rescued:
+            assert "the scores and the perplexity are in" in (held.finish() or "")
+    if not rescued:
+        assert held.finish() is None
+    assert held.rescued is None or path.exists() is False
+    for step in (1, 2):
+        assert_same_perplexity(hs.Perplexity.load(held.rescued or path, step), make_perplexity(step))

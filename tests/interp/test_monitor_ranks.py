@@ -19,6 +19,7 @@ from torch.distributed import TCPStore
 
 import two_ranks
 from headscope.interp.scoring import score_heads
+from headscope.interp.store import all_perplexities
 from headscope.interp.store import results_file as store
 from tiny_models import build
 
@@ -86,12 +87,16 @@ def test_two_ranks(tmp_path: Path, warm: list[str]) -> None:
     assert None not in found[0]["fsdp2"]["scored"], said[0]
     check_merged([one["merged"] for one in found])
     assert found[0]["fsdp2"]["scored"] == pytest.approx(found[1]["fsdp2"]["scored"])
+    assert found[0]["fsdp2"]["read"] == pytest.approx(found[1]["fsdp2"]["read"])
+    written = all_perplexities(tmp_path / "fsdp2.h5")
+    assert [each.by_corpus["text"] for each in written.values()] == found[0]["fsdp2"]["read"] and len(written) == 3
     assert store.checkpoints(tmp_path / "ddp.h5") == [0, 2]
     assert store.checkpoints(tmp_path / "fsdp2.h5") == [0, 1, 2]
     assert "step 2: the leading heads fell" in said[0] and "the leading heads fell" not in said[1]
 
     assert [one["unequal"] for one in found] == [[[0, True], [2, False], [4, True]], [[0, True], [3, False], [4, True]]]
-    assert store.checkpoints(tmp_path / "unequal.h5") == [0, 4]
+    assert store.checkpoints(tmp_path / "unequal.h5") == [0, 4] and not all_perplexities(tmp_path / "unequal.h5")
+    assert said[0].count("the ranks have not the same texts") == 1
     for rank, step in ((0, 2), (1, 3)):
         lines = [line for line in said[rank].splitlines() if "nothing is measured" in line]
         assert len(lines) == 1 and f"rank {rank} came to measure step {step}, and others did not within 2 s" in lines[0]

@@ -17,19 +17,22 @@ from filelock import FileLock
 
 import headscope as hs
 import made_ablations
+import made_golden
 from full_disk import room_for
 from headscope.interp import packages
 from headscope.interp.ablation import Ablation
 from headscope.interp.packages import MissingPackageError
 from headscope.interp.results import HeadScores
+from headscope.interp.store import find_beside, schema
 from headscope.interp.store import results_file as store
-from headscope.interp.store import schema
+from headscope.interp.store.beside import KINDS
 from headscope.interp.store.results_file import StoreError, append, checkpoints, read_scores, read_steps, validate
 from headscope.interp.tasks import Answers
 from made_ablations import assert_same_ablation, make_ablation
 from made_answers import assert_same_answers, make_answers, write_golden
-from made_perplexities import make_perplexity
+from made_perplexities import assert_same_perplexity, make_perplexity
 from made_scores import assert_same, make_scores, with_chance
+from made_sft_probes import assert_same_sft_probe, make_sft_probe
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 COPY_PROFILES = "\n## Copy profiles"  # another kind of file, with a listing of its own
@@ -567,12 +570,30 @@ def test_the_file_of_version_1_3_is_read_and_has_todays_layout(tmp_path: Path) -
     assert described(tmp_path / "today.h5") == described(path)
 
 
-def test_schema_md_lists_every_variable(tmp_path: Path) -> None:
+def test_the_file_of_version_1_4_is_read_and_has_todays_layout(tmp_path: Path) -> None:
+    path = tmp_path / "store-1.4.h5"
+    shutil.copy(GOLDEN / "store-1.4.h5", path)
+    assert validate(path) == []
+    found = read_scores(path)
+    assert_same(found, golden := made_golden.golden_scores(1000))
+    assert found.heads_above_null() == golden.heads_above_null() == [(1, 2), (1, 3)]
+    assert np.isnan(read_scores(path, 0)["dealt_mean"]).all()
+    first, last = find_beside(path, 0), find_beside(path, 1000)
+    assert not first.there() and [*last.there()] == [*KINDS]
+    assert_same_answers(last.answers, make_answers(1000))
+    assert_same_ablation(last.ablation, make_ablation(1000))
+    assert_same_sft_probe(last.sft_probe, make_sft_probe(1000))
+    assert_same_perplexity(last.perplexity, make_perplexity(1000))
+    with h5py.File(path) as file:
+        assert file["n_heads_above_null"][:].tolist() == [-1, 2]
+    made_golden.write_golden(tmp_path / "today.h5")
+    assert described(tmp_path / "today.h5") == described(path)
+
+
+def test_schema_md_lists_every_variable() -> None:
     page = (Path(__file__).parents[2] / "SCHEMA.md").read_text(encoding="utf-8").partition(COPY_PROFILES)[0]
     names = {"f4": "float", "f8": "double", "i1": "byte", "i4": "int", "i8": "int64", "string": "string"}
-    made = Path(shutil.copy(GOLDEN / "store-1.3.h5", tmp_path / "run.h5"))
-    make_perplexity(1000).save(made, checkpoint=1000)
-    with h5py.File(made) as file:
+    with h5py.File(GOLDEN / "store-1.4.h5") as file:
         items = schema.datasets(file)
         for path, item in items.items():
             name, axes = path.rsplit("/", 1)[-1], ", ".join(map(str, schema.dims(item)))

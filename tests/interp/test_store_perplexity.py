@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from headscope.interp.store import (
     checkpoints,
     find_beside,
     merge,
+    misfit_of_texts,
     read_perplexity,
     set_aside,
     validate,
@@ -126,6 +128,9 @@ def test_what_does_not_fit_is_refused(run: Path, tmp_path: Path, changes: dict[s
         with pytest.raises(StoreError, match=words):
             check_takes_perplexity(run, 0, other.texts_hash, other.tokenizer_fp)
     append(tmp_path / "other.h5", scores, 2000, perplexity=other)
+    no_keys = misfit_of_texts(run, other.texts_hash, other.tokenizer_fp)
+    assert re.search(words, no_keys) if "texts_hash" in changes else no_keys.endswith("this one none")
+    assert misfit_of_texts(GOLDEN / "store-1.3.h5", other.texts_hash, other.tokenizer_fp) == ""
     with pytest.raises(StoreError, match="its perplexity"):
         merge([run, tmp_path / "other.h5"], run)
     assert run.read_bytes() == before
