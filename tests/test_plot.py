@@ -20,7 +20,7 @@ from tiny_models import build
 
 ROOT = Path(__file__).resolve().parents[1]
 WRITERS = {name for name in hs.plot.__all__ if name.startswith("save_")}
-FIGURES = sorted(set(hs.plot.__all__) - WRITERS - {"Evolution", "evolve", "overview"})
+FIGURES = sorted(set(hs.plot.__all__) - WRITERS - {"Evolution", "evolve", "overview", "three_levels"})
 
 
 @pytest.fixture(scope="module")

@@ -11,16 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ....errors import ArgumentError
 from ...analysis import Source, Trajectory
 from ..evolution import Evolution, evolve
-from . import ablation
+from . import ablation, levels
 from .agreement import agreement_matrix, matrix_size
 from .behaviour import score_beside_nll, task_scores
 from .heads import head_curves, head_map, head_strip, map_size, strip_size
-from .levels import three_levels
 from .panels import (
     agreement,
     cells_size,
@@ -37,6 +36,9 @@ from .panels import (
     rank_flow,
 )
 from .style import house_style, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -69,9 +71,6 @@ def save_evolution_figures(
             draw(evolution, figure.add_subplot())
             for format in formats:
                 paths.append(save_picture(figure, folder / f"{name}.{format}"))
-        if len(evolution.x) > 1:
-            together = three_levels(evolution)
-            paths += [save_picture(together, folder / f"three_levels.{format}") for format in formats]
     return paths
 
 
@@ -108,6 +107,7 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
         "nll": (nll_curves, small),
         "exact_match": (match_curve, small),
         "score_beside_nll": (score_beside_nll, small),
+        "three_levels": (_in_rows, levels.SIZE),
         "log_fit": (lambda e, ax: log_curve(e, ax, value=value), small),
     }
     if evolution.effective is not None:
@@ -115,3 +115,12 @@ def _pictures(evolution: Evolution) -> dict[str, tuple[Callable[..., Any], tuple
     if evolution.correlations:
         found["downstream"] = (downstream, (7.4, 1.4 + 0.3 * len(evolution.correlations)))
     return found
+
+
+def _in_rows(evolution: Evolution, ax: Axes) -> Axes:
+    """Three levels in rows of the axes' figure, instead of these. Returns the first."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    ax.remove()
+    first: Axes = levels.three_levels(evolution, figure).axes[0]
+    return first

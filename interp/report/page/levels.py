@@ -57,7 +57,7 @@ def _courses(evolution: Evolution) -> Table:
         worth = "-"
         if advice is not None:
             worth = f"at most {advice.most:.3g}" if advice.answer == "at most" else "insufficient"
-        rows.append([course.level, f"{course.first:.3f}", f"{course.last:.3f}", half, worth])
+        rows.append([course.level, _number(course.first, ".3f"), _number(course.last, ".3f"), half, worth])
     columns = [Column("level", text=True), Column("first"), Column("last"), Column("half of the change is done at")]
     name = "From first to last, and the most that as much training again is worth (95%)"
     return Table(name, [*columns, Column("as much training again")], rows)
