@@ -48,7 +48,7 @@ def _wrong(folder: Path) -> Path:
             ("--tasks", "practice/lockers", "--lengths", "224", "--recipe", "quick"),
             "has the task practice/lockers as well",
         ),
-        (("--tasks", "vt", "--lengths", "2k"), "the recipe's practice/tales of length 192 cannot be written: tale-"),
+        (("--tasks", "vt", "--lengths", "2k"), "the recipe's practice/crew of length 192 cannot be written: "),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_run(model: Path, tmp_path: Path, given: tuple, told: str) -> None:

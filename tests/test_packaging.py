@@ -92,7 +92,7 @@ def test_wheel_metadata(wheel: Path) -> None:
     assert distribution.version == headscope.__version__
     assert distribution.metadata["Requires-Python"] == ">=3.11"
     assert distribution.metadata["License-Expression"] == "Apache-2.0"
-    assert {"all", "dev", "gguf", "lens", "netcdf4", "parquet", "ray", "test", "triton"} == set(
+    assert {"all", "dev", "gguf", "lens", "netcdf4", "parquet", "ray", "sft", "test", "triton"} == set(
         distribution.metadata.get_all("Provides-Extra", [])
     )
     (script,) = distribution.entry_points

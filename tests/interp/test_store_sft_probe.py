@@ -13,6 +13,7 @@ import pytest
 import headscope as hs
 from headscope.errors import ArgumentError, StoreError
 from headscope.interp.store import (
+    Beside,
     add_sft_probe,
     all_sft_probes,
     append,
@@ -107,13 +108,12 @@ def test_it_survives_append_merge_refresh_and_set_aside(run: Path, tmp_path: Pat
 
     shards = [tmp_path / f"step-{step}.h5" for step in (1, 2)]
     for path, step in zip(shards, (1, 2), strict=True):
-        write(path, [(step, None, with_chance(step, n_probes=4, n_layers=2), None, None, make_sft_probe(step))])
+        beside = Beside(sft_probe=make_sft_probe(step))
+        write(path, [(step, None, with_chance(step, n_probes=4, n_layers=2), beside)])
     refresh(shards[:1], tmp_path / "swept.h5")
     refresh(shards, tmp_path / "swept.h5")
     assert [*all_sft_probes(tmp_path / "swept.h5")] == [0, 1] and validate(tmp_path / "swept.h5") == []
-    for path, step in zip(
-        shards, (1, 2), strict=True
-    ):  # one that was added to the output stays, however it is made anew
+    for path, step in zip(shards, (1, 2), strict=True):  # what was added to the output stays, however it is made anew
         write(path, [(step, None, with_chance(step, n_probes=4, n_layers=2))])
     write(tmp_path / "late.h5", [(2, None, with_chance(2, n_probes=4, n_layers=2))])
     add_sft_probe(tmp_path / "late.h5", make_sft_probe(2), 2)
