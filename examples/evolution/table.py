@@ -1,4 +1,4 @@
-"""The table of README.md from a results file: python examples/evolution/table.py demo/evolution/evolution.h5"""
+"""The tables of README.md from a results file: python examples/evolution/table.py demo/evolution/evolution.h5"""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typer import echo
 from headscope.interp.analysis.trajectory import Trajectory, read_trajectory
 from headscope.interp.lengths import group_lengths
 from headscope.interp.levels import counting_level
+from headscope.interp.report.evolution import Evolution, evolve
 from headscope.interp.results import RETRIEVAL_THRESHOLD, observed_mean
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print the heads and answers of every checkpoint as a table.")
     parser.add_argument("file", type=Path, metavar="FILE.h5")
-    trajectory = read_trajectory(parser.parse_args().file)
+    file = parser.parse_args().file
+    trajectory = read_trajectory(file)
     header = [
         "step",
         "tokens",
@@ -31,6 +33,25 @@ def main() -> None:
     echo("|" + "---|" * len(header))
     for checkpoint in range(trajectory.n_checkpoints):
         echo("| " + " | ".join(row(trajectory, checkpoint)) + " |")
+    levels = three_levels(evolve(file))
+    if len(levels) > 2:
+        echo("")
+        for line in levels:
+            echo(line)
+
+
+def three_levels(evolution: Evolution) -> list[str]:
+    """A row for every checkpoint that has answers: all curves of the three levels, and the SFT probe seed by seed."""
+    found = evolution.three
+    curves = {name: curve.estimate for lane in found.lanes() for name, curve in lane.curves.items()}
+    names = list(curves)
+    rows = ["| step | " + " | ".join(names) + " | seeds |", "|" + "---|" * (len(names) + 2)]
+    for place in sorted(found.answers):
+        cells = [f"{curves[name][place]:.2f}" if np.isfinite(curves[name][place]) else "-" for name in names]
+        tuned = found.sft.get(place)
+        seeds = ", ".join(f"{score:.2f}" for score in tuned.after["score"].mean(axis=1)) if tuned else "-"
+        rows.append(f"| {evolution.trajectory.steps[place]} | {' | '.join(cells)} | {seeds} |")
+    return rows
 
 
 def by_length(trajectory: Trajectory) -> dict[str, np.ndarray]:

@@ -83,7 +83,7 @@ def _effective(file: Any, rows: Iterable[int]) -> dict[int, str]:
 
 
 def _amount(tokens: float) -> str:
-    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M")) if tokens >= s), (1.0, ""))
+    size, unit = next(((s, u) for s, u in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K")) if tokens >= s), (1.0, ""))
     return f"{tokens / size:.4g}{unit}"
 
 
