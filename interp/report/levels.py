@@ -32,6 +32,7 @@ from ..analysis import (
 )
 from ..finetuned import SftProbe
 from ..perplexity import Perplexity
+from ..results import observed_mean
 from ..tasks import Answers
 
 ORDER = ("behaviour", "NLL", "heads")
@@ -117,7 +118,7 @@ class ThreeLevelsOfRun:
         for level in ORDER:
             if level not in self.levels.values:
                 continue
-            means = clustered_interval(self.levels.values[level], self.levels.needles[level]).estimate
+            means = observed_mean(self.levels.values[level], axis=1)[0]
             found.append(
                 LevelCourse(level, float(means[0]), float(means[-1]), *self._half(level), self.advice.get(level))
             )

@@ -117,9 +117,7 @@ def _slots(ablation: Ablation) -> int:
 
 def rows(file: h5py.File) -> list[int]:
     """The numbers of the checkpoints that have one."""
-    if not has(file, "ablation"):
-        return []
-    return [row for row, told in enumerate(file["ablation/json"].asstr()[:]) if told]
+    return schema.rows_told(file, "ablation")
 
 
 def in_common(file: h5py.File) -> tuple[str, ...]:

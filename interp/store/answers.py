@@ -12,7 +12,7 @@ import numpy as np
 from ...errors import ArgumentError
 from ..tasks import COLUMNS, ENDS, SAID, TEXT_COLUMNS, Answers
 from . import schema
-from .netcdf import at_least_version, set_attrs, storable, with_scales
+from .netcdf import at_least_version, set_attrs, storable, storable_text, with_scales
 from .provenance import read_provenance
 from .schema import StoreError, answer_variables, has
 
@@ -37,7 +37,7 @@ def put(file: h5py.File, row: int, answers: Answers) -> None:
         _create(file, answers)
     group = file["answers"]
     new: dict[str, Any] = dict(answers.said)
-    new["text"] = np.vectorize(_storable_text, otypes=[object])(new["text"])
+    new["text"] = np.vectorize(storable_text, otypes=[object])(new["text"])
     new["end"] = np.vectorize(ENDS.index, otypes=[np.int8])(new["end"])
     new["nll"] = answers.nll
     new["exact_match"] = np.where(np.isnan(answers.nll), -1, answers.exact_match).astype(np.int8)
@@ -56,15 +56,10 @@ def _create(file: h5py.File, answers: Answers) -> None:
         name = "id" if variable.name == "item" else variable.name
         if name in COLUMNS:
             values = answers.probes[name]
-            told = [_storable_text(text) for text in values] if name in TEXT_COLUMNS else values
+            told = [storable_text(text) for text in values] if name in TEXT_COLUMNS else values
             dataset[...] = storable(variable.path, told, dataset)
     group["sample"][...] = np.arange(sizes["sample"])
     at_least_version(file, (1, 2))
-
-
-def _storable_text(text: str) -> str:
-    """A model may say anything: what HDF5 has no place for is replaced, and the rest kept."""
-    return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
 
 
 def rows(file: h5py.File) -> list[int]:

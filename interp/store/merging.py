@@ -163,7 +163,7 @@ def _added(output: Path, there: _Contents | None, kept: Mapping[int, _Contents])
     same = [step for step, each in kept.items() if (step, each.rows[0].json) in held]
     others = [each.beside for each in kept.values()]
     fit = {name for name, told in there.beside.items() if all(each.get(name, told) == told for each in others)}
-    found = {step: find_beside(output, step).there() for step in same}
+    found = {step: find_beside(output, step).there() for step in same if fit - {*kept[step].rows[0].beside}}
     return {step: Beside(**{name: each[name] for name in fit & {*each}}) for step, each in found.items()}
 
 

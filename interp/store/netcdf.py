@@ -201,6 +201,11 @@ def write_row(file: h5py.File, new: Mapping[str, Any]) -> None:
                 dataset[n] = storable(path, new[path], dataset)
 
 
+def storable_text(text: str) -> str:
+    """A model may say anything: what HDF5 has no place for is replaced, and the rest kept."""
+    return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
 def storable(path: str, values: Any, dataset: h5py.Dataset) -> Any:
     """Values as a dataset takes them. Raises StoreError for those that would not come back as they are."""
     if disk_type(dataset) == STRING:

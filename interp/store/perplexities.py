@@ -75,9 +75,7 @@ def _create(file: h5py.File, found: Perplexity) -> None:
 
 def rows(file: h5py.File) -> list[int]:
     """The numbers of the checkpoints that have one."""
-    if not has(file, "perplexity"):
-        return []
-    return [row for row, told in enumerate(file["perplexity/json"].asstr()[:]) if told]
+    return schema.rows_told(file, "perplexity")
 
 
 def in_common(file: h5py.File) -> tuple[str, ...]:

@@ -367,6 +367,11 @@ def has(file: h5py.File, group: str) -> bool:
     return isinstance(found, h5py.Group) and {*FURTHER[group][1]} <= {*found.attrs}
 
 
+def rows_told(file: h5py.File, group: str) -> list[int]:
+    """The numbers of the checkpoints whose `json` in one of FURTHER says how theirs was made."""
+    return [row for row, told in enumerate(file[f"{group}/json"].asstr()[:]) if told] if has(file, group) else []
+
+
 def further_variables(file: h5py.File) -> list[Variable]:
     """Those of the groups that only some files have."""
     return [variable for group, (made, _) in FURTHER.items() if has(file, group) for variable in made()]

@@ -13,7 +13,7 @@ from ...errors import ArgumentError
 from ..finetuned import AFTER, BEFORE, COST, SftProbe
 from ..tasks import COLUMNS, ENDS, TEXT_COLUMNS
 from . import schema
-from .netcdf import at_least_version, set_attrs, storable, with_scales
+from .netcdf import at_least_version, set_attrs, storable, storable_text, with_scales
 from .provenance import read_provenance
 from .schema import StoreError, has, sft_probe_variables
 
@@ -81,16 +81,9 @@ def _create(file: h5py.File, probe: SftProbe) -> None:
     at_least_version(file, (1, 4))
 
 
-def storable_text(text: str) -> str:
-    """A model may say anything: what HDF5 has no place for is replaced, and the rest kept."""
-    return str(text).replace("\0", "\ufffd").encode("utf-8", "replace").decode()
-
-
 def rows(file: h5py.File) -> list[int]:
     """The numbers of the checkpoints that have one."""
-    if not has(file, "sft_probe"):
-        return []
-    return [row for row, told in enumerate(file["sft_probe/json"].asstr()[:]) if told]
+    return schema.rows_told(file, "sft_probe")
 
 
 def in_common(file: h5py.File) -> tuple[str, ...]:

@@ -57,7 +57,7 @@ def _courses(evolution: Evolution) -> Table:
         worth = "-"
         if advice is not None:
             worth = f"at most {advice.most:.3g}" if advice.answer == "at most" else "insufficient"
-        rows.append([course.level, _number(course.first, ".3f"), _number(course.last, ".3f"), half, worth])
+        rows.append([course.level, number(course.first, ".3f"), number(course.last, ".3f"), half, worth])
     columns = [Column("level", text=True), Column("first"), Column("last"), Column("half of the change is done at")]
     name = "From first to last, and the most that as much training again is worth (95%)"
     return Table(name, [*columns, Column("as much training again")], rows)
@@ -132,15 +132,15 @@ def correlations(name: str, pairs: Sequence[DownstreamCorrelation]) -> Table:
             pair.quantity,
             pair.correlation.verdict,
             f"{pair.correlation.n}",
-            _number(pair.correlation.pearson, ".2f"),
+            number(pair.correlation.pearson, ".2f"),
             _range(pair.correlation.ci),
-            _number(pair.correlation.p_permutation, ".2g"),
-            _number(pair.p_holm, ".2g"),
-            _number(pair.correlation.p_detrended, ".2g"),
-            _number(pair.p_detrended_holm, ".2g"),
-            _number(pair.correlation.r_differences, ".2f"),
-            _number(pair.correlation.r_partial, ".2f"),
-            _number(pair.correlation.p_saturating, ".0%"),
+            number(pair.correlation.p_permutation, ".2g"),
+            number(pair.p_holm, ".2g"),
+            number(pair.correlation.p_detrended, ".2g"),
+            number(pair.p_detrended_holm, ".2g"),
+            number(pair.correlation.r_differences, ".2f"),
+            number(pair.correlation.r_partial, ".2f"),
+            number(pair.correlation.p_saturating, ".0%"),
             _range(pair.correlation.leave_one_out),
         ]
         for pair in pairs
@@ -152,5 +152,6 @@ def _range(ends: tuple[float, float]) -> str:
     return f"{ends[0]:.2f} to {ends[1]:.2f}" if np.isfinite(ends).all() else "-"
 
 
-def _number(value: float, digits: str) -> str:
+def number(value: float, digits: str) -> str:
+    """A value in these digits; "-" where it is not known."""
     return f"{value:{digits}}" if np.isfinite(value) else "-"

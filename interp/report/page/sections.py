@@ -17,7 +17,7 @@ from ..palette import VALUES
 from . import plots
 from .ablation import do_they_matter
 from .behaviour import what_it_answers
-from .levels import correlations, three_levels
+from .levels import correlations, number, three_levels
 from .parts import Card, Column, Figure, Section, Table, Tile
 from .provenance import provenance
 
@@ -67,7 +67,7 @@ def _plain(value: object) -> str:
     if isinstance(value, bool | str):
         return str(value)
     if isinstance(value, int | float):
-        return f"{value:,}" if isinstance(value, int) else _number(value, ".4g")
+        return f"{value:,}" if isinstance(value, int) else number(value, ".4g")
     if isinstance(value, list) and value and all(isinstance(item, str | int | float) for item in value):
         join = " to " if len(value) == 2 and not any(isinstance(item, str) for item in value) else ", "
         return join.join(map(_plain, value))
@@ -256,7 +256,7 @@ def _order(evolution: Evolution) -> Section:
         ends = f"{np.nanmin(panel.spearman):.2f} to {np.nanmax(panel.spearman):.2f}"
         heading = f"The rank correlation from one checkpoint to the next is {ends}"
     rows = [
-        [labels[c], labels[c + 1], f"{panel.overlap[c]} of {panel.top}", _number(panel.spearman[c], ".3f")]
+        [labels[c], labels[c + 1], f"{panel.overlap[c]} of {panel.top}", number(panel.spearman[c], ".3f")]
         for c in range(len(labels) - 1)
     ]
     columns = [Column("checkpoint", text=True), Column("next", text=True), Column("overlap"), Column("Spearman")]
@@ -283,7 +283,7 @@ def _ways(evolution: Evolution, ways: Agreement) -> Section:
         [
             name,
             *(_at(measure, (0, i + 1)) for measure in (ways.spearman, ways.kendall, ways.overlap)),
-            _number(ways.split_half[i + 1], ".2f"),
+            number(ways.split_half[i + 1], ".2f"),
         ]
         for i, name in enumerate(names[1:])
     ]
@@ -303,7 +303,7 @@ def _ways(evolution: Evolution, ways: Agreement) -> Section:
 
 def _at(interval: Interval, at: tuple[int, int]) -> str:
     estimate, low, high = (float(x[at]) for x in (interval.estimate, interval.low, interval.high))
-    return _number(estimate, ".2f") + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
+    return number(estimate, ".2f") + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
 
 
 def _answers(evolution: Evolution) -> Section:
@@ -404,7 +404,3 @@ def _downstream(evolution: Evolution) -> Section:
         [Figure("forest", "Pearson r and 95% Fisher interval", plot, "filled: holds", 70 + 46 * len(pairs))],
         [correlations("Correlations with downstream scores", pairs)],
     )
-
-
-def _number(value: float, digits: str) -> str:
-    return f"{value:{digits}}" if np.isfinite(value) else "-"
